@@ -1,0 +1,67 @@
+"""What every protocol has: its two dialogues, and the words around them."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from perdition.failure import Failure, NegotiationFailed, Rejected
+from perdition.protocol.dialogue import Accepted, Credentials, Dialogue, Terms, Upgrade
+
+SERVER_LINE_LIMIT = 65536
+"""Octets in a line of a real server; some greet with all their capabilities."""
+
+
+class Protocol(ABC):
+    """A mail protocol, seen from a proxy that stands between a client and a real server."""
+
+    farewell: ClassVar[bytes]
+    """What ends a connection to a real server politely."""
+    idle_notice: ClassVar[bytes] = b""
+    """What a client is told before its idle connection is closed."""
+    unsendable: ClassVar[bytes] = b"\r\n\0"
+    """Octets that no user name and no password sent to a real server may hold."""
+
+    @abstractmethod
+    def greeting(self, hostname: str, terms: Terms) -> bytes:
+        """Return what a client sees first, line ends included."""
+
+    @abstractmethod
+    def own_greeting(self, hostname: str) -> bytes:
+        """Return the part of our greeting that tells that a real server is ourselves."""
+
+    @abstractmethod
+    def client(self, terms: Terms, secured: Terms) -> Dialogue[Credentials | None]:
+        """Talk to a client until it says who it is; None when it leaves, or must.
+
+        ``terms`` hold now, ``secured`` after the client has negotiated TLS.
+        """
+
+    @abstractmethod
+    def login(
+        self, credentials: Credentials, own_greeting: bytes, upgrade: Upgrade
+    ) -> Dialogue[Accepted]:
+        """Log in at a real server.
+
+        Raises a Failure: Loop, NegotiationFailed, MechanismUnavailable, TLSNotPresent, Rejected.
+        """
+
+    @abstractmethod
+    def welcome(self, credentials: Credentials, accepted: Accepted, ok_line: str | None) -> bytes:
+        """Return the answer to a client that is logged in; without ``ok_line``: the server's."""
+
+    @abstractmethod
+    def refusal(self, credentials: Credentials, failure: Failure, verbatim: bool) -> bytes:
+        """Return the answer to a client whose login failed.
+
+        ``verbatim``: the real server's own words, where it has said any.
+        """
+
+    def require_sendable(self, *texts: bytes) -> None:
+        """Raise Rejected if one of the texts would break out of the command it is sent in."""
+        for text in texts:
+            if any(octet in self.unsendable for octet in text):
+                raise Rejected("the user name or the password holds a CR, LF or NUL")
+
+
+def unexpected(what: str, line: bytes) -> NegotiationFailed:
+    """Return the failure of a real server that said something else than it had to."""
+    return NegotiationFailed(f"{what}: the real server said {line[:200]!r}")

@@ -1,0 +1,126 @@
+"""What a dialogue may ask of the connection that it is held over, and what it comes to.
+
+A dialogue is a generator: it yields acts, is sent what each act brought, and returns its outcome.
+It knows neither sockets nor clocks, so that it can be tried with bytes alone.
+"""
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TypeVar
+
+T = TypeVar("T")
+
+BLANK = b"***"  # stands for a password wherever a dialogue is logged
+
+
+class LineTooLong(Exception):
+    """Thrown into a dialogue whose peer sent a longer line than the read allowed.
+
+    What else the peer has sent is in an unknown state: the dialogue may answer, then it must end.
+    """
+
+
+def as_it_is(octets: bytes) -> bytes:
+    """Show a line in the log as it came."""
+    return octets
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLine:
+    """Read a line of at most ``limit`` octets; brings it without its CR LF or bare LF."""
+
+    limit: int
+    shown: Callable[[bytes], bytes] = as_it_is
+
+
+@dataclass(frozen=True, slots=True)
+class ReadExactly:
+    """Read ``count`` octets (of a literal); they are never logged."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Send ``octets``; the log shows ``shown`` in their place, if it is given."""
+
+    octets: bytes
+    shown: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Wait as long as the manual has a peer wait for the answer to a mistake."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartTLS:
+    """Negotiate TLS; whatever was read before and not used is thrown away."""
+
+
+Act = ReadLine | ReadExactly | Write | Pause | StartTLS
+
+Dialogue = Generator[Act, bytes, T]
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Who a client says it is.
+
+    ``user`` is what the manual calls the authentication id. ``authorisation`` is whom it wants to
+    act as (SASL only; empty: itself). ``tag`` is the IMAP tag that the answer must bear.
+    """
+
+    user: str
+    password: bytes = field(repr=False)
+    authorisation: str = ""
+    tag: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What the real server said when it let the user in.
+
+    ``line`` is its answer without tag and line end, ``untagged`` whole lines that came before it.
+    """
+
+    line: bytes
+    untagged: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On what terms clients may log in, as far as capabilities tell them.
+
+    ``capability`` is the manual's option string, ``starttls`` whether TLS may still be negotiated,
+    ``login_disabled`` whether a login would be refused now.
+    """
+
+    capability: str
+    starttls: bool = False
+    login_disabled: bool = False
+
+
+class Upgrade(Enum):
+    """Whether to ask a real server for TLS before logging in (STARTTLS or STLS)."""
+
+    NEVER = "never"
+    IF_OFFERED = "if offered"
+    REQUIRED = "required"
+
+
+def refuse(answer: bytes) -> Dialogue[None]:
+    """Answer a mistake after the pause that makes guessing slow."""
+    yield Pause()
+    yield Write(answer)
+
+
+def read_line(limit: int, shown: Callable[[bytes], bytes] = as_it_is) -> Dialogue[bytes]:
+    """Yield a ReadLine and return the line: for use with ``yield from``."""
+    return (yield ReadLine(limit, shown))
+
+
+def read_exactly(count: int) -> Dialogue[bytes]:
+    """Yield a ReadExactly and return the octets: for use with ``yield from``."""
+    return (yield ReadExactly(count))

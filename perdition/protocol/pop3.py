@@ -1,0 +1,158 @@
+"""POP3: RFC 1939, with CAPA (RFC 2449), STLS (RFC 2595) and response codes (RFC 3206)."""
+
+from os import fsdecode, fsencode
+
+from perdition.failure import Failure, Loop, Rejected, TLSNotPresent
+from perdition.protocol.base import SERVER_LINE_LIMIT, Protocol, unexpected
+from perdition.protocol.dialogue import (
+    BLANK,
+    Accepted,
+    Credentials,
+    Dialogue,
+    LineTooLong,
+    StartTLS,
+    Terms,
+    Upgrade,
+    Write,
+    read_line,
+    refuse,
+)
+
+LINE_LIMIT = 4096
+"""Octets in a client's line; RFC 2449 asks for 255, long passwords want more."""
+CAPABILITY_LIMIT = 256
+"""Lines in a real server's answer to CAPA."""
+
+
+def shown(line: bytes) -> bytes:
+    """Return a command as the log may have it."""
+    command, space, _ = line.partition(b" ")
+    return command + space + BLANK if command.upper() == b"PASS" else line
+
+
+def capabilities(terms: Terms) -> list[str]:
+    """Return the lines of our answer to CAPA: the manual's string, divided by dots or (before
+    perdition 1.18) by two spaces, with STLS where it can be had."""
+    delimiter = "  " if "  " in terms.capability else "."
+    listed = [word for word in terms.capability.split(delimiter) if word and word != "STLS"]
+    return [*listed, "STLS"] if terms.starttls else listed
+
+
+class POP3(Protocol):
+    """The Post Office Protocol."""
+
+    farewell = b"QUIT\r\n"
+
+    def own_greeting(self, hostname: str) -> bytes:
+        return b"+OK POP3 Ready " + fsencode(hostname)
+
+    def greeting(self, hostname: str, terms: Terms) -> bytes:
+        return self.own_greeting(hostname) + b"\r\n"
+
+    def client(self, terms: Terms, secured: Terms) -> Dialogue[Credentials | None]:
+        user = b""
+        while True:
+            try:
+                line = yield from read_line(LINE_LIMIT, shown)
+            except LineTooLong:
+                yield Write(b"-ERR line too long, closing\r\n")
+                return None
+            command, space, argument = line.partition(b" ")
+            match command.upper():
+                case _ if b"\0" in line:
+                    yield from refuse(b"-ERR a line must not hold a NUL\r\n")
+                case b"USER" if argument and b" " not in argument:
+                    user = argument
+                    yield Write(b"+OK send the password\r\n")
+                case b"USER":
+                    yield from refuse(b"-ERR use USER name\r\n")
+                case b"PASS" if user and space:
+                    return Credentials(fsdecode(user), argument)
+                case b"PASS":
+                    yield from refuse(b"-ERR use USER name first, then PASS password\r\n")
+                case b"CAPA" if not space:
+                    listed = "".join(f"{word}\r\n" for word in capabilities(terms))
+                    yield Write(b"+OK what can be done here\r\n" + fsencode(listed) + b".\r\n")
+                case b"STLS" if terms.starttls and not space:
+                    yield Write(b"+OK begin TLS\r\n")
+                    yield StartTLS()
+                    terms, user = secured, b""
+                case b"QUIT" if not space:
+                    yield Write(b"+OK bye\r\n")
+                    return None
+                case b"AUTH":
+                    yield Write(b"-ERR only USER and PASS are known here\r\n")
+                case _:
+                    yield from refuse(b"-ERR use USER name, PASS password, CAPA or QUIT\r\n")
+
+    def login(
+        self, credentials: Credentials, own_greeting: bytes, upgrade: Upgrade
+    ) -> Dialogue[Accepted]:
+        greeting = yield from read_line(SERVER_LINE_LIMIT)
+        if greeting == own_greeting:
+            raise Loop("its greeting is our own")
+        if not positive(greeting):
+            raise unexpected("greeting", greeting)
+        if upgrade is not Upgrade.NEVER:
+            yield from self.upgrade(upgrade)
+        user = fsencode(credentials.user)
+        self.require_sendable(user, credentials.password)
+        yield from self.command(b"USER " + user)
+        password = b"PASS " + credentials.password + b"\r\n"
+        yield Write(password, shown=b"PASS " + BLANK + b"\r\n")
+        line = yield from read_line(SERVER_LINE_LIMIT)
+        if not positive(line):
+            raise Rejected(server_line=line)
+        return Accepted(line)
+
+    def command(self, command: bytes) -> Dialogue[None]:
+        """Send a command; raise Rejected unless the real server says yes."""
+        yield Write(command + b"\r\n")
+        line = yield from read_line(SERVER_LINE_LIMIT)
+        if not positive(line):
+            raise Rejected(server_line=line)
+
+    def upgrade(self, upgrade: Upgrade) -> Dialogue[None]:
+        """Negotiate TLS with the real server if it offers STLS.
+
+        Raises TLSNotPresent if it does not and we must, NegotiationFailed if it then refuses.
+        """
+        if b"STLS" not in (yield from self.announced()):
+            if upgrade is Upgrade.REQUIRED:
+                raise TLSNotPresent("the real server does not offer STLS")
+            return
+        yield Write(b"STLS\r\n")
+        line = yield from read_line(SERVER_LINE_LIMIT)
+        if not positive(line):
+            raise unexpected("STLS", line)
+        yield StartTLS()
+
+    def announced(self) -> Dialogue[set[bytes]]:
+        """Ask the real server for its capabilities; one that has no CAPA has none."""
+        yield Write(b"CAPA\r\n")
+        line = yield from read_line(SERVER_LINE_LIMIT)
+        listed: set[bytes] = set()
+        if not positive(line):
+            return listed
+        for _ in range(CAPABILITY_LIMIT):
+            line = yield from read_line(SERVER_LINE_LIMIT)
+            if line == b".":
+                return listed
+            listed.add(line.upper())
+        raise unexpected("CAPA without an end", line)
+
+    def welcome(self, credentials: Credentials, accepted: Accepted, ok_line: str | None) -> bytes:
+        if ok_line is None:
+            return accepted.line + b"\r\n"
+        return b"+OK " + fsencode(ok_line) + b"\r\n"
+
+    def refusal(self, credentials: Credentials, failure: Failure, verbatim: bool) -> bytes:
+        if verbatim and failure.server_line:
+            return failure.server_line + b"\r\n"
+        code = f"[{failure.pop3_code}] " if failure.pop3_code else ""
+        return fsencode(f"-ERR {code}{failure.reply}\r\n")
+
+
+def positive(line: bytes) -> bool:
+    """Tell whether a real server's answer says yes."""
+    return line[:3].upper() == b"+OK"

@@ -1,0 +1,31 @@
+"""SASL PLAIN: RFC 4616."""
+
+from base64 import b64decode, b64encode
+from binascii import Error
+from os import fsdecode, fsencode
+
+from perdition.protocol.dialogue import Credentials
+
+
+class BadMessage(ValueError):
+    """A client's message is no message of its mechanism."""
+
+
+def decode_plain(message: bytes) -> Credentials:
+    """Read ``authorisation NUL user NUL password`` in base64; raise BadMessage.
+
+    The user must not be empty; an empty password is for the real server to judge.
+    """
+    try:
+        authorisation, user, password = b64decode(message, validate=True).split(b"\0")
+    except (Error, ValueError) as error:
+        raise BadMessage("not a PLAIN message in base64") from error
+    if not user:
+        raise BadMessage("no user name")
+    return Credentials(fsdecode(user), password, fsdecode(authorisation))
+
+
+def encode_plain(credentials: Credentials) -> bytes:
+    """Return the message that ``decode_plain`` reads."""
+    authorisation, user = fsencode(credentials.authorisation), fsencode(credentials.user)
+    return b64encode(b"\0".join((authorisation, user, credentials.password)))
