@@ -1,0 +1,1 @@
+"""Sockets: the loop, streams of lines, addresses, TLS, and the splice."""

@@ -1,0 +1,170 @@
+"""Hosts, ports and addresses: how they are written, looked up, and bound."""
+
+import socket
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any, NamedTuple, TypeVar
+
+from perdition.failure import StartupError
+from perdition.net.loop import Loop, Pool, PoolFull
+
+T = TypeVar("T")
+
+FRESH_SECONDS = 10.0
+"""How long a name's addresses are used again without asking."""
+REMEMBERED = 10_000
+"""How many names' addresses are kept at once."""
+LOOKUP_SECONDS = 15.0
+"""How long a lookup may take; the resolver itself would try for longer."""
+LOOKUP_THREADS = 4
+LOOKUP_WAITING = 500
+BACKLOG = 4096
+
+
+class Endpoint(NamedTuple):
+    """A host and a port, as names or numbers; an empty port means the default one."""
+
+    host: str
+    port: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}" if self.port else self.host
+
+    @classmethod
+    def parse(cls, text: str) -> "Endpoint":
+        """Read ``host[:port]``, ``[address][:port]`` or an IPv6 address without brackets."""
+        if text.startswith("["):
+            host, _, rest = text[1:].partition("]")
+            return cls(host, rest.removeprefix(":"))
+        if text.count(":") > 1:
+            return cls(text)
+        host, _, port = text.partition(":")
+        return cls(host, port)
+
+
+def parse_endpoints(text: str) -> tuple[Endpoint, ...]:
+    """Read a list divided by commas."""
+    return tuple(Endpoint.parse(part.strip()) for part in text.split(",") if part.strip())
+
+
+class Address(NamedTuple):
+    """Where a socket can connect to or be bound."""
+
+    family: int
+    sockaddr: tuple[Any, ...]
+
+
+def lookup(endpoint: Endpoint, flags: int = 0) -> list[Address]:
+    """Return an endpoint's addresses, in the system's order; raises OSError."""
+    found = socket.getaddrinfo(
+        endpoint.host or None, endpoint.port, type=socket.SOCK_STREAM, flags=flags
+    )
+    return [Address(family, sockaddr) for family, _, _, _, sockaddr in found]
+
+
+NUMERIC = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+
+
+def reverse_lookup(address: str) -> str:
+    """Return the name of an IP address, or "" if it has none."""
+    with suppress(OSError):
+        return socket.getnameinfo((address, 0), socket.NI_NAMEREQD)[0]
+    return ""
+
+
+class Resolver:
+    """Looks names up in threads, and remembers them for some seconds.
+
+    ``numeric`` (the manual's ``no_lookup``) makes it take numbers only.
+    """
+
+    def __init__(self, loop: Loop, numeric: bool) -> None:
+        self.loop = loop
+        self.numeric = numeric
+        self.pool = Pool(loop, "resolver", LOOKUP_THREADS, LOOKUP_WAITING)
+        self.known: dict[object, tuple[float, Any]] = {}
+
+    async def addresses(self, endpoint: Endpoint) -> list[Address]:
+        """Return an endpoint's addresses; raises OSError (a TimeoutError among them)."""
+        with suppress(OSError):
+            return lookup(endpoint, NUMERIC)
+        if self.numeric:
+            raise OSError("no_lookup is on: only an IP address and a port number will do")
+        return await self.remembered(endpoint, lookup, endpoint)
+
+    async def name(self, address: str) -> str:
+        """Return the name of an IP address, or "" if it has none or nobody says so in time."""
+        if self.numeric:
+            return ""
+        try:
+            return await self.remembered(address, reverse_lookup, address)
+        except OSError:
+            self.remember(address, "")  # or each client would wait for a dead name server
+            return ""
+
+    async def remembered(self, key: object, function: Callable[..., T], argument: object) -> T:
+        """Return what the function finds, or has found some seconds ago."""
+        until, found = self.known.get(key, (0.0, None))
+        if until > self.loop.now:
+            return found  # type: ignore[no-any-return]
+        try:
+            found = await self.pool.call(LOOKUP_SECONDS, function, argument)
+        except PoolFull as error:
+            raise OSError(f"resolver: {error}") from error
+        self.remember(key, found)
+        return found  # type: ignore[no-any-return]
+
+    def remember(self, key: object, found: object) -> None:
+        """Keep what was found for some seconds."""
+        if len(self.known) >= REMEMBERED:
+            self.known.clear()
+        self.known[key] = self.loop.now + FRESH_SECONDS, found
+
+
+def listen(endpoints: Iterable[Endpoint], default_port: str) -> list[socket.socket]:
+    """Bind and listen to each endpoint; without any, to all addresses of both families.
+
+    Raises StartupError that names the address and what is wrong with it.
+    """
+    sockets: list[socket.socket] = []
+    for endpoint in endpoints:
+        host, port = endpoint.host, endpoint.port or default_port
+        try:
+            found = lookup(Endpoint(host, port), socket.AI_PASSIVE)
+        except OSError as error:
+            raise StartupError(
+                f"bind_address {host}:{port}: {error.strerror}; give an address of this host"
+            ) from error
+        sockets += [bind(address) for address in found]
+    return sockets or listen_everywhere(default_port)
+
+
+def listen_everywhere(port: str) -> list[socket.socket]:
+    """Listen to a port of all IPv4 and, where the system has it, all IPv6 addresses."""
+    sockets = [bind(lookup(Endpoint("0.0.0.0", port), socket.AI_PASSIVE)[0])]
+    with suppress(OSError, StartupError):
+        number = str(sockets[0].getsockname()[1])
+        sockets.append(bind(lookup(Endpoint("::", number), socket.AI_PASSIVE)[0]))
+    return sockets
+
+
+def bind(address: Address) -> socket.socket:
+    """Return a socket that listens to an address.
+
+    Options that accepted sockets inherit are set here, once.
+    """
+    sock = socket.socket(address.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if address.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    try:
+        sock.bind(address.sockaddr)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        host, port = address.sockaddr[:2]
+        raise StartupError(
+            f"cannot listen to {host}:{port}: {error.strerror}; "
+            "see bind_address and listen_port, or end what listens there"
+        ) from error
+    return sock

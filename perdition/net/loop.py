@@ -1,0 +1,262 @@
+"""Coroutines on a selector: the one loop that a worker's only thread runs.
+
+Every ``await`` ends in ``suspend``, with a function that arranges how the task is woken up.
+What would block runs in a Pool; each kind of resource has one of its own.
+"""
+
+import heapq
+import os
+import selectors
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from types import coroutine
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+
+READ = selectors.EVENT_READ
+WRITE = selectors.EVENT_WRITE
+
+TICK = 0.1
+"""Seconds: timers that fall into the same tick go off together, up to one tick late."""
+
+
+class Cancelled(BaseException):
+    """Thrown into a task that must end now; it may tidy up but not wait."""
+
+
+class PoolFull(Exception):
+    """A pool has as many calls waiting as it may."""
+
+
+class Handler(Protocol):
+    """What is told that a descriptor that it watches is ready."""
+
+    def ready(self, events: int) -> None: ...
+
+
+class Timer:
+    """An action that is due at a time."""
+
+    __slots__ = ("action", "tick")
+
+    def __init__(self, tick: int, action: Callable[[], None]) -> None:
+        self.tick = tick
+        self.action = action
+
+
+class Timers:
+    """Timers in buckets of a tick, so that setting and cancelling one costs a dictionary entry.
+
+    Nearly all timers are cancelled: a heap would keep each of them until its time had come.
+    """
+
+    def __init__(self) -> None:
+        self.buckets: dict[int, dict[Timer, None]] = {}
+        self.ticks: list[int] = []
+
+    def add(self, when: float, action: Callable[[], None]) -> Timer:
+        """Set a timer for ``when`` (seconds of the monotonic clock)."""
+        timer = Timer(int(when / TICK) + 1, action)
+        bucket = self.buckets.get(timer.tick)
+        if bucket is None:
+            bucket = self.buckets[timer.tick] = {}
+            heapq.heappush(self.ticks, timer.tick)
+        bucket[timer] = None
+        return timer
+
+    def cancel(self, timer: Timer) -> None:
+        """Forget a timer; it may have gone off already."""
+        if bucket := self.buckets.get(timer.tick):
+            bucket.pop(timer, None)
+
+    def next(self) -> float | None:
+        """Return the time of the next tick that has a timer."""
+        while self.ticks and not self.buckets[self.ticks[0]]:
+            del self.buckets[heapq.heappop(self.ticks)]
+        return self.ticks[0] * TICK if self.ticks else None
+
+    def run(self, now: float) -> None:
+        """Do what is due."""
+        while self.ticks and self.ticks[0] * TICK <= now:
+            bucket = self.buckets[self.ticks[0]]
+            while bucket:
+                bucket.popitem()[0].action()
+            del self.buckets[heapq.heappop(self.ticks)]
+
+
+Arm = Callable[["Task"], Callable[[], None]]
+"""Arranges a task's wake-up; what it returns takes that back."""
+
+
+@coroutine
+def suspend(arm: Arm) -> Generator[Arm, Any, Any]:
+    """Stop the current task until what ``arm`` arranges wakes it up."""
+    return (yield arm)
+
+
+class Task:
+    """A coroutine that runs on a loop."""
+
+    __slots__ = ("coroutine", "disarm", "loop")
+
+    def __init__(self, loop: "Loop", coroutine: Coroutine[Arm, Any, None]) -> None:
+        self.loop = loop
+        self.coroutine = coroutine
+        self.disarm: Callable[[], None] | None = None
+
+    def wake(self, value: object = None, error: BaseException | None = None) -> None:
+        """Let the coroutine go on until it waits again or ends."""
+        self.disarm = None
+        try:
+            arm = self.coroutine.throw(error) if error else self.coroutine.send(value)
+        except (StopIteration, Cancelled):
+            self.loop.tasks.discard(self)
+        except BaseException:
+            self.loop.tasks.discard(self)
+            raise
+        else:
+            self.disarm = arm(self)
+
+    def cancel(self) -> None:
+        """End the task where it waits."""
+        if self.disarm:
+            self.disarm()
+            self.wake(error=Cancelled())
+
+
+class Loop:
+    """The loop, its tasks and its timers."""
+
+    def __init__(self) -> None:
+        self.selector = selectors.DefaultSelector()
+        self.now = time.monotonic()
+        self.timers = Timers()
+        self.tasks: set[Task] = set()
+        self.running = False
+        self.finished: deque[Callable[[], None]] = deque()
+        self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.selector.register(self.bell, READ, self)
+
+    def spawn(self, coroutine: Coroutine[Arm, Any, None]) -> Task:
+        """Run a coroutine until it first waits, and then whenever it can go on."""
+        task = Task(self, coroutine)
+        self.tasks.add(task)
+        task.wake()
+        return task
+
+    def run(self) -> None:
+        """Run until ``running`` is false."""
+        self.running = True
+        while self.running:
+            due = self.timers.next()
+            ready = self.selector.select(None if due is None else max(0.0, due - self.now))
+            self.now = time.monotonic()
+            for key, events in ready:
+                key.data.ready(events)
+            self.timers.run(self.now)
+
+    def watch(self, descriptor: int, events: int, handler: Handler) -> None:
+        """Tell the handler when the descriptor is ready for one of the events (0: never more).
+
+        Costs a system call only where the events differ from those watched so far. A descriptor
+        must not be closed while it is watched.
+        """
+        try:
+            if events:
+                self.selector.modify(descriptor, events, handler)
+            else:
+                self.selector.unregister(descriptor)
+        except KeyError:
+            if events:
+                self.selector.register(descriptor, events, handler)
+
+    def call_later(self, seconds: float, action: Callable[[], None]) -> Timer:
+        """Set a timer; it goes off at most a tick late."""
+        return self.timers.add(self.now + seconds, action)
+
+    async def sleep(self, seconds: float) -> None:
+        """Let others run for some seconds."""
+
+        def arm(task: Task) -> Callable[[], None]:
+            timer = self.call_later(seconds, task.wake)
+            return lambda: self.timers.cancel(timer)
+
+        await suspend(arm)
+
+    def call_soon_from_thread(self, action: Callable[[], None]) -> None:
+        """Have the loop do something; the one method that other threads, and signals, may call."""
+        self.finished.append(action)
+        os.eventfd_write(self.bell, 1)
+
+    def ready(self, events: int) -> None:
+        """Do what other threads asked for."""
+        with suppress(BlockingIOError):
+            os.eventfd_read(self.bell)
+        while self.finished:
+            self.finished.popleft()()
+
+
+class Pool:
+    """Threads for calls that block, and a bound on how many calls may wait for one."""
+
+    def __init__(self, loop: Loop, name: str, threads: int, waiting: int) -> None:
+        self.loop = loop
+        self.limit = threads + waiting
+        self.calls = 0
+        self.executor = ThreadPoolExecutor(threads, name)
+
+    async def call(self, seconds: float, function: Callable[..., T], *arguments: object) -> T:
+        """Return what the function returns, or raise what it raises.
+
+        Raises TimeoutError after some seconds (0: never), PoolFull at once if too many wait.
+        The thread of a call that nobody waits for any more is busy until the call returns.
+        """
+        if self.calls >= self.limit:
+            raise PoolFull(f"{self.calls} calls are waiting already")
+        self.calls += 1
+        future = self.executor.submit(function, *arguments)
+        future.add_done_callback(self.count_down)
+
+        def arm(task: Task) -> Callable[[], None]:
+            return self.await_result(task, future, seconds)
+
+        await suspend(arm)
+        return future.result()
+
+    def count_down(self, _: "Future[Any]") -> None:
+        """Note that a call has ended (in its thread; the loop's thread counts)."""
+        self.loop.call_soon_from_thread(self.ended)
+
+    def ended(self) -> None:
+        """Make room for another call."""
+        self.calls -= 1
+
+    def await_result(self, task: Task, future: "Future[Any]", seconds: float) -> Callable[[], None]:
+        """Wake the task when the future is done or its time is over, whichever comes first."""
+        timer: Timer | None = None
+        awaited = True
+
+        def disarm() -> None:
+            nonlocal awaited
+            awaited = False
+            future.cancel()  # it may still wait for a thread
+            if timer:
+                self.loop.timers.cancel(timer)
+
+        def done() -> None:
+            if awaited:
+                disarm()
+                task.wake()
+
+        def late() -> None:
+            disarm()
+            task.wake(error=TimeoutError())
+
+        if seconds:
+            timer = self.loop.call_later(seconds, late)
+        future.add_done_callback(lambda _: self.loop.call_soon_from_thread(done))
+        return disarm

@@ -1,0 +1,280 @@
+"""An established session: bytes in both directions, until it ends or idles too long."""
+
+import fcntl
+import os
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+
+from perdition.net.loop import READ, WRITE, Loop, Timer
+
+BUFFER = memoryview(bytearray(65536))
+"""One for the whole process: an idle session owns none."""
+PIPE_SIZE = 262144
+"""Octets that a pipe holds in a bulk transfer."""
+BULK_ROUNDS = 4
+"""Pipes full that one session may move before the others have their turn."""
+SPARE_PIPES = 16
+"""Empty pipes that are kept."""
+
+Pipe = tuple[int, int]
+
+spare_pipes: list[Pipe] = []
+
+
+def borrow_pipe() -> Pipe:
+    """Return an empty pipe."""
+    if spare_pipes:
+        return spare_pipes.pop()
+    pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    with suppress(OSError):
+        fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+    return pipe
+
+
+def return_pipe(pipe: Pipe, empty: bool) -> None:
+    """Keep an empty pipe for the next who needs one, if there are not enough already."""
+    if empty and len(spare_pipes) < SPARE_PIPES:
+        spare_pipes.append(pipe)
+    else:
+        os.close(pipe[0])
+        os.close(pipe[1])
+
+
+class Way:
+    """One direction of a session, and the handler of the socket that it comes from.
+
+    What the sink does not take at once is held, in ``held`` or (in bulk) in ``pipe``, and nothing
+    more is read until it is gone.
+    """
+
+    __slots__ = ("ended", "held", "octets", "pipe", "piped", "sink", "source", "splice")
+
+    def __init__(self, splice: "Splice", source: socket.socket, sink: socket.socket) -> None:
+        self.splice = splice
+        self.source = source
+        self.sink = sink
+        self.held = b""
+        self.pipe: Pipe | None = None
+        self.piped = 0
+        self.octets = 0
+        self.ended = False
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the sink has yet to take something."""
+        return bool(self.held or self.piped)
+
+    def ready(self, events: int) -> None:
+        """Move what can be moved, to and from the socket that is our source."""
+        splice = self.splice
+        if splice.closed:
+            return  # by an earlier event of the same batch
+        splice.last = splice.loop.now
+        try:
+            if events & WRITE:
+                splice.opposite(self).flush()
+            if events & READ and not (self.ended or self.blocked or splice.closed):
+                self.move()
+        except OSError:
+            splice.close()
+
+    def move(self) -> None:
+        """Move what has arrived: a buffer full, and in bulk if that was not all."""
+        try:
+            count = self.source.recv_into(BUFFER)
+        except BlockingIOError:
+            return
+        if not count:
+            self.end()
+            return
+        self.octets += count
+        self.send(BUFFER[:count])
+        if count == len(BUFFER) and not self.held:
+            self.move_bulk()
+
+    def put(self, octets: bytes) -> None:
+        """Send what the dialogue has read too much."""
+        self.octets += len(octets)
+        self.send(memoryview(octets))
+
+    def send(self, octets: memoryview) -> None:
+        """Send what the sink takes, and hold the rest."""
+        if self.held:
+            self.held += octets
+            return
+        try:
+            sent = self.sink.send(octets)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(octets):
+            self.held = bytes(octets[sent:])
+            self.splice.watch()
+
+    def move_bulk(self) -> None:
+        """Move octets through a pipe, inside the kernel."""
+        self.pipe = borrow_pipe()
+        for _ in range(BULK_ROUNDS):
+            try:
+                count = os.splice(self.source.fileno(), self.pipe[1], PIPE_SIZE)
+            except BlockingIOError:
+                break
+            if not count:
+                break  # the end: the next read will tell
+            self.octets += count
+            self.piped += count
+            if not self.drain():
+                self.splice.watch()
+                return
+        self.release_pipe()
+
+    def drain(self) -> bool:
+        """Move the pipe's octets to the sink; tell whether it took all."""
+        assert self.pipe
+        while self.piped:
+            try:
+                self.piped -= os.splice(self.pipe[0], self.sink.fileno(), self.piped)
+            except BlockingIOError:
+                return False
+        return True
+
+    def release_pipe(self) -> None:
+        """Give the pipe back."""
+        if self.pipe:
+            return_pipe(self.pipe, empty=not self.piped)
+            self.pipe = None
+            self.piped = 0
+
+    def flush(self) -> None:
+        """Send what is held, now that the sink takes more."""
+        if self.piped and self.drain():
+            self.release_pipe()
+        if self.held:
+            held, self.held = self.held, b""
+            self.send(memoryview(held))
+        if not self.blocked:
+            if self.ended:
+                self.pass_end_on()
+            self.splice.watch()
+
+    def end(self) -> None:
+        """The source sends no more."""
+        self.ended = True
+        self.pass_end_on()
+        self.splice.watch()
+
+    def pass_end_on(self) -> None:
+        """Tell the sink that no more will come.
+
+        A client that has said all may still await its answer. But a real server that has answered
+        for the last time ends the session: what a client says now reaches nobody.
+        """
+        if self is self.splice.up:
+            self.sink.shutdown(socket.SHUT_WR)
+        else:
+            self.splice.close()
+
+
+class Splice:
+    """A session after its login: two sockets, two ways, and a limit to idleness.
+
+    ``timeout`` is in seconds (0: none). ``on_idle`` is called when it is over, before the session
+    is closed; ``on_close`` once, with this object, when the sockets are closed.
+    """
+
+    __slots__ = (
+        "client",
+        "closed",
+        "down",
+        "last",
+        "loop",
+        "on_close",
+        "on_idle",
+        "server",
+        "timeout",
+        "timer",
+        "up",
+    )
+
+    def __init__(
+        self,
+        loop: Loop,
+        client: socket.socket,
+        server: socket.socket,
+        timeout: float,
+        on_idle: Callable[["Splice"], None],
+        on_close: Callable[["Splice"], None],
+    ) -> None:
+        self.loop = loop
+        self.client = client
+        self.server = server
+        self.timeout = timeout
+        self.on_idle = on_idle
+        self.on_close = on_close
+        self.up = Way(self, client, server)
+        self.down = Way(self, server, client)
+        self.closed = False
+        self.last = loop.now
+        self.timer: Timer | None = None
+
+    def start(self, welcome: bytes, from_client: bytes, from_server: bytes) -> None:
+        """Send the client its welcome and both sides what the dialogues have read too much.
+
+        From then on bytes move until the end. The welcome does not count among them.
+        """
+        if self.timeout:
+            self.timer = self.loop.call_later(self.timeout, self.check_idle)
+        try:
+            self.down.send(memoryview(welcome))
+            if from_server:
+                self.down.put(from_server)
+            if from_client:
+                self.up.put(from_client)
+            self.watch()
+        except OSError:
+            self.close()
+
+    def opposite(self, way: Way) -> Way:
+        """Return the way that goes the other way."""
+        return self.down if way is self.up else self.up
+
+    def watch(self) -> None:
+        """Watch each socket for what can be done with it now."""
+        if self.closed:
+            return
+        for way, other in ((self.up, self.down), (self.down, self.up)):
+            read = 0 if way.ended or way.blocked else READ
+            write = WRITE if other.blocked else 0
+            self.loop.watch(way.source.fileno(), read | write, way)
+
+    def check_idle(self) -> None:
+        """Close the session if nothing has moved for too long."""
+        idle = self.loop.now - self.last
+        if idle >= self.timeout:
+            self.on_idle(self)
+            self.close()
+        else:
+            self.timer = self.loop.call_later(self.timeout - idle, self.check_idle)
+
+    def send_last(self, octets: bytes) -> None:
+        """Tell the client something, if it can be told at once and in its place."""
+        if not self.down.blocked:
+            with suppress(OSError):
+                self.client.send(octets)
+
+    def close(self) -> None:
+        """End the session now, whatever is still under way."""
+        if self.closed:
+            return
+        self.closed = True
+        if self.timer:
+            self.loop.timers.cancel(self.timer)
+        with suppress(OSError):
+            # unread octets would make the system reset the connection, and with it what the
+            # client has yet to read
+            self.client.recv_into(BUFFER)
+        for way in (self.up, self.down):
+            self.loop.watch(way.source.fileno(), 0, way)
+            way.release_pipe()
+            way.source.close()
+        self.on_close(self)

@@ -1,0 +1,155 @@
+"""A connection as lines and literals, for the time of its dialogue."""
+
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+
+from perdition.net.loop import READ, WRITE, Loop, Task, Timer, suspend
+from perdition.protocol.dialogue import LineTooLong
+
+CHUNK = 4096
+
+
+class PeerClosed(Exception):
+    """The peer has ended the connection, or the network has."""
+
+
+class Stream:
+    """A non-blocking socket, read with a limit and a time limit.
+
+    Each method raises PeerClosed, and TimeoutError after ``seconds`` without progress (0: never).
+    """
+
+    __slots__ = ("buffer", "events", "loop", "seconds", "secure", "sock", "task", "timer")
+
+    def __init__(self, loop: Loop, sock: socket.socket, seconds: float) -> None:
+        self.loop = loop
+        self.sock = sock
+        self.seconds = seconds
+        self.secure = "plaintext"
+        self.buffer = bytearray()
+        self.events = 0
+        self.task: Task | None = None
+        self.timer: Timer | None = None
+
+    async def connect(self, address: object, seconds: float) -> None:
+        """Connect the socket; raises OSError and TimeoutError."""
+        try:
+            self.sock.connect(address)  # type: ignore[arg-type]
+        except BlockingIOError:
+            await self.wait(WRITE, seconds)
+            if error := self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                raise OSError(error, "connect") from None
+
+    async def read_line(self, limit: int) -> bytes:
+        """Return the next line without its CR LF or LF.
+
+        Raises LineTooLong when it has more than ``limit`` octets; the stream is then unusable.
+        """
+        searched = 0
+        while (end := self.buffer.find(b"\n", searched)) < 0:
+            searched = len(self.buffer)
+            if searched > limit:
+                raise LineTooLong
+            await self.fill()
+        if end > limit:
+            raise LineTooLong
+        line = bytes(self.buffer[:end])
+        del self.buffer[: end + 1]
+        return line.removesuffix(b"\r")
+
+    async def read_exactly(self, count: int) -> bytes:
+        """Return the next ``count`` octets."""
+        while len(self.buffer) < count:
+            await self.fill()
+        octets = bytes(self.buffer[:count])
+        del self.buffer[:count]
+        return octets
+
+    async def fill(self) -> None:
+        """Wait for more octets and put them into the buffer.
+
+        It waits before it reads: a peer has seldom answered already, and asking costs a call.
+        """
+        while True:
+            await self.wait(READ, self.seconds)
+            try:
+                octets = self.sock.recv(CHUNK)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise PeerClosed from error
+            if not octets:
+                raise PeerClosed
+            self.buffer += octets
+            return
+
+    async def write(self, octets: bytes) -> None:
+        """Send all of the octets."""
+        while octets:
+            try:
+                octets = octets[self.sock.send(octets) :]
+            except BlockingIOError:
+                await self.wait(WRITE, self.seconds)
+            except OSError as error:
+                raise PeerClosed from error
+
+    async def wait(self, events: int, seconds: float) -> None:
+        """Wait until the socket is ready for one of the events; raises TimeoutError."""
+
+        def arm(task: Task) -> Callable[[], None]:
+            self.task = task
+            if events != self.events:
+                self.events = events
+                self.loop.watch(self.sock.fileno(), events, self)
+            if seconds:
+                self.timer = self.loop.call_later(seconds, self.late)
+            return self.disarm
+
+        await suspend(arm)
+
+    def disarm(self) -> None:
+        """Wait no longer. The socket stays watched: most likely it will be waited for again."""
+        self.task = None
+        if self.timer:
+            self.loop.timers.cancel(self.timer)
+            self.timer = None
+
+    def ready(self, events: int) -> None:
+        """Wake the task that waits; if none does, stop watching until one will."""
+        if task := self.task:
+            self.disarm()
+            task.wake()
+        else:
+            self.detach()
+
+    def late(self) -> None:
+        """Tell the task that its time is over."""
+        if task := self.task:
+            self.disarm()
+            task.wake(error=TimeoutError())
+
+    def detach(self) -> None:
+        """Stop watching the socket."""
+        if self.events:
+            self.events = 0
+            self.loop.watch(self.sock.fileno(), 0, self)
+
+    def send_last(self, octets: bytes) -> None:
+        """Send something to a peer that is about to be closed, if it takes it at once."""
+        with suppress(OSError):
+            self.sock.send(octets)
+
+    def hand_over(self) -> socket.socket:
+        """Return the socket to its next owner, who watches it from now on."""
+        self.events = 0
+        return self.sock
+
+    def leftover(self) -> bytes:
+        """Return what was read and not used."""
+        return bytes(self.buffer)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.detach()
+        self.sock.close()
