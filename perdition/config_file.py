@@ -1,0 +1,106 @@
+"""The manual's configuration file: its keys, values, quotes, comments and continued lines."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+BLANKS = " \t"
+
+
+class Entry(NamedTuple):
+    """A key, what follows it (None: nothing does), and the number of the line it begins on."""
+
+    line: int
+    key: str
+    value: str | None
+
+
+class SyntaxProblem(Exception):
+    """A quote that is never closed; ``line`` is where the line with it begins."""
+
+    def __init__(self, line: int) -> None:
+        super().__init__("a quote is not closed")
+        self.line = line
+
+
+class Character(NamedTuple):
+    """A character, and whether quotes or a backslash made it a literal one."""
+
+    text: str
+    literal: bool
+
+
+def parse(text: str, separators: str = BLANKS + "=") -> Iterator[Entry]:
+    """Read ``<key> <value>`` lines; raises SyntaxProblem.
+
+    ``separators`` divide a key from its value: the manual's blanks, and ``=``.
+    """
+    for number, characters in logical_lines(text):
+        key, value = divide(characters, separators)
+        if key:
+            yield Entry(number, key, value)
+
+
+def logical_lines(text: str) -> Iterator[tuple[int, list[Character]]]:
+    """Yield each line without comments and quotes, with the number that it begins on.
+
+    A backslash before the end of a line joins it with the next, as an open quote does.
+    """
+    number = first = 1
+    line: list[Character] = []
+    quote = ""
+    comment = False
+    source = iter(text.replace("\r\n", "\n").removesuffix("\n") + "\n")
+    for character in source:
+        ends = character == "\n"
+        number += ends
+        if ends and not quote:
+            yield first, line
+            first, line, comment = number, [], False
+        elif ends or comment:
+            pass
+        elif quote == "'":
+            quote = literal(line, character, quote)
+        elif character == "\\":
+            follower = next(source, "\n")
+            number += follower == "\n"
+            if follower != "\n":
+                line.append(Character(follower, True))
+        elif quote:
+            quote = literal(line, character, quote)
+        elif character in "'\"":
+            quote = character
+            line.append(Character("", True))
+        elif character == "#":
+            comment = True
+        else:
+            line.append(Character(character, False))
+    if quote:
+        raise SyntaxProblem(first)
+
+
+def literal(line: list[Character], character: str, quote: str) -> str:
+    """Add a character between quotes, unless it closes them; return the quote that is open."""
+    if character == quote:
+        return ""
+    line.append(Character(character, True))
+    return quote
+
+
+def divide(line: list[Character], separators: str) -> tuple[str, str | None]:
+    """Return a line's key and value; blanks around either count only where they are literal."""
+
+    def text(characters: list[Character]) -> str:
+        return "".join(character.text for character in characters)
+
+    def skip(start: int, among: str) -> int:
+        while start < len(line) and not line[start].literal and line[start].text in among:
+            start += 1
+        return start
+
+    while line and not line[-1].literal and line[-1].text in BLANKS:
+        line.pop()
+    start = end = skip(0, BLANKS)
+    while end < len(line) and skip(end, separators) == end:
+        end += 1
+    value = skip(min(end + 1, len(line)), BLANKS)
+    return text(line[start:end]), text(line[value:]) if line[value:] else None

@@ -1,0 +1,246 @@
+"""What the values of options are: how each kind is read, shown, and added up."""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Generic, TypeVar
+
+from perdition.net.address import Endpoint, parse_endpoints
+from perdition.protocol import SERVICES
+
+T = TypeVar("T")
+
+
+class State(Enum):
+    """Where in a session a user name is used."""
+
+    SERVERNAME_LOOKUP = "servername_lookup"
+    LOCAL_AUTHENTICATION = "local_authentication"
+    REMOTE_LOGIN = "remote_login"
+
+
+STATE_NAMES = {
+    **{state.value: frozenset({state}) for state in State},
+    "server_lookup": frozenset({State.SERVERNAME_LOOKUP}),
+    "local_auth": frozenset({State.LOCAL_AUTHENTICATION}),
+    "all": frozenset(State),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """A set of states, and how many levels ``add_domain`` strips from a host's name."""
+
+    states: frozenset[State] = frozenset()
+    depth: int = 1
+
+    def __contains__(self, state: State) -> bool:
+        return state in self.states
+
+    def __or__(self, other: "States") -> "States":
+        return States(self.states | other.states, other.depth)
+
+    def __str__(self) -> str:
+        names = [state.value for state in State if state in self.states]
+        return ",".join([*names, str(self.depth)] if self.depth != 1 else names)
+
+
+NO_STATES = States()
+
+
+class TLSUse(Enum):
+    """How TLS is used on one side."""
+
+    NONE = ""
+    SSL = "ssl"
+    TLS = "tls"
+    TLS_FORCE = "tls_force"
+
+
+@dataclass(frozen=True, slots=True)
+class SSLMode:
+    """How TLS is used with clients and with real servers."""
+
+    listen: TLSUse = TLSUse.NONE
+    outgoing: TLSUse = TLSUse.NONE
+
+    def __str__(self) -> str:
+        sides = (("listen", self.listen), ("outgoing", self.outgoing))
+        names = [
+            use.value.replace("_force", "") + f"_{side}" + use.value[3:]
+            for side, use in sides
+            if use is not TLSUse.NONE
+        ]
+        return ",".join(names) or "none"
+
+
+class LogPassword(Enum):
+    """Of which logins the password is logged."""
+
+    NEVER = "never"
+    OK = "ok"
+    FAIL = "fail"
+    ALWAYS = "always"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[T]):
+    """What an option's values are.
+
+    ``parse`` raises ValueError with what to give instead. ``add``, if there is one, joins the
+    values of an option that is given several times; else the last one counts.
+    """
+
+    argument: str
+    parse: Callable[[str], T]
+    show: Callable[[T], str] = str
+    add: Callable[[T, T], T] | None = None
+
+
+SWITCH_WORDS = {
+    **dict.fromkeys(("on", "yes", "true", "1"), True),
+    **dict.fromkeys(("off", "no", "false", "0"), False),
+}
+
+
+QUERY_KEY_CODES = "UuDdiIpP\\"
+
+
+def parse_switch(text: str) -> bool:
+    if text.lower() not in SWITCH_WORDS:
+        raise ValueError("on or off")
+    return SWITCH_WORDS[text.lower()]
+
+
+def parse_number(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError("a number, in digits only")
+    return int(text)
+
+
+def parse_states(text: str) -> States:
+    names = text.lower().split(",") if text else []
+    if unknown := [name for name in names if name not in STATE_NAMES]:
+        raise ValueError(f"states among {', '.join(STATE_NAMES)}, not {unknown[0]!r}")
+    return States(frozenset().union(*(STATE_NAMES[name] for name in names)))
+
+
+def parse_states_and_depth(text: str) -> States:
+    names, _, depth = text.rpartition(",")
+    if not (depth.isascii() and depth.isdigit()):
+        return parse_states(text)
+    return States(parse_states(names).states, int(depth))
+
+
+def parse_protocol(text: str) -> str:
+    if text.upper() not in SERVICES:
+        raise ValueError(f"one of {', '.join(SERVICES)}")
+    return text.upper()
+
+
+def parse_log_password(text: str) -> LogPassword:
+    try:
+        return LogPassword(text.lower())
+    except ValueError:
+        raise ValueError("one of " + ", ".join(choice.value for choice in LogPassword)) from None
+
+
+def parse_ssl_mode(text: str) -> SSLMode:
+    """Read a list of modes; ``all`` means both sides, a ``_force`` goes before its plain mode."""
+    sides: dict[str, set[TLSUse]] = {"listen": set(), "outgoing": set()}
+    for name in text.lower().split(",") if text else []:
+        if name == "none":
+            continue
+        use, _, rest = name.partition("_")
+        side, _, force = rest.partition("_")
+        if (
+            use not in ("ssl", "tls")
+            or side not in ("listen", "outgoing", "all")
+            or force not in ("", "force")
+            or (use == "ssl" and force)
+        ):
+            raise ValueError(
+                "none, or modes among ssl_listen, ssl_outgoing, ssl_all, tls_listen, "
+                "tls_outgoing, tls_all, tls_listen_force, tls_outgoing_force, tls_all_force, "
+                f"not {name!r}"
+            )
+        for chosen in sides if side == "all" else (side,):
+            sides[chosen].add(TLSUse(f"{use}_force" if force else use))
+    return SSLMode(*(one_use(side, uses) for side, uses in sides.items()))
+
+
+def one_use(side: str, uses: set[TLSUse]) -> TLSUse:
+    """Return the one use of TLS on a side."""
+    if TLSUse.SSL in uses and len(uses) > 1:
+        raise ValueError(f"either ssl_{side} or tls_{side}, not both")
+    return max(uses, key=lambda use: len(use.value), default=TLSUse.NONE)
+
+
+def parse_formats(text: str) -> tuple[str, ...]:
+    for code in re.findall(r"\\(.?)", text):
+        if code not in tuple(QUERY_KEY_CODES):
+            raise ValueError(f"formats with the codes {' '.join(QUERY_KEY_CODES)} behind a \\")
+    return tuple(text.split(",")) if text else ()
+
+
+TLS_VERSIONS = ("sslv3", "tlsv1", "tlsv1.1", "tlsv1.2", "tlsv1.3")
+
+
+def parse_version(text: str) -> str:
+    if text and text.lower() not in TLS_VERSIONS:
+        raise ValueError(f"one of {', '.join(TLS_VERSIONS)}")
+    return text.lower()
+
+
+def parse_lowest_version(text: str) -> str:
+    if not text:
+        raise ValueError(f"one of {', '.join(TLS_VERSIONS)}; it must not be empty")
+    return parse_version(text)
+
+
+def parse_absolute_path(text: str) -> str:
+    if text and not text.startswith("/"):
+        raise ValueError("a full path that begins with /, or nothing")
+    return text
+
+
+def parse_one_or_more(text: str) -> int:
+    if not (number := parse_number(text)):
+        raise ValueError("a number of at least 1")
+    return number
+
+
+def quoted(value: object) -> str:
+    return f'"{"" if value is None else value}"'
+
+
+def joined(parts: Iterable[object]) -> str:
+    return quoted(",".join(map(str, parts)))
+
+
+def text(argument: str) -> Kind[Any]:
+    """Return the kind of a text; None is a default that is derived elsewhere."""
+    return Kind(argument, str, quoted)
+
+
+def states(argument: str, parse: Callable[[str], States]) -> Kind[States]:
+    return Kind(argument, parse, quoted, States.__or__)
+
+
+FLAG = Kind("", parse_switch, lambda value: "on" if value else "off")
+STRING = text("STRING")
+FILE = text("FILENAME")
+PATH: Kind[Any] = Kind("FILENAME", parse_absolute_path, quoted)
+SECONDS = Kind("SECONDS", parse_number)
+COUNT = Kind("LIMIT", parse_number)
+WORKERS = Kind("NUMBER", parse_one_or_more)
+ENDPOINTS: Kind[tuple[Endpoint, ...]] = Kind("SERVER[,SERVER...]", parse_endpoints, joined)
+STATES = states("STATE[,STATE...]", parse_states)
+STATES_AND_DEPTH = states("STATE[,STATE...][,STRIP_DEPTH]", parse_states_and_depth)
+PROTOCOL: Kind[Any] = Kind("PROTOCOL", parse_protocol, quoted)
+SSL_MODE: Kind[Any] = Kind("MODE[,MODE...]", parse_ssl_mode, quoted)
+FORMATS: Kind[tuple[str, ...]] = Kind("FORMAT[,FORMAT...]", parse_formats, joined)
+VERSION: Kind[Any] = Kind("VERSION", parse_version, quoted)
+LOWEST_VERSION: Kind[Any] = Kind("VERSION", parse_lowest_version, quoted)
+LOG_PASSWORD = Kind("STATE", parse_log_password, lambda value: quoted(value.value))
