@@ -1,0 +1,149 @@
+"""One attempt to log in: from what a client typed to its real server's answer."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from os import fsdecode
+
+from perdition.failure import Failure, LoginDisabled, NoServer
+from perdition.log import Log, Login
+from perdition.net.address import Endpoint, Resolver
+from perdition.net.loop import Loop
+from perdition.net.splice import Splice
+from perdition.net.stream import Stream
+from perdition.option_kinds import State
+from perdition.options import Options
+from perdition.popmap import Destination, PopMap
+from perdition.protocol.dialogue import Accepted, Credentials
+from perdition.upstream import Upstream
+from perdition.username import Ends, divide_server, in_state, query_keys, strip_levels
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What all sessions of a process share."""
+
+    options: Options
+    log: Log
+    loop: Loop
+    popmap: PopMap
+    resolver: Resolver
+    upstream: Upstream
+    turns: Iterator[int]
+    """Whose turn it is to be the first of several ``outgoing_server``."""
+    splices: set[Splice]
+    """The sessions whose clients are logged in."""
+
+
+class Attempt:
+    """An attempt, and what its Auth line tells of it.
+
+    ``name`` is the name that everything turns on: the authorisation id of who wants to act as
+    somebody else, and of all others their user name. It is as typed, less the server that the
+    client may have named, or with ``username_from_database`` the popmap's. ``servers`` are those
+    to be tried if neither client nor popmap names one.
+    """
+
+    def __init__(
+        self, site: Site, ends: Ends, credentials: Credentials, servers: list[Endpoint]
+    ) -> None:
+        self.site = site
+        self.options = site.options
+        self.ends = ends
+        self.credentials = credentials
+        self.servers = servers
+        self.name, self.named_server = divide_server(
+            credentials.authorisation or credentials.user, self.options
+        )
+        self.server = ""
+
+    async def log_in(self, own_greeting: bytes) -> tuple[Stream, Accepted]:
+        """Return a stream on which the user is logged in, and the real server's answer.
+
+        Raises a Failure.
+        """
+        if self.options.login_disabled:
+            raise LoginDisabled
+        domain = await self.domain()
+        destination = self.destination(domain)
+        if destination and destination.server.host:
+            self.servers = [destination.server]
+        if not self.servers:
+            raise NoServer
+        if destination and destination.user and self.options.username_from_database:
+            self.name = destination.user
+        remote = in_state(self.name, State.REMOTE_LOGIN, domain, self.options)
+        return await self.first_that_answers(self.named(remote), own_greeting)
+
+    async def domain(self) -> str:
+        """Return what ``add_domain`` appends; "" if there is nothing."""
+        if not self.options.add_domain.states:
+            return ""
+        if self.options.explicit_domain is not None:
+            return self.options.explicit_domain
+        hostname = await self.site.resolver.name(self.ends.destination)
+        return strip_levels(hostname, self.options.add_domain.depth)
+
+    def destination(self, domain: str) -> Destination | None:
+        """Return the server that the client names, or what the popmap has for it.
+
+        Raises MapUnavailable.
+        """
+        if self.named_server:
+            return Destination(self.named_server)
+        name = in_state(self.name, State.SERVERNAME_LOOKUP, domain, self.options)
+        for key in query_keys(name, self.ends, self.options):
+            found = self.site.popmap.lookup(key)
+            self.site.log.debug(f"popmap: {key!r} has {found}")
+            if found:
+                return found
+        return None
+
+    def named(self, name: str) -> Credentials:
+        """Return the credentials with another name in the place of that which counts."""
+        if self.credentials.authorisation:
+            return replace(self.credentials, authorisation=name)
+        return replace(self.credentials, user=name)
+
+    async def first_that_answers(
+        self, credentials: Credentials, own_greeting: bytes
+    ) -> tuple[Stream, Accepted]:
+        """Log in at the first server that can be reached; raises a Failure."""
+        *others, last = (
+            server if server.port else server._replace(port=self.options.default_port)
+            for server in self.servers
+        )
+        for server in others:
+            self.server = str(server)
+            try:
+                return await self.site.upstream.log_in(server, credentials, own_greeting)
+            except Failure as failure:
+                if not failure.another_server:
+                    raise
+                self.site.log.error(f"{self.ends}: {failure.detail}; trying another server")
+        self.server = str(last)
+        return await self.site.upstream.log_in(last, credentials, own_greeting)
+
+    def record(self, client_secure: str, server_secure: str, failure: Failure | None) -> Login:
+        """Return what the Auth line tells."""
+        named = self.named(self.name)
+        password = None
+        if self.options.logs_password(ok=failure is None):
+            password = fsdecode(self.credentials.password)
+        return Login(
+            authorisation=named.authorisation,
+            user=named.user,
+            server=self.server,
+            protocol=self.options.service.name,
+            client_secure=client_secure,
+            server_secure=server_secure,
+            status=f'"failed: {failure.status}"' if failure else "ok",
+            password=password,
+        )
+
+
+def in_turn(servers: tuple[Endpoint, ...], turns: Iterator[int]) -> list[Endpoint]:
+    """Return the servers with the one whose turn it is in front."""
+    if not servers:
+        return []
+    turn = next(turns) % len(servers)
+    return [*servers[turn:], *servers[:turn]]

@@ -1,0 +1,154 @@
+"""One session, from a client's connection to the splice that moves its bytes."""
+
+import itertools
+import os
+import socket
+import traceback
+from collections.abc import Callable
+
+from perdition.converse import PAUSE_SECONDS, Conversation
+from perdition.failure import Failure
+from perdition.log import Login, auth_line, close_line, connect_line
+from perdition.login import Attempt, Site, in_turn
+from perdition.net.loop import Timer
+from perdition.net.splice import Splice
+from perdition.net.stream import PeerClosed, Stream
+from perdition.protocol.dialogue import Terms
+from perdition.username import Ends
+
+
+class Session:
+    """A client's connection until it is logged in.
+
+    ``on_end`` is called once, when the client has gone, however far the session has come.
+    """
+
+    def __init__(
+        self, site: Site, sock: socket.socket, ends: Ends, on_end: Callable[[], None]
+    ) -> None:
+        self.site = site
+        self.options = site.options
+        self.protocol = site.options.service.protocol
+        self.ends = ends
+        self.on_end = on_end
+        self.stream = Stream(site.loop, sock, site.options.authenticate_timeout)
+        self.client = Conversation(self.stream, "CLIENT", site.log, self.options.logs_connections)
+        self.terms = Terms(self.options.own_capability, login_disabled=self.options.login_disabled)
+        self.turns = itertools.count(next(site.turns))
+
+    async def run(self) -> None:
+        """Serve the client until it has left, or its bytes are the splice's."""
+        self.site.log.info(connect_line(self.ends))
+        established = False
+        try:
+            established = await self.serve()
+        except PeerClosed:
+            pass
+        except TimeoutError:
+            self.site.log.notice(f"{self.ends}: timeout before the login")
+        except Exception as error:  # noqa: BLE001 - one session must not end the others
+            self.site.log.error(f"{self.ends}: {fault(error)}")
+        finally:
+            if not established:
+                self.stream.close()
+                self.site.log.info(close_line(self.ends, "", "", None))
+                self.on_end()
+
+    async def serve(self) -> bool:
+        """Greet the client and let it try until it is logged in; tell whether it is."""
+        hostname = await self.banner()
+        await self.client.say(self.protocol.greeting(hostname, self.terms))
+        own_greeting = self.protocol.own_greeting(hostname)
+        while credentials := await self.client.hold(self.protocol.client(self.terms, self.terms)):
+            servers = in_turn(self.options.outgoing_server, self.turns)
+            attempt = Attempt(self.site, self.ends, credentials, servers)
+            try:
+                server, accepted = await attempt.log_in(own_greeting)
+            except Failure as failure:
+                self.log_failure(attempt, failure)
+                await self.site.loop.sleep(PAUSE_SECONDS)
+                verbatim = self.options.answers_as_server
+                await self.client.say(self.protocol.refusal(credentials, failure, verbatim))
+            else:
+                login = attempt.record(self.stream.secure, server.secure, None)
+                ok_line = None if self.options.answers_as_server else self.options.ok_line
+                welcome = self.protocol.welcome(credentials, accepted, ok_line)
+                self.client.note("SELF", welcome)
+                Established(self, login).start(self.stream, server, welcome)
+                return True
+        return False
+
+    async def banner(self) -> str:
+        """Return the host name to greet the client with."""
+        if self.options.no_bind_banner or self.options.no_lookup:
+            return os.uname().nodename
+        address = self.ends.destination
+        return await self.site.resolver.name(address) or address
+
+    def log_failure(self, attempt: Attempt, failure: Failure) -> None:
+        """Log a login that failed, and for the operator what lies behind it."""
+        if failure.detail:
+            self.site.log.error(f"{self.ends}: {failure.status}: {failure.detail}")
+        login = attempt.record(self.stream.secure, failure.secure, failure)
+        self.site.log.info(auth_line(self.ends, login))
+
+
+class Established:
+    """A session after its login, for which there may be thousands: no more than it needs."""
+
+    __slots__ = ("auth_line", "ends", "idle_notice", "login", "on_end", "site", "timer")
+
+    def __init__(self, session: Session, login: Login) -> None:
+        self.site = session.site
+        self.ends = str(session.ends)
+        self.login = login
+        self.auth_line = auth_line(session.ends, login)
+        self.idle_notice = session.protocol.idle_notice
+        self.on_end = session.on_end
+        self.timer: Timer | None = None
+
+    def start(self, client: Stream, server: Stream, welcome: bytes) -> None:
+        """Log the login, answer it, and let the bytes move."""
+        self.site.log.info(self.auth_line)
+        self.relog_later()
+        splice = Splice(
+            self.site.loop,
+            client.hand_over(),
+            server.hand_over(),
+            self.site.options.timeout,
+            self.tell_idle,
+            self.end,
+        )
+        self.site.splices.add(splice)
+        splice.start(welcome, client.leftover(), server.leftover())
+
+    def relog_later(self) -> None:
+        """Log the Auth line again when the site wants it."""
+        if seconds := self.site.options.connect_relog:
+            self.timer = self.site.loop.call_later(seconds, self.relog)
+
+    def relog(self) -> None:
+        """Log the Auth line again."""
+        self.site.log.info(self.auth_line)
+        self.relog_later()
+
+    def tell_idle(self, splice: Splice) -> None:
+        """Say that the session is closed for its idleness."""
+        self.site.log.notice(f"{self.ends}: timeout after the login")
+        splice.send_last(self.idle_notice)
+
+    def end(self, splice: Splice) -> None:
+        """Log that the session has ended, and what it has moved."""
+        if self.timer:
+            self.site.loop.timers.cancel(self.timer)
+        self.site.splices.discard(splice)
+        moved = (splice.up.octets, splice.down.octets)
+        login = self.login
+        self.site.log.info(close_line(self.ends, login.authorisation, login.user, moved))
+        self.on_end()
+
+
+def fault(error: Exception) -> str:
+    """Say where a fault of ours is, but not what about, which may be a password."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} in {where.filename} line {where.lineno}"
