@@ -1,0 +1,159 @@
+"""From a command line to a running perdition."""
+
+import os
+import sys
+import textwrap
+from collections.abc import Iterator
+from os import fsdecode
+from pathlib import Path
+
+from perdition import config_file
+from perdition.failure import StartupError
+from perdition.log import Log, Output, open_sink
+from perdition.option_kinds import FLAG
+from perdition.options import OPTIONS, SHORT, Given, Options, effective
+from perdition.popmap import SYSCONFDIR
+from perdition.process.master import Master
+
+STDERR = 2
+
+NAMES = {
+    "perdition.pop3": "POP3",
+    "perdition.pop3s": "POP3S",
+    "perdition.imap4": "IMAP4",
+    "perdition.imap4s": "IMAP4S",
+    "perdition.imaps": "IMAP4S",
+    "perdition.managesieve": "MANAGESIEVE",
+}
+"""The protocols that perdition's names stand for."""
+
+
+def main(argv: list[str]) -> int:
+    """Run perdition; ``argv`` begins with the name that it was called by. Returns the status."""
+    name = Path(argv[0]).name
+    log = Log(name, open_sink("mail"))
+    try:
+        command_line = parse(argv[1:])
+        if command_line.values.get("help"):
+            print(usage(name), end="")
+            return os.EX_OK
+        options, remarks = read_options(name, command_line)
+        log = Log(name, open_sink(options.log_facility), options.debug, options.quiet)
+        for remark in remarks:
+            log.warning(remark)
+        return Master(name, options, log).run()
+    except StartupError as error:
+        log.error(str(error))
+        if not (isinstance(log.sink, Output) and log.sink.descriptor == STDERR):
+            print(f"{name}: {error}", file=sys.stderr)
+        return os.EX_USAGE
+
+
+def parse(arguments: list[str]) -> Given:
+    """Read ``--name value``, ``--name=value``, ``-nvalue``, ``-n value`` and bundled flags.
+
+    Raises StartupError.
+    """
+    given = Given()
+    rest = iter(arguments)
+    for argument in rest:
+        if argument.startswith("--") and len(argument) > 2:
+            name, equals, value = argument[2:].partition("=")
+            if name not in OPTIONS:
+                raise StartupError(f"--{name}: no such option; --help shows all")
+            if OPTIONS[name][0].kind is not FLAG:
+                given.add(name, value if equals else next(rest, None))
+            elif equals:
+                raise StartupError(f"--{name}: takes no value; leave it off")
+            else:
+                given.add(name, None)
+        elif argument.startswith("-") and argument not in ("-", "--"):
+            parse_short(argument[1:], rest, given)
+        else:
+            raise StartupError(f"{argument}: only options are understood; --help shows all")
+    return given
+
+
+def parse_short(letters: str, rest: Iterator[str], given: Given) -> None:
+    """Read flags, and at their end perhaps an option with its value."""
+    while letters:
+        letter, letters = letters[0], letters[1:]
+        if letter not in SHORT:
+            raise StartupError(f"-{letter}: no such option; --help shows all")
+        name = SHORT[letter]
+        if OPTIONS[name][0].kind is FLAG:
+            given.add(name, None)
+        else:
+            given.add(name, letters or next(rest, None))
+            return
+
+
+def read_options(name: str, command_line: Given) -> tuple[Options, list[str]]:
+    """Return the options of command line and configuration file, and remarks for the log.
+
+    Raises StartupError.
+    """
+    implied = NAMES.get(name)
+    given_path = command_line.values.get("config_file")
+    protocol = command_line.values.get("protocol", implied) or "POP3"
+    path = default_config_file(name, protocol) if given_path is None else given_path
+    file, remarks = read_file(path) if path else (Given(), [])
+    return effective(command_line, file, implied), remarks
+
+
+def default_config_file(name: str, protocol: str) -> str:
+    """Return the first of the manual's places where there is a configuration file, or ""."""
+    for base in (name, f"perdition.{protocol.lower()}", "perdition"):
+        path = SYSCONFDIR / f"{base}.conf"
+        if path.exists():
+            return str(path)
+    return ""
+
+
+def read_file(path: str) -> tuple[Given, list[str]]:
+    """Read a configuration file; raises StartupError that names the file and the line."""
+    given, remarks = Given(""), []
+    try:
+        entries = list(config_file.parse(fsdecode(Path(path).read_bytes())))
+    except OSError as error:
+        raise StartupError(f"config_file {path}: {error.strerror}; give a readable file") from error
+    except config_file.SyntaxProblem as problem:
+        raise StartupError(f"{path} line {problem.line}: {problem}; close it") from problem
+    for entry in entries:
+        where = f"{path} line {entry.line}: "
+        name = SHORT.get(entry.key, entry.key)
+        if name not in OPTIONS:
+            raise StartupError(f"{where}{entry.key}: no such option; perdition --help shows all")
+        option = OPTIONS[name][0]
+        if not option.in_file:
+            continue
+        if entry.value is None and option.kind is not FLAG:
+            remarks.append(f"{where}{entry.key} has no value and is left at its default")
+            continue
+        try:
+            given.add(name, entry.value)
+        except StartupError as error:
+            raise StartupError(f"{where}{error}") from None
+    return given, remarks
+
+
+def usage(name: str) -> str:
+    """Return what ``--help`` shows: every option, its default, and what it does."""
+    lines = [
+        f"Usage: {name} [option...]",
+        "",
+        "Options, of which a configuration file has the names without dashes:",
+    ]
+    for long, (option, default) in OPTIONS.items():
+        head = f"-{option.short}, " if option.short else "    "
+        head += f"--{long}" + (f" {option.kind.argument}" if option.kind.argument else "")
+        shown = option.derived or option.kind.show(default)
+        lines += ["", f"  {head}"]
+        lines += textwrap.wrap(
+            f"{option.says} (default: {shown})",
+            88,
+            initial_indent=" " * 8,
+            subsequent_indent=" " * 8,
+            break_on_hyphens=False,
+        )
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,1 @@
+"""The processes: a master that supervises, and workers that serve."""

@@ -1,0 +1,164 @@
+"""What makes a process a daemon: its user and group, its pid file, its way off the terminal."""
+
+import grp
+import os
+import pwd
+import resource
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import daemon.daemon
+from lockfile import AlreadyLocked, LockError, LockFailed
+from lockfile.pidlockfile import PIDLockFile
+
+from perdition.failure import StartupError
+from perdition.options import OPTIONS, Options
+
+UMASK = 0o027
+PID_DIRECTORY_MODE = 0o750
+PID_FILE_MODE = 0o660
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whom processes and files belong to."""
+
+    uid: int
+    gid: int
+
+    @classmethod
+    def wanted(cls, options: Options) -> "Owner":
+        """Return the user and group that the options name; raises StartupError.
+
+        Who is not root cannot become anybody else, and stays who it is unless asked to.
+        """
+        owner = cls(user_id(options.username), group_id(options.group))
+        if os.getuid() == 0:
+            return owner
+        mine = cls(os.getuid(), os.getgid())
+        for name, wanted, own in (
+            ("username", owner.uid, mine.uid),
+            ("group", owner.gid, mine.gid),
+        ):
+            value = getattr(options, name)
+            if value != OPTIONS[name][1] and wanted != own:
+                raise StartupError(f"{name} {value}: only root can change it; leave it off")
+        return mine
+
+    def become(self) -> None:
+        """Become this owner for good, without supplementary groups."""
+        if os.getuid() == 0:
+            os.setgroups([])
+            daemon.daemon.change_process_owner(self.uid, self.gid)
+
+    def give(self, path: Path, mode: int) -> None:
+        """Make a file or directory this owner's."""
+        path.chmod(mode)
+        if os.getuid() == 0:
+            os.chown(path, self.uid, self.gid)
+
+
+def user_id(name: str) -> int:
+    """Return a user's number; raises StartupError."""
+    if name.isdecimal():
+        return int(name)
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        raise StartupError(f"username {name}: no such user; give one that there is") from None
+
+
+def group_id(name: str) -> int:
+    """Return a group's number; raises StartupError."""
+    if name.isdecimal():
+        return int(name)
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise StartupError(f"group {name}: no such group; give one that there is") from None
+
+
+class PidFile:
+    """The file that tells the master's process id while it runs."""
+
+    def __init__(self, path: Path, owner: Owner) -> None:
+        self.path = path
+        self.owner = owner
+        self.lock = PIDLockFile(str(path))
+
+    def prepare(self) -> None:
+        """Make the directory, and remove what a master that is no more has left.
+
+        Raises StartupError if another master runs, or nothing can be written there.
+        """
+        directory = self.path.parent
+        try:
+            if not directory.is_dir():
+                directory.mkdir(parents=True)
+                self.owner.give(directory, PID_DIRECTORY_MODE)
+            if self.path.exists():
+                self.remove_stale()
+        except OSError as error:
+            raise StartupError(
+                f"pid_file {self.path}: {error.strerror}; give a file that can be written, "
+                "or an empty name for none"
+            ) from error
+        if not os.access(directory, os.W_OK):
+            raise StartupError(f"pid_file {self.path}: its directory cannot be written; change it")
+
+    def remove_stale(self) -> None:
+        """Remove the file of a process that is no more; raises StartupError for any other."""
+        pid = self.lock.read_pid()
+        if pid is None:
+            raise StartupError(
+                f"pid_file {self.path}: no process id in it; remove it if nothing runs"
+            )
+        if process_exists(pid):
+            raise StartupError(f"pid_file {self.path}: process {pid} runs already; end it first")
+        self.lock.break_lock()
+
+    def write(self) -> None:
+        """Write the file; raises StartupError."""
+        try:
+            self.lock.acquire(timeout=0)
+            self.owner.give(self.path, PID_FILE_MODE)
+        except (AlreadyLocked, LockFailed, OSError) as error:
+            raise StartupError(f"pid_file {self.path}: cannot be written: {error}") from error
+
+    def remove(self) -> None:
+        """Remove the file, if its directory lets us; one that stays is stale to the next start."""
+        with suppress(OSError, LockError):
+            self.lock.release()
+
+
+def process_exists(pid: int) -> bool:
+    """Tell whether there is such a process, whosever it is."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def detach(preserved: Iterable[int]) -> None:
+    """Go on without the terminal, in a new process; this one ends with 0.
+
+    Descriptors are closed except those that are to be ``preserved``.
+    """
+    daemon.DaemonContext(
+        detach_process=True,
+        files_preserve=list(preserved),
+        umask=UMASK,
+        signal_map={},
+    ).open()
+
+
+def harden() -> None:
+    """Leave no core with passwords in it, and use all the descriptors that the system allows."""
+    daemon.daemon.prevent_core_dump()
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

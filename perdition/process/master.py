@@ -1,0 +1,235 @@
+"""The master: binds, drops privileges, forks, supervises. It never reads from the network."""
+
+import gc
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from setproctitle import setproctitle
+
+from perdition import __version__
+from perdition.failure import StartupError
+from perdition.log import Log
+from perdition.net.address import listen
+from perdition.options import Options, refuse_unfinished
+from perdition.popmap import open_map
+from perdition.process.daemon import Owner, PidFile, detach, harden
+from perdition.process.scoreboard import Counter, Scoreboard
+from perdition.process.tokens import Tokens
+from perdition.process.worker import Heritage, Worker
+
+RUN_DIRECTORY = Path("/var/run")
+SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD}
+GRACE_SECONDS = 5.0
+"""What workers get beyond the drain timeout before they are killed."""
+QUICK_DEATH_SECONDS = 1.0
+"""A worker that has lived less long has died at once."""
+LONGEST_BACKOFF_SECONDS = 60.0
+
+
+@dataclass(slots=True)
+class Slot:
+    """A worker's place: who has it, since when, or when the next one may."""
+
+    number: int
+    pid: int = 0
+    started: float = 0.0
+    due: float = 0.0
+    quick_deaths: int = 0
+
+
+class Master:
+    """Starts up, then keeps the workers alive until a signal says to end."""
+
+    def __init__(self, name: str, options: Options, log: Log) -> None:
+        """Do all that can go wrong; raises StartupError."""
+        refuse_unfinished(options)
+        self.name = name
+        self.options = options
+        self.log = log
+        self.owner = Owner.wanted(options)
+        open_map(options.map_library, options.map_library_opt, options.domain_delimiter).close()
+        self.listeners = listen(
+            options.bind_address, options.listen_port or str(options.service.port)
+        )
+        self.pid_file = self.prepared_pid_file()
+        count = options.workers or len(os.sched_getaffinity(0))
+        self.slots = [Slot(number) for number in range(1, count + 1)]
+        self.scoreboard = Scoreboard(count)
+        self.tokens = Tokens(options.connection_limit) if options.connection_limit else None
+        self.lifeline = (-1, -1)
+        self.stopping = False
+        self.kill_at: float | None = None
+
+    def prepared_pid_file(self) -> PidFile | None:
+        """Return the pid file, ready to be written, if there is to be one.
+
+        A user who cannot write to the default place, and has named no other, goes without.
+        """
+        path = self.options.pid_file
+        if path == "":
+            return None
+        pid_file = PidFile(Path(path or RUN_DIRECTORY / self.name / f"{self.name}.pid"), self.owner)
+        try:
+            pid_file.prepare()
+        except StartupError as error:
+            if path or os.getuid() == 0:
+                raise
+            self.log.notice(f"no pid file: {error}")
+            return None
+        return pid_file
+
+    def run(self) -> int:
+        """Detach if that is wanted, serve, and return the exit status."""
+        harden()
+        if not self.options.foreground:
+            detach(self.descriptors())
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        setproctitle(f"{self.name}: master")
+        self.log_start()
+        if self.pid_file:
+            self.pid_file.write()
+        self.owner.become()
+        self.lifeline = os.pipe2(os.O_CLOEXEC)
+        gc.freeze()  # what is imported stays in pages that all processes share
+        for slot in self.slots:
+            self.start(slot)
+        while not (self.stopping and not any(slot.pid for slot in self.slots)):
+            self.wait()
+        if self.pid_file:
+            self.pid_file.remove()
+        self.log.notice("perdition has ended")
+        return os.EX_OK
+
+    def descriptors(self) -> list[int]:
+        """Return what must stay open when the master detaches."""
+        found = [sock.fileno() for sock in self.listeners]
+        if self.log.sink.descriptor >= 0:
+            found.append(self.log.sink.descriptor)
+        if self.tokens:
+            found += [self.tokens.source, self.tokens.sink]
+        return found
+
+    def log_start(self) -> None:
+        """Log what is started, and its options."""
+        options = self.options
+        if options.debug or not options.foreground:
+            self.log.info(
+                f"Starting perdition version={__version__} protocol={options.service.name}"
+            )
+        self.log.info(options.logged())
+
+    def start(self, slot: Slot) -> None:
+        """Fork a worker."""
+        slot.started, slot.due = time.monotonic(), 0.0
+        slot.pid = os.fork()
+        if slot.pid:
+            return
+        try:
+            os.close(self.lifeline[1])
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            self.worker(slot).run()
+        except BaseException as error:  # noqa: BLE001 - it is logged and ends the process
+            self.log.error(f"worker {slot.number} cannot start: {type(error).__name__}: {error}")
+        finally:
+            os._exit(os.EX_SOFTWARE)
+
+    def worker(self, slot: Slot) -> Worker:
+        """Return a worker for a slot."""
+        return Worker(
+            Heritage(
+                name=self.name,
+                number=slot.number,
+                options=self.options,
+                log=self.log,
+                listeners=self.listeners,
+                row=self.scoreboard.rows[slot.number - 1],
+                tokens=self.tokens,
+                lifeline=self.lifeline[0],
+            )
+        )
+
+    def wait(self) -> None:
+        """Sleep until something has to be done, and do it."""
+        times = [slot.due for slot in self.slots if slot.due]
+        if self.kill_at is not None:
+            times.append(self.kill_at)
+        if times:
+            seconds = max(0.0, min(times) - time.monotonic())
+            received = signal.sigtimedwait(SIGNALS, seconds)
+        else:
+            received = signal.sigwaitinfo(SIGNALS)
+        if received:
+            self.handle(signal.Signals(received.si_signo))
+        self.do_what_is_due(time.monotonic())
+
+    def handle(self, received: signal.Signals) -> None:
+        """Do what a signal asks for."""
+        match received:
+            case signal.SIGCHLD:
+                self.bury()
+            case signal.SIGHUP:
+                self.log.reopen()
+                self.signal_workers(signal.SIGHUP)
+            case signal.SIGQUIT:
+                self.stop(signal.SIGQUIT)
+            case _:
+                self.stop(signal.SIGTERM)
+                self.kill_at = time.monotonic() + self.options.drain_timeout + GRACE_SECONDS
+
+    def stop(self, how: signal.Signals) -> None:
+        """Accept no more clients, and have the workers end their sessions."""
+        self.log.notice(f"{how.name}: perdition ends")
+        self.stopping = True
+        for sock in self.listeners:
+            sock.close()
+        for slot in self.slots:
+            slot.due = 0.0
+        self.signal_workers(how)
+
+    def signal_workers(self, number: signal.Signals) -> None:
+        """Send a signal to every worker."""
+        for slot in self.slots:
+            if slot.pid:
+                os.kill(slot.pid, number)
+
+    def bury(self) -> None:
+        """Note each worker that has died, and when the next one takes its place."""
+        for slot in self.slots:
+            if slot.pid:
+                pid, status = os.waitpid(slot.pid, os.WNOHANG)
+                if pid:
+                    self.note_death(slot, os.waitstatus_to_exitcode(status))
+
+    def note_death(self, slot: Slot, code: int) -> None:
+        """Free a dead worker's slot, and what it held."""
+        now = time.monotonic()
+        row = slot.number - 1
+        lost = self.scoreboard.rows[row][Counter.SESSIONS]
+        held = self.scoreboard.take_back_tokens(row)
+        if self.tokens and held:
+            self.tokens.put_back(held)
+        pid, slot.pid = slot.pid, 0
+        if self.stopping:
+            return
+        quick = now - slot.started < QUICK_DEATH_SECONDS
+        slot.quick_deaths = slot.quick_deaths + 1 if quick else 0
+        delay = min(2.0**slot.quick_deaths / 2, LONGEST_BACKOFF_SECONDS) if quick else 0.0
+        slot.due = now + delay
+        how = signal.Signals(-code).name if code < 0 else f"status {code}"
+        self.log.error(
+            f"worker {slot.number} (pid {pid}) died of {how} with {lost} sessions; "
+            f"a new one starts {f'in {delay:g} s' if delay else 'now'}"
+        )
+
+    def do_what_is_due(self, now: float) -> None:
+        """Start workers whose time has come, and kill those that do not end."""
+        for slot in self.slots:
+            if slot.due and slot.due <= now:
+                self.start(slot)
+        if self.kill_at is not None and self.kill_at <= now:
+            self.log.error("workers did not end in time and are killed")
+            self.signal_workers(signal.SIGKILL)
+            self.kill_at = None

@@ -1,0 +1,36 @@
+"""The connection limit, exact over all workers without a lock: a pipe with an octet a place."""
+
+import fcntl
+import os
+
+from perdition.failure import StartupError
+
+PIPE_SIZE = 65536
+"""Octets that a pipe holds unasked."""
+
+
+class Tokens:
+    """As many tokens as connections may be open at once; made before the fork."""
+
+    def __init__(self, limit: int) -> None:
+        self.source, self.sink = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if limit > PIPE_SIZE:
+                fcntl.fcntl(self.sink, fcntl.F_SETPIPE_SZ, limit)
+            self.put_back(limit)
+        except OSError as error:
+            raise StartupError(
+                f"connection_limit {limit}: the system allows no such limit; give a lower one"
+            ) from error
+
+    def take(self) -> bool:
+        """Take a token; tell whether there was one."""
+        try:
+            return bool(os.read(self.source, 1))
+        except BlockingIOError:
+            return False
+
+    def put_back(self, count: int = 1) -> None:
+        """Put tokens back."""
+        while count:
+            count -= os.write(self.sink, bytes(min(count, PIPE_SIZE)))

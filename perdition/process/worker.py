@@ -1,0 +1,189 @@
+"""A worker: one thread, one loop, thousands of sessions. It never has privileges."""
+
+import errno
+import itertools
+import os
+import random
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn
+
+from setproctitle import setproctitle
+
+from perdition.log import Log
+from perdition.login import Site
+from perdition.net.address import Resolver
+from perdition.net.loop import READ, Loop
+from perdition.options import Options
+from perdition.popmap import open_map
+from perdition.process.scoreboard import Counter
+from perdition.process.tokens import Tokens
+from perdition.session import Session
+from perdition.upstream import Upstream
+from perdition.username import Ends
+
+TITLE_SECONDS = 1.0
+"""How often at the most the title is written anew."""
+BREATHER_SECONDS = 1.0
+"""How long nobody is accepted after the system has run out of something."""
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+@dataclass(frozen=True, slots=True)
+class Heritage:
+    """What a worker gets from its master.
+
+    ``row`` is its row of the scoreboard. ``lifeline`` is the reading end of a pipe whose other
+    end the master alone holds.
+    """
+
+    name: str
+    number: int
+    options: Options
+    log: Log
+    listeners: list[socket.socket]
+    row: memoryview
+    tokens: Tokens | None
+    lifeline: int
+
+
+class Worker:
+    """Accepts clients and runs their sessions until it is told to drain."""
+
+    def __init__(self, heritage: Heritage) -> None:
+        self.name = heritage.name
+        self.number = heritage.number
+        self.options = options = heritage.options
+        self.log = log = heritage.log
+        self.row = heritage.row
+        self.tokens = heritage.tokens
+        self.loop = loop = Loop()
+        resolver = Resolver(loop, numeric=options.no_lookup)
+        self.site = Site(
+            options=options,
+            log=log,
+            loop=loop,
+            popmap=open_map(options.map_library, options.map_library_opt, options.domain_delimiter),
+            resolver=resolver,
+            upstream=Upstream(loop, resolver, options, log),
+            turns=itertools.count(random.randrange(1 << 16)),
+            splices=set(),
+        )
+        self.listeners = [Listener(sock, self) for sock in heritage.listeners]
+        self.lifeline = heritage.lifeline
+        self.draining = False
+        self.title_is_due = False
+
+    def run(self) -> NoReturn:
+        """Serve until told to stop, then end the process."""
+        self.show_title()
+        self.on_signal(signal.SIGTERM, lambda: self.drain(self.options.drain_timeout))
+        self.on_signal(signal.SIGQUIT, lambda: self.drain(None))
+        self.on_signal(signal.SIGHUP, self.reopen)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's; the master passes its own
+        self.loop.watch(self.lifeline, READ, self)
+        self.listen()
+        self.loop.run()
+        self.log.debug(f"worker {self.number} ends")
+        os._exit(os.EX_OK)
+
+    def on_signal(self, number: signal.Signals, action: Callable[[], None]) -> None:
+        """Have the loop do something at a signal."""
+        signal.signal(number, lambda *_: self.loop.call_soon_from_thread(action))
+
+    def ready(self, events: int) -> None:
+        """End: the master has gone."""
+        self.log.error(f"worker {self.number}: the master has died, so does this worker")
+        self.loop.watch(self.lifeline, 0, self)
+        self.drain(0)
+
+    def reopen(self) -> None:
+        """Open log and popmap anew."""
+        self.log.reopen()
+        self.site.popmap.reopen()
+
+    def listen(self) -> None:
+        """Accept clients."""
+        for listener in self.listeners:
+            self.loop.watch(listener.sock.fileno(), READ, listener)
+
+    def take_breather(self, error: OSError) -> None:
+        """Accept nobody for a while: without descriptors the loop would only spin."""
+        self.log.error(f"no clients are accepted for {BREATHER_SECONDS} s: {error.strerror}")
+        for listener in self.listeners:
+            self.loop.watch(listener.sock.fileno(), 0, listener)
+        self.loop.call_later(BREATHER_SECONDS, self.listen)
+
+    def begin(self, sock: socket.socket, peer: tuple[str, int]) -> None:
+        """Begin a client's session, if the connection limit has room for it."""
+        if self.tokens and not self.tokens.take():
+            sock.close()
+            return
+        sock.setblocking(False)
+        self.row[Counter.SESSIONS] += 1
+        self.row[Counter.TOKENS] += bool(self.tokens)
+        ends = Ends(*peer[:2], *sock.getsockname()[:2])
+        self.loop.spawn(Session(self.site, sock, ends, self.end).run())
+        self.show_title_soon()
+
+    def end(self) -> None:
+        """Note that a client has gone."""
+        self.row[Counter.SESSIONS] -= 1
+        if self.tokens:
+            self.row[Counter.TOKENS] -= 1
+            self.tokens.put_back()
+        self.show_title_soon()
+        if self.draining and not self.row[Counter.SESSIONS]:
+            self.loop.running = False
+
+    def show_title_soon(self) -> None:
+        """Have the title tell the number of sessions, within a while."""
+        if not self.title_is_due:
+            self.title_is_due = True
+            self.loop.call_later(TITLE_SECONDS, self.show_title)
+
+    def show_title(self) -> None:
+        """Tell the number of sessions in the process's title."""
+        self.title_is_due = False
+        count = self.row[Counter.SESSIONS]
+        sessions = "session" if count == 1 else "sessions"
+        setproctitle(f"{self.name}: worker {self.number}, {count} {sessions}")
+
+    def drain(self, seconds: float | None) -> None:
+        """Accept nobody any more, and end when the last session has, or after some seconds."""
+        self.draining = True
+        for listener in self.listeners:
+            self.loop.watch(listener.sock.fileno(), 0, listener)
+            listener.sock.close()
+        self.listeners = []
+        if not self.row[Counter.SESSIONS]:
+            self.loop.running = False
+        elif seconds is not None:
+            self.loop.call_later(seconds, self.end_sessions) if seconds else self.end_sessions()
+
+    def end_sessions(self) -> None:
+        """End the sessions that are left; each writes its closing line."""
+        for task in list(self.loop.tasks):
+            task.cancel()
+        for splice in list(self.site.splices):
+            splice.close()
+
+
+class Listener:
+    """Accepts the clients of a listening socket."""
+
+    def __init__(self, sock: socket.socket, worker: Worker) -> None:
+        self.sock = sock
+        self.worker = worker
+
+    def ready(self, events: int) -> None:
+        """Accept one client: others are left for the other workers, and for the next round."""
+        try:
+            client, peer = self.sock.accept()
+        except OSError as error:
+            if error.errno in EXHAUSTED:
+                self.worker.take_breather(error)
+            return  # else another worker was faster, or the client has gone
+        self.worker.begin(client, peer)
