@@ -1,9 +1,12 @@
 """Holds a dialogue over a stream."""
 
+import socket
+from collections.abc import Callable
 from typing import TypeVar
 
 from perdition.log import Log, printable
 from perdition.net.stream import Stream
+from perdition.net.wire import TLSWire
 from perdition.protocol.dialogue import (
     Act,
     Dialogue,
@@ -24,11 +27,20 @@ PAUSE_SECONDS = 3.0
 class Conversation:
     """One peer's side of a session, and what of it is logged.
 
-    ``peer`` is CLIENT or REAL, as in the lines that ``connection_logging`` brings.
+    ``peer`` is CLIENT or REAL, as in the lines that ``connection_logging`` brings. ``wrap`` puts
+    TLS over the socket, where a dialogue may ask for that.
     """
 
-    def __init__(self, stream: Stream, peer: str, log: Log, logged: bool) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        peer: str,
+        log: Log,
+        logged: bool,
+        wrap: Callable[[socket.socket], TLSWire] | None = None,
+    ) -> None:
         self.stream = stream
+        self.wrap = wrap
         self.peer = peer
         self.log = log
         self.logged = logged
@@ -36,7 +48,8 @@ class Conversation:
     async def hold(self, dialogue: Dialogue[T]) -> T:
         """Do what the dialogue asks for until it returns; return what it returns.
 
-        Raises what the dialogue raises, PeerClosed, and TimeoutError for a peer that is silent.
+        Raises what the dialogue raises, PeerClosed, TLSFailed, and TimeoutError for a peer that is
+        silent.
         """
         try:
             act = next(dialogue)
@@ -67,7 +80,8 @@ class Conversation:
             case Pause():
                 await self.stream.loop.sleep(PAUSE_SECONDS)
             case StartTLS():
-                raise NotImplementedError
+                assert self.wrap
+                await self.stream.start_tls(self.wrap, "starttls")
         return b""
 
     async def say(self, octets: bytes, shown: bytes | None = None) -> None:

@@ -4,13 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from os import fsdecode
 
-from perdition.failure import Failure, LoginDisabled, NoServer
+from perdition.failure import Failure, LoginDisabled, NoServer, TLSNotPresent
 from perdition.log import Log, Login
 from perdition.net.address import Endpoint, Resolver
 from perdition.net.loop import Loop
 from perdition.net.splice import Splice
 from perdition.net.stream import Stream
-from perdition.option_kinds import State
+from perdition.net.tls import ListeningTLS
+from perdition.option_kinds import State, TLSUse
 from perdition.options import Options
 from perdition.popmap import Destination, PopMap
 from perdition.protocol.dialogue import Accepted, Credentials
@@ -26,6 +27,7 @@ class Site:
     log: Log
     loop: Loop
     popmap: PopMap
+    tls: ListeningTLS | None
     resolver: Resolver
     upstream: Upstream
     turns: Iterator[int]
@@ -44,12 +46,18 @@ class Attempt:
     """
 
     def __init__(
-        self, site: Site, ends: Ends, credentials: Credentials, servers: list[Endpoint]
+        self,
+        site: Site,
+        ends: Ends,
+        credentials: Credentials,
+        secure: str,
+        servers: list[Endpoint],
     ) -> None:
         self.site = site
         self.options = site.options
         self.ends = ends
         self.credentials = credentials
+        self.secure = secure
         self.servers = servers
         self.name, self.named_server = divide_server(
             credentials.authorisation or credentials.user, self.options
@@ -63,6 +71,8 @@ class Attempt:
         """
         if self.options.login_disabled:
             raise LoginDisabled
+        if self.options.tls.listen is TLSUse.TLS_FORCE and self.secure == "plaintext":
+            raise TLSNotPresent
         domain = await self.domain()
         destination = self.destination(domain)
         if destination and destination.server.host:
@@ -123,7 +133,7 @@ class Attempt:
         self.server = str(last)
         return await self.site.upstream.log_in(last, credentials, own_greeting)
 
-    def record(self, client_secure: str, server_secure: str, failure: Failure | None) -> Login:
+    def record(self, server_secure: str, failure: Failure | None = None) -> Login:
         """Return what the Auth line tells."""
         named = self.named(self.name)
         password = None
@@ -134,7 +144,7 @@ class Attempt:
             user=named.user,
             server=self.server,
             protocol=self.options.service.name,
-            client_secure=client_secure,
+            client_secure=self.secure,
             server_secure=server_secure,
             status=f'"failed: {failure.status}"' if failure else "ok",
             password=password,

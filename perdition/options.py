@@ -12,8 +12,11 @@ from perdition.failure import StartupError
 from perdition.net.address import Endpoint
 from perdition.option_kinds import (
     COUNT,
+    DEPTH,
+    DESCRIPTOR,
     ENDPOINTS,
     FILE,
+    FILES,
     FLAG,
     FORMATS,
     LOG_PASSWORD,
@@ -34,7 +37,6 @@ from perdition.option_kinds import (
     SSLMode,
     States,
     TLSUse,
-    parse_number,
     text,
 )
 from perdition.protocol import SERVICES, Service
@@ -78,7 +80,6 @@ MANAGESIEVE_CAPABILITY = (
 )
 """VERSION is what RFC 5804 has every server say; the manual's own number breaks clients."""
 
-TLS = "TLS"
 PAM = "local authentication"
 INETD = "inetd mode"
 
@@ -339,114 +340,100 @@ class Options:
         "with _listen by clients, with _outgoing by real servers, with _all by both. With _force "
         "no login is accepted or sent without it. none: nowhere.",
         derived="ssl_all for POP3S and IMAP4S, else none",
-        later=TLS,
     )
     ssl_ca_accept_self_signed: bool = option(
-        FLAG, False, "Accept real servers' chains that end in an unknown authority.", later=TLS
+        FLAG, False, "Accept real servers' chains that end in an unknown authority."
     )
     ssl_ca_chain_file: str | None = option(
         FILE,
         None,
         "Certificates, from the one that issued ssl_cert_file's up to the root, in PEM. Goes "
         "before ssl_ca_file and ssl_ca_path.",
-        later=TLS,
     )
     ssl_ca_file: str = option(
         FILE,
         "/etc/perdition/perdition.ca.pem",
         "The authorities that real servers' and clients' certificates must come from, in PEM.",
-        later=TLS,
     )
     ssl_ca_path: str = option(
         text("PATHNAME"),
         "/etc/perdition/perdition.ca/",
         "A directory of such authorities, prepared by openssl rehash.",
-        later=TLS,
     )
-    ssl_cert_accept_expired: bool = option(
-        FLAG, False, "Accept certificates whose time is over.", later=TLS
-    )
+    ssl_cert_accept_expired: bool = option(FLAG, False, "Accept certificates whose time is over.")
     ssl_cert_accept_not_yet_valid: bool = option(
-        FLAG, False, "Accept certificates whose time has not come.", later=TLS
+        FLAG, False, "Accept certificates whose time has not come."
     )
     ssl_cert_accept_self_signed: bool = option(
-        FLAG, False, "Accept certificates that are signed by themselves.", later=TLS
+        FLAG, False, "Accept certificates that are signed by themselves."
     )
-    ssl_cert_file: str = option(
-        FILE,
-        "/etc/perdition/perdition.crt.pem",
-        "The certificate that clients are shown, in PEM, with those that vouch for it.",
-        later=TLS,
+    ssl_cert_file: tuple[str, ...] = option(
+        FILES,
+        ("/etc/perdition/perdition.crt.pem",),
+        "The certificate that clients are shown, in PEM, with those that vouch for it. Given "
+        "several times, each with its ssl_key_file: the one for the name that a client asks for, "
+        "else the first.",
     )
     ssl_cert_verify_depth: int = option(
-        Kind("DEPTH", parse_number),
+        DEPTH,
         9,
         "How many certificates there may be above a real server's own.",
-        later=TLS,
     )
     ssl_dh_params_file: str | None = option(
         FILE,
         None,
         "Diffie-Hellman parameters, in PEM.",
         derived="those in ssl_cert_file, if there are any",
-        later=TLS,
     )
-    ssl_key_file: str = option(
-        FILE,
-        "/etc/perdition/perdition.key.pem",
+    ssl_key_file: tuple[str, ...] = option(
+        FILES,
+        ("/etc/perdition/perdition.key.pem",),
         "The private key of ssl_cert_file's certificate, in PEM.",
-        later=TLS,
     )
     ssl_listen_ciphers: str = option(
-        STRING, "", "The ciphers for clients, as in ciphers(1). Empty: OpenSSL's own.", later=TLS
+        STRING, "", "The ciphers for clients, as in ciphers(1). Empty: OpenSSL's own."
     )
-    ssl_listen_compression: bool = option(
-        FLAG, False, "Allow clients to have TLS compress.", later=TLS
-    )
+    ssl_listen_compression: bool = option(FLAG, False, "Allow clients to have TLS compress.")
     ssl_listen_max_proto_version: str = option(
-        VERSION, "", "The highest TLS version for clients. Empty: OpenSSL's own.", later=TLS
+        VERSION, "", "The highest TLS version for clients. Empty: OpenSSL's own."
     )
     ssl_listen_min_proto_version: str = option(
-        LOWEST_VERSION, "tlsv1", "The lowest TLS version for clients.", later=TLS
+        LOWEST_VERSION, "tlsv1", "The lowest TLS version for clients."
     )
-    ssl_no_cert_verify: bool = option(
-        FLAG, False, "Verify no certificates, on either side.", later=TLS
-    )
+    ssl_no_cert_verify: bool = option(FLAG, False, "Verify no certificates, on either side.")
     ssl_no_cipher_server_preference: bool = option(
-        FLAG, False, "Let the client's order of ciphers decide.", later=TLS
+        FLAG, False, "Let the client's order of ciphers decide."
     )
     ssl_no_client_cert_verify: bool = option(
-        FLAG, False, "Do not verify certificates that clients show.", later=TLS
+        FLAG, False, "Do not verify certificates that clients show."
     )
     ssl_no_cn_verify: bool = option(
         FLAG,
         False,
         "Do not verify that a real server's certificate is for the name it was connected by.",
-        later=TLS,
     )
     ssl_outgoing_ciphers: str = option(
         STRING,
         "",
         "The ciphers for real servers, as in ciphers(1). Empty: OpenSSL's own.",
-        later=TLS,
     )
     ssl_outgoing_compression: bool = option(
-        FLAG, False, "Allow TLS to compress what goes to and from real servers.", later=TLS
+        FLAG, False, "Allow TLS to compress what goes to and from real servers."
     )
     ssl_outgoing_max_proto_version: str = option(
-        VERSION, "", "The highest TLS version for real servers. Empty: OpenSSL's own.", later=TLS
+        VERSION, "", "The highest TLS version for real servers. Empty: OpenSSL's own."
     )
     ssl_outgoing_min_proto_version: str = option(
-        LOWEST_VERSION, "tlsv1", "The lowest TLS version for real servers.", later=TLS
+        LOWEST_VERSION, "tlsv1", "The lowest TLS version for real servers."
     )
-    ssl_passphrase_fd: int = option(
-        Kind("N", parse_number),
-        0,
+    ssl_passphrase_fd: int | None = option(
+        DESCRIPTOR,
+        None,
         "A file descriptor whose first line is ssl_key_file's passphrase.",
-        later=TLS,
+        derived="0; if that is a terminal, the passphrase is asked for there",
     )
     ssl_passphrase_file: str | None = option(
-        FILE, None, "A file whose first line is ssl_key_file's passphrase.", later=TLS
+        FILE, None, "A file whose first line is ssl_key_file's passphrase."
     )
 
     def __post_init__(self) -> None:
@@ -458,13 +445,21 @@ class Options:
             low, high = getattr(self, lowest), getattr(self, highest)
             if high and TLS_VERSIONS.index(low) > TLS_VERSIONS.index(high):
                 raise StartupError(f"{lowest} {low} is above {highest} {high}; change one of them")
-        if not self.ssl_mode and self.service.tls:
-            object.__setattr__(self, "ssl_mode", SSLMode(TLSUse.SSL, TLSUse.SSL))
+        if self.ssl_passphrase_fd is not None and self.ssl_passphrase_file:
+            raise StartupError(
+                "ssl_passphrase_fd and ssl_passphrase_file are both given; leave one of them off"
+            )
 
     @property
     def service(self) -> Service:
         """The protocol as this site offers it."""
         return SERVICES[self.protocol or "POP3"]
+
+    @property
+    def tls(self) -> SSLMode:
+        """How TLS is used: as ssl_mode says, else from the first byte where the port is for it."""
+        use = TLSUse.SSL if self.service.tls else TLSUse.NONE
+        return self.ssl_mode or SSLMode(use, use)
 
     @property
     def default_port(self) -> str:

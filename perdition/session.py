@@ -13,7 +13,9 @@ from perdition.login import Attempt, Site, in_turn
 from perdition.net.loop import Timer
 from perdition.net.splice import Splice
 from perdition.net.stream import PeerClosed, Stream
-from perdition.protocol.dialogue import Terms
+from perdition.net.wire import TLSFailed
+from perdition.option_kinds import TLSUse
+from perdition.protocol.dialogue import Credentials, Dialogue, Terms
 from perdition.username import Ends
 
 
@@ -32,8 +34,13 @@ class Session:
         self.ends = ends
         self.on_end = on_end
         self.stream = Stream(site.loop, sock, site.options.authenticate_timeout)
-        self.client = Conversation(self.stream, "CLIENT", site.log, self.options.logs_connections)
-        self.terms = Terms(self.options.own_capability, login_disabled=self.options.login_disabled)
+        self.client = Conversation(
+            self.stream,
+            "CLIENT",
+            site.log,
+            self.options.logs_connections,
+            site.tls.wrap if site.tls else None,
+        )
         self.turns = itertools.count(next(site.turns))
 
     async def run(self) -> None:
@@ -46,6 +53,8 @@ class Session:
             pass
         except TimeoutError:
             self.site.log.notice(f"{self.ends}: timeout before the login")
+        except TLSFailed as error:
+            self.site.log.notice(f"{self.ends}: no TLS with the client: {error}")
         except Exception as error:  # noqa: BLE001 - one session must not end the others
             self.site.log.error(f"{self.ends}: {fault(error)}")
         finally:
@@ -57,11 +66,13 @@ class Session:
     async def serve(self) -> bool:
         """Greet the client and let it try until it is logged in; tell whether it is."""
         hostname = await self.banner()
-        await self.client.say(self.protocol.greeting(hostname, self.terms))
+        if self.site.tls and self.options.tls.listen is TLSUse.SSL:
+            await self.stream.start_tls(self.site.tls.wrap, "ssl")
+        await self.client.say(self.protocol.greeting(hostname, self.terms()))
         own_greeting = self.protocol.own_greeting(hostname)
-        while credentials := await self.client.hold(self.protocol.client(self.terms, self.terms)):
+        while credentials := await self.client.hold(self.dialogue()):
             servers = in_turn(self.options.outgoing_server, self.turns)
-            attempt = Attempt(self.site, self.ends, credentials, servers)
+            attempt = Attempt(self.site, self.ends, credentials, self.stream.secure, servers)
             try:
                 server, accepted = await attempt.log_in(own_greeting)
             except Failure as failure:
@@ -70,13 +81,32 @@ class Session:
                 verbatim = self.options.answers_as_server
                 await self.client.say(self.protocol.refusal(credentials, failure, verbatim))
             else:
-                login = attempt.record(self.stream.secure, server.secure, None)
+                login = attempt.record(server.secure)
                 ok_line = None if self.options.answers_as_server else self.options.ok_line
                 welcome = self.protocol.welcome(credentials, accepted, ok_line)
                 self.client.note("SELF", welcome)
                 Established(self, login).start(self.stream, server, welcome)
                 return True
         return False
+
+    def dialogue(self) -> Dialogue[Credentials | None]:
+        """Return the dialogue with the client, as its connection now is."""
+        return self.protocol.client(self.terms(), self.terms(secure=True))
+
+    def terms(self, secure: bool = False) -> Terms:
+        """Return the terms on which the client may log in, now or with TLS."""
+        listen = self.options.tls.listen
+        can_upgrade = (
+            listen in (TLSUse.TLS, TLSUse.TLS_FORCE)
+            and not secure
+            and self.stream.secure == "plaintext"
+        )
+        return Terms(
+            self.options.own_capability,
+            starttls=can_upgrade,
+            login_disabled=self.options.login_disabled
+            or (can_upgrade and listen is TLSUse.TLS_FORCE),
+        )
 
     async def banner(self) -> str:
         """Return the host name to greet the client with."""
@@ -89,7 +119,7 @@ class Session:
         """Log a login that failed, and for the operator what lies behind it."""
         if failure.detail:
             self.site.log.error(f"{self.ends}: {failure.status}: {failure.detail}")
-        login = attempt.record(self.stream.secure, failure.secure, failure)
+        login = attempt.record(failure.secure, failure)
         self.site.log.info(auth_line(self.ends, login))
 
 

@@ -1,6 +1,7 @@
 """From a destination to a logged-in real server."""
 
 import socket
+from typing import TYPE_CHECKING
 
 from perdition.converse import Conversation
 from perdition.failure import ConnectFailed, Failure, NegotiationFailed, ServerGone
@@ -8,8 +9,20 @@ from perdition.log import Log
 from perdition.net.address import Address, Endpoint, Resolver
 from perdition.net.loop import Loop
 from perdition.net.stream import PeerClosed, Stream
+from perdition.net.wire import TLSFailed
+from perdition.option_kinds import TLSUse
 from perdition.options import Options
 from perdition.protocol.dialogue import Accepted, Credentials, LineTooLong, Upgrade
+
+if TYPE_CHECKING:
+    from perdition.net.tls_outgoing import OutgoingTLS
+
+UPGRADES = {
+    TLSUse.NONE: Upgrade.NEVER,
+    TLSUse.SSL: Upgrade.NEVER,
+    TLSUse.TLS: Upgrade.IF_OFFERED,
+    TLSUse.TLS_FORCE: Upgrade.REQUIRED,
+}
 
 CONNECT_SECONDS = 30.0
 """How long one address has to answer, if authenticate_timeout is not shorter."""
@@ -18,11 +31,19 @@ CONNECT_SECONDS = 30.0
 class Upstream:
     """Connects and logs in to real servers, for all sessions of a worker."""
 
-    def __init__(self, loop: Loop, resolver: Resolver, options: Options, log: Log) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        resolver: Resolver,
+        options: Options,
+        log: Log,
+        tls: "OutgoingTLS | None",
+    ) -> None:
         self.loop = loop
         self.resolver = resolver
         self.options = options
         self.log = log
+        self.tls = tls
 
     async def log_in(
         self, server: Endpoint, credentials: Credentials, own_greeting: bytes
@@ -33,7 +54,7 @@ class Upstream:
         """
         stream = await self.connect(server)
         try:
-            accepted = await self.negotiate(stream, credentials, own_greeting)
+            accepted = await self.negotiate(stream, server.host, credentials, own_greeting)
         except Failure as failure:
             failure.secure = stream.secure
             if failure.goodbye:
@@ -75,14 +96,19 @@ class Upstream:
         return stream
 
     async def negotiate(
-        self, stream: Stream, credentials: Credentials, own_greeting: bytes
+        self, stream: Stream, host: str, credentials: Credentials, own_greeting: bytes
     ) -> Accepted:
         """Hold the protocol's dialogue with the real server; raises a Failure."""
-        options = self.options
-        conversation = Conversation(stream, "REAL", self.log, options.logs_connections)
-        protocol = options.service.protocol
+        options, tls = self.options, self.tls
+        wrap = (lambda sock: tls.wrap(sock, host)) if tls else None
+        conversation = Conversation(stream, "REAL", self.log, options.logs_connections, wrap)
+        protocol, upgrade = options.service.protocol, UPGRADES[options.tls.outgoing]
         try:
-            return await conversation.hold(protocol.login(credentials, own_greeting, Upgrade.NEVER))
+            if wrap and options.tls.outgoing is TLSUse.SSL:
+                await stream.start_tls(wrap, "ssl")
+            return await conversation.hold(protocol.login(credentials, own_greeting, upgrade))
+        except TLSFailed as error:
+            raise ServerGone(f"no TLS with the real server: {error}") from error
         except PeerClosed as error:
             raise ServerGone("the real server closed the connection") from error
         except TimeoutError as error:

@@ -5,21 +5,32 @@ import os
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from typing import cast
 
 from perdition.net.loop import READ, WRITE, Loop, Timer
+from perdition.net.stream import say_end
+from perdition.net.wire import NOT_NOW, TLSWire
 
 BUFFER = memoryview(bytearray(65536))
 """One for the whole process: an idle session owns none."""
 PIPE_SIZE = 262144
 """Octets that a pipe holds in a bulk transfer."""
+RECORD_SIZE = 16384
+"""Octets that a TLS record holds at the most (RFC 8446, section 5.1)."""
 BULK_ROUNDS = 4
 """Pipes full that one session may move before the others have their turn."""
 SPARE_PIPES = 16
 """Empty pipes that are kept."""
 
 Pipe = tuple[int, int]
+Connection = socket.socket | TLSWire
 
 spare_pipes: list[Pipe] = []
+
+
+def tls_of(connection: Connection) -> TLSWire | None:
+    """Return a connection if it is one with TLS."""
+    return None if type(connection) is socket.socket else cast(TLSWire, connection)
 
 
 def borrow_pipe() -> Pipe:
@@ -50,7 +61,7 @@ class Way:
 
     __slots__ = ("ended", "held", "octets", "pipe", "piped", "sink", "source", "splice")
 
-    def __init__(self, splice: "Splice", source: socket.socket, sink: socket.socket) -> None:
+    def __init__(self, splice: "Splice", source: Connection, sink: Connection) -> None:
         self.splice = splice
         self.source = source
         self.sink = sink
@@ -81,6 +92,9 @@ class Way:
 
     def move(self) -> None:
         """Move what has arrived: a buffer full, and in bulk if that was not all."""
+        if tls_of(self.source):
+            self.move_records()
+            return
         try:
             count = self.source.recv_into(BUFFER)
         except BlockingIOError:
@@ -90,8 +104,27 @@ class Way:
             return
         self.octets += count
         self.send(BUFFER[:count])
-        if count == len(BUFFER) and not self.held:
+        if count == len(BUFFER) and not self.held and not tls_of(self.sink):
             self.move_bulk()
+
+    def move_records(self) -> None:
+        """Move what has arrived by TLS: as many records as the buffer is sure to have room for."""
+        filled = 0
+        ended = False
+        try:
+            while filled + RECORD_SIZE <= len(BUFFER):
+                count = self.source.recv_into(BUFFER[filled:])
+                if not count:
+                    ended = True
+                    break
+                filled += count
+        except NOT_NOW:
+            pass
+        self.octets += filled
+        if filled:
+            self.send(BUFFER[:filled])
+        if ended:
+            self.end()
 
     def put(self, octets: bytes) -> None:
         """Send what the dialogue has read too much."""
@@ -105,7 +138,7 @@ class Way:
             return
         try:
             sent = self.sink.send(octets)
-        except BlockingIOError:
+        except NOT_NOW:
             sent = 0
         if sent < len(octets):
             self.held = bytes(octets[sent:])
@@ -155,7 +188,14 @@ class Way:
         if not self.blocked:
             if self.ended:
                 self.pass_end_on()
+            else:
+                self.move_hidden()
             self.splice.watch()
+
+    def move_hidden(self) -> None:
+        """Move what TLS has decrypted already, which no selector sees."""
+        if tls_of(self.source) and not (self.blocked or self.splice.closed):
+            self.move_records()
 
     def end(self) -> None:
         """The source sends no more."""
@@ -166,13 +206,14 @@ class Way:
     def pass_end_on(self) -> None:
         """Tell the sink that no more will come.
 
-        A client that has said all may still await its answer. But a real server that has answered
-        for the last time ends the session: what a client says now reaches nobody.
+        A client that has said all may still await its answer, unless TLS to the real server
+        cannot tell that one so. A real server that has answered for the last time ends the
+        session: what a client says now reaches nobody.
         """
-        if self is self.splice.up:
-            self.sink.shutdown(socket.SHUT_WR)
-        else:
+        if self is self.splice.down or tls_of(self.sink):
             self.splice.close()
+        else:
+            cast(socket.socket, self.sink).shutdown(socket.SHUT_WR)
 
 
 class Splice:
@@ -199,8 +240,8 @@ class Splice:
     def __init__(
         self,
         loop: Loop,
-        client: socket.socket,
-        server: socket.socket,
+        client: Connection,
+        server: Connection,
         timeout: float,
         on_idle: Callable[["Splice"], None],
         on_close: Callable[["Splice"], None],
@@ -230,6 +271,8 @@ class Splice:
                 self.down.put(from_server)
             if from_client:
                 self.up.put(from_client)
+            for way in (self.up, self.down):
+                way.move_hidden()
             self.watch()
         except OSError:
             self.close()
@@ -276,5 +319,7 @@ class Splice:
         for way in (self.up, self.down):
             self.loop.watch(way.source.fileno(), 0, way)
             way.release_pipe()
+            if tls := tls_of(way.source):
+                say_end(tls)
             way.source.close()
         self.on_close(self)

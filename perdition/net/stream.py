@@ -1,13 +1,17 @@
 """A connection as lines and literals, for the time of its dialogue."""
 
 import socket
+import ssl
 from collections.abc import Callable
 from contextlib import suppress
 
 from perdition.net.loop import READ, WRITE, Loop, Task, Timer, suspend
+from perdition.net.wire import NOT_NOW, TLSFailed, TLSWire, reason
 from perdition.protocol.dialogue import LineTooLong
 
 CHUNK = 4096
+TLS_HANDSHAKE = b"\x16\x03"
+"""What a TLS client begins with, and no line of a mail protocol."""
 
 
 class PeerClosed(Exception):
@@ -20,11 +24,12 @@ class Stream:
     Each method raises PeerClosed, and TimeoutError after ``seconds`` without progress (0: never).
     """
 
-    __slots__ = ("buffer", "events", "loop", "seconds", "secure", "sock", "task", "timer")
+    __slots__ = ("buffer", "events", "loop", "seconds", "secure", "sock", "task", "timer", "tls")
 
     def __init__(self, loop: Loop, sock: socket.socket, seconds: float) -> None:
         self.loop = loop
-        self.sock = sock
+        self.sock: socket.socket | TLSWire = sock
+        self.tls: TLSWire | None = None
         self.seconds = seconds
         self.secure = "plaintext"
         self.buffer = bytearray()
@@ -34,6 +39,7 @@ class Stream:
 
     async def connect(self, address: object, seconds: float) -> None:
         """Connect the socket; raises OSError and TimeoutError."""
+        assert isinstance(self.sock, socket.socket)
         try:
             self.sock.connect(address)  # type: ignore[arg-type]
         except BlockingIOError:
@@ -49,6 +55,8 @@ class Stream:
         searched = 0
         while (end := self.buffer.find(b"\n", searched)) < 0:
             searched = len(self.buffer)
+            if not self.tls and self.buffer.startswith(TLS_HANDSHAKE):
+                raise TLSFailed("the peer speaks TLS where plain text is expected")
             if searched > limit:
                 raise LineTooLong
             await self.fill()
@@ -72,10 +80,11 @@ class Stream:
         It waits before it reads: a peer has seldom answered already, and asking costs a call.
         """
         while True:
-            await self.wait(READ, self.seconds)
+            if not (self.tls and self.tls.pending()):
+                await self.wait(READ, self.seconds)
             try:
                 octets = self.sock.recv(CHUNK)
-            except BlockingIOError:
+            except NOT_NOW:
                 continue
             except OSError as error:
                 raise PeerClosed from error
@@ -89,10 +98,34 @@ class Stream:
         while octets:
             try:
                 octets = octets[self.sock.send(octets) :]
-            except BlockingIOError:
+            except NOT_NOW:
                 await self.wait(WRITE, self.seconds)
             except OSError as error:
                 raise PeerClosed from error
+
+    async def start_tls(self, wrap: Callable[[socket.socket], TLSWire], secure: str) -> None:
+        """Negotiate TLS; ``secure`` is what the log calls it. Raises TLSFailed.
+
+        What was read before came from who knows whom, and is thrown away.
+        """
+        assert isinstance(self.sock, socket.socket)
+        self.buffer.clear()
+        try:
+            self.sock = self.tls = wrap(self.sock)
+            while True:
+                try:
+                    self.tls.do_handshake()
+                except ssl.SSLWantReadError:
+                    await self.wait(READ, self.seconds)
+                except ssl.SSLWantWriteError:
+                    await self.wait(WRITE, self.seconds)
+                else:
+                    break
+        except TimeoutError:
+            raise
+        except OSError as error:
+            raise TLSFailed(reason(error)) from error
+        self.secure = secure
 
     async def wait(self, events: int, seconds: float) -> None:
         """Wait until the socket is ready for one of the events; raises TimeoutError."""
@@ -140,8 +173,8 @@ class Stream:
         with suppress(OSError):
             self.sock.send(octets)
 
-    def hand_over(self) -> socket.socket:
-        """Return the socket to its next owner, who watches it from now on."""
+    def hand_over(self) -> socket.socket | TLSWire:
+        """Return the connection to its next owner, who watches it from now on."""
         self.events = 0
         return self.sock
 
@@ -152,4 +185,12 @@ class Stream:
     def close(self) -> None:
         """Close the connection."""
         self.detach()
+        if self.tls:
+            say_end(self.tls)
         self.sock.close()
+
+
+def say_end(tls: TLSWire) -> None:
+    """Tell a peer that nothing more will come; it need not answer."""
+    with suppress(OSError, ValueError):
+        tls.unwrap()

@@ -16,6 +16,8 @@ from perdition.net.address import listen
 from perdition.options import Options, refuse_unfinished
 from perdition.popmap import open_map
 from perdition.process.daemon import Owner, PidFile, detach, harden
+from perdition.process.encryption import Encryption
+from perdition.process.helper import Line, read_file, serve
 from perdition.process.scoreboard import Counter, Scoreboard
 from perdition.process.tokens import Tokens
 from perdition.process.worker import Heritage, Worker
@@ -50,6 +52,7 @@ class Master:
         self.options = options
         self.log = log
         self.owner = Owner.wanted(options)
+        self.tls = Encryption(options)
         open_map(options.map_library, options.map_library_opt, options.domain_delimiter).close()
         self.listeners = listen(
             options.bind_address, options.listen_port or str(options.service.port)
@@ -60,6 +63,8 @@ class Master:
         self.scoreboard = Scoreboard(count)
         self.tokens = Tokens(options.connection_limit) if options.connection_limit else None
         self.lifeline = (-1, -1)
+        self.helper_pid = 0
+        self.lines: list[Line] = []
         self.stopping = False
         self.kill_at: float | None = None
 
@@ -91,8 +96,10 @@ class Master:
         self.log_start()
         if self.pid_file:
             self.pid_file.write()
-        self.owner.become()
         self.lifeline = os.pipe2(os.O_CLOEXEC)
+        if self.tls.files and os.getuid() == 0:
+            self.start_helper()
+        self.owner.become()
         gc.freeze()  # what is imported stays in pages that all processes share
         for slot in self.slots:
             self.start(slot)
@@ -100,6 +107,9 @@ class Master:
             self.wait()
         if self.pid_file:
             self.pid_file.remove()
+        if self.helper_pid:
+            os.close(self.lifeline[1])
+            os.waitpid(self.helper_pid, 0)
         self.log.notice("perdition has ended")
         return os.EX_OK
 
@@ -120,6 +130,25 @@ class Master:
                 f"Starting perdition version={__version__} protocol={options.service.name}"
             )
         self.log.info(options.logged())
+        for remark in self.tls.remarks:
+            self.log.warning(remark)
+
+    def start_helper(self) -> None:
+        """Fork the helper, which stays root, with a line for each worker and one for us."""
+        self.lines = [Line(self.tls.files) for _ in range(len(self.slots) + 1)]
+        self.helper_pid = os.fork()
+        if not self.helper_pid:
+            try:
+                os.close(self.lifeline[1])
+                for sock in self.listeners:
+                    sock.close()
+                for line in self.lines:
+                    line.ours.close()
+                serve(self.name, self.lines, self.lifeline[0])
+            finally:
+                os._exit(os.EX_OK)
+        for line in self.lines:
+            line.helpers.close()
 
     def start(self, slot: Slot) -> None:
         """Fork a worker."""
@@ -148,6 +177,8 @@ class Master:
                 row=self.scoreboard.rows[slot.number - 1],
                 tokens=self.tokens,
                 lifeline=self.lifeline[0],
+                tls=self.tls,
+                helper=self.lines[slot.number] if self.lines else None,
             )
         )
 
@@ -172,12 +203,24 @@ class Master:
                 self.bury()
             case signal.SIGHUP:
                 self.log.reopen()
+                self.renew_certificates()
                 self.signal_workers(signal.SIGHUP)
             case signal.SIGQUIT:
                 self.stop(signal.SIGQUIT)
             case _:
                 self.stop(signal.SIGTERM)
                 self.kill_at = time.monotonic() + self.options.drain_timeout + GRACE_SECONDS
+
+    def renew_certificates(self) -> None:
+        """Take up the certificates that are there now, for workers to come; keep bad ones out."""
+        if not self.tls.listening:
+            return
+        read = self.lines[0].ask if self.lines else read_file
+        try:
+            self.tls.renew({path: read(path) for path in self.tls.files})
+            self.log.notice("certificates are read again")
+        except StartupError as error:
+            self.log.error(f"the old certificates are kept: {error}")
 
     def stop(self, how: signal.Signals) -> None:
         """Accept no more clients, and have the workers end their sessions."""
@@ -202,6 +245,9 @@ class Master:
                 pid, status = os.waitpid(slot.pid, os.WNOHANG)
                 if pid:
                     self.note_death(slot, os.waitstatus_to_exitcode(status))
+        if self.helper_pid and os.waitpid(self.helper_pid, os.WNOHANG)[0]:
+            self.helper_pid = 0
+            self.log.error("the helper has died: certificates cannot be read again until a restart")
 
     def note_death(self, slot: Slot, code: int) -> None:
         """Free a dead worker's slot, and what it held."""

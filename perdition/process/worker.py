@@ -12,12 +12,15 @@ from typing import NoReturn
 
 from setproctitle import setproctitle
 
+from perdition.failure import StartupError
 from perdition.log import Log
 from perdition.login import Site
 from perdition.net.address import Resolver
 from perdition.net.loop import READ, Loop
 from perdition.options import Options
 from perdition.popmap import open_map
+from perdition.process.encryption import Encryption
+from perdition.process.helper import Line, read_file
 from perdition.process.scoreboard import Counter
 from perdition.process.tokens import Tokens
 from perdition.session import Session
@@ -47,6 +50,8 @@ class Heritage:
     row: memoryview
     tokens: Tokens | None
     lifeline: int
+    tls: Encryption
+    helper: Line | None
 
 
 class Worker:
@@ -59,6 +64,8 @@ class Worker:
         self.log = log = heritage.log
         self.row = heritage.row
         self.tokens = heritage.tokens
+        self.tls = heritage.tls
+        self.helper = heritage.helper
         self.loop = loop = Loop()
         resolver = Resolver(loop, numeric=options.no_lookup)
         self.site = Site(
@@ -67,7 +74,8 @@ class Worker:
             loop=loop,
             popmap=open_map(options.map_library, options.map_library_opt, options.domain_delimiter),
             resolver=resolver,
-            upstream=Upstream(loop, resolver, options, log),
+            tls=heritage.tls.listening,
+            upstream=Upstream(loop, resolver, options, log, heritage.tls.outgoing),
             turns=itertools.count(random.randrange(1 << 16)),
             splices=set(),
         )
@@ -100,9 +108,23 @@ class Worker:
         self.drain(0)
 
     def reopen(self) -> None:
-        """Open log and popmap anew."""
+        """Open log and popmap anew, and show clients the certificates that are there now."""
         self.log.reopen()
         self.site.popmap.reopen()
+        if self.tls.listening:
+            self.loop.spawn(self.renew_certificates())
+
+    async def renew_certificates(self) -> None:
+        """Read the certificates again; the master logs it if they cannot be used."""
+        try:
+            files = {}
+            for path in self.tls.files:
+                files[path] = (
+                    await self.helper.ask_on(self.loop, path) if self.helper else read_file(path)
+                )
+            self.tls.renew(files)
+        except StartupError as error:
+            self.log.debug(f"worker {self.number} keeps the old certificates: {error}")
 
     def listen(self) -> None:
         """Accept clients."""

@@ -13,6 +13,8 @@ SERVER_LINE_LIMIT = 65536
 class Protocol(ABC):
     """A mail protocol, seen from a proxy that stands between a client and a real server."""
 
+    alpn: ClassVar[str]
+    """The protocol's name where TLS negotiates one (RFC 7301)."""
     farewell: ClassVar[bytes]
     """What ends a connection to a real server politely."""
     idle_notice: ClassVar[bytes] = b""

@@ -58,6 +58,7 @@ def capability(terms: Terms) -> bytes:
 class IMAP4(Protocol):
     """The Internet Message Access Protocol."""
 
+    alpn = "imap"
     farewell = OUR_TAG + b" LOGOUT\r\n"
     unsendable = b"\0"  # CR and LF go in a literal
 

@@ -41,6 +41,7 @@ def capabilities(terms: Terms) -> list[str]:
 class POP3(Protocol):
     """The Post Office Protocol."""
 
+    alpn = "pop3"
     farewell = b"QUIT\r\n"
 
     def own_greeting(self, hostname: str) -> bytes:

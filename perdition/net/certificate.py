@@ -1,0 +1,49 @@
+"""Whose a certificate is, and whether that is who was meant (RFC 6125, RFC 9525)."""
+
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The DNS names, in lower case, and the IP addresses that a certificate is for."""
+
+    names: tuple[str, ...]
+    addresses: tuple[str, ...]
+
+    @classmethod
+    def of(cls, certificate: x509.Certificate) -> "Holder":
+        """Read subjectAltName; only without any DNS name or address does the common name count."""
+        try:
+            found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+            names = tuple(name.lower() for name in found.value.get_values_for_type(x509.DNSName))
+            addresses = tuple(map(str, found.value.get_values_for_type(x509.IPAddress)))
+        except (x509.ExtensionNotFound, ValueError):
+            names = addresses = ()
+        if names or addresses:
+            return cls(names, addresses)
+        common = [
+            str(attribute.value).lower()
+            for attribute in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        ]
+        return cls(tuple(common), tuple(name for name in common if is_address(name)))
+
+    def is_named(self, host: str) -> bool:
+        """Tell whether the holder has a DNS name or an IP address; ``*`` stands for one label."""
+        if is_address(host):
+            return any(ip_address(address) == ip_address(host) for address in self.addresses)
+        host = host.lower().removesuffix(".")
+        _, _, domain = host.partition(".")
+        return host in self.names or (bool(domain) and f"*.{domain}" in self.names)
+
+
+def is_address(host: str) -> bool:
+    """Tell whether a host is written as an IP address."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True

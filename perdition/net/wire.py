@@ -1,0 +1,54 @@
+"""What a stream and a splice need of a connection, be it a socket or TLS over one."""
+
+import re
+import ssl
+from typing import Protocol
+
+NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+"""What a connection raises that can neither read nor write without waiting."""
+
+
+NO_TLS = "the peer does not speak TLS"
+REASONS = {
+    "CALLBACK_FAILED": "the client wants to speak another protocol (ALPN)",
+    "HTTP_REQUEST": NO_TLS,
+    "HTTPS_PROXY_REQUEST": NO_TLS,
+    "UNKNOWN_PROTOCOL": NO_TLS,
+    "WRONG_VERSION_NUMBER": NO_TLS,
+}
+"""OpenSSL's reasons that its own words do not explain to an operator."""
+
+
+class TLSFailed(Exception):
+    """TLS could not be negotiated; the text says why, for the log."""
+
+
+class Wire(Protocol):
+    """A non-blocking connection."""
+
+    def fileno(self) -> int: ...
+    def recv(self, count: int, /) -> bytes: ...
+    def recv_into(self, buffer: memoryview, /) -> int: ...
+    def send(self, octets: bytes | memoryview, /) -> int: ...
+    def close(self) -> None: ...
+
+
+class TLSWire(Wire, Protocol):
+    """A non-blocking connection with TLS.
+
+    ``pending`` counts octets that are decrypted and wait in it, where no selector sees them.
+    ``unwrap`` tells the peer that nothing more will come.
+    """
+
+    def do_handshake(self) -> None: ...
+    def pending(self) -> int: ...
+    def unwrap(self) -> object: ...
+
+
+def reason(error: Exception) -> str:
+    """Return why OpenSSL, or the system, does not go on, in words."""
+    word = getattr(error, "reason", None)  # only the ssl module's own errors have one
+    if word:
+        return REASONS.get(word, str(word).replace("_", " ").lower())
+    text = str(getattr(error, "strerror", None) or error)
+    return re.sub(r"^\[SSL\] | \(_ssl\.c:\d+\)$", "", text)

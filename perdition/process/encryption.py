@@ -1,0 +1,53 @@
+"""What TLS needs from before the fork: contexts, and the files that they are renewed from."""
+
+from typing import TYPE_CHECKING
+
+from perdition.option_kinds import TLSUse
+from perdition.options import Options
+from perdition.process.helper import read_file
+
+if TYPE_CHECKING:
+    from perdition.net.tls import ListeningTLS
+    from perdition.net.tls_outgoing import OutgoingTLS
+
+
+class Encryption:
+    """TLS on both sides, each where the options want it; its libraries come in only then.
+
+    ``files`` are those that certificates are renewed from. ``remarks`` are for the log.
+    """
+
+    def __init__(self, options: Options) -> None:
+        """Read all that is needed; raises StartupError."""
+        self.options = options
+        self.files: list[str] = []
+        self.passphrase = ""
+        self.listening: ListeningTLS | None = None
+        self.outgoing: OutgoingTLS | None = None
+        self.remarks: list[str] = []
+        if options.tls.listen is not TLSUse.NONE:
+            self.prepare_listening()
+        if options.tls.outgoing is not TLSUse.NONE:
+            from perdition.net import tls_outgoing
+
+            self.outgoing = tls_outgoing.OutgoingTLS(options)
+
+    def prepare_listening(self) -> None:
+        """Read certificates and keys, and ask for a passphrase if a key has one."""
+        from perdition.net import tls
+
+        self.files = tls.identity_files(self.options)
+        files = {path: read_file(path) for path in self.files}
+        if any(b"ENCRYPTED" in files[key] for key in self.options.ssl_key_file):
+            self.passphrase = tls.read_passphrase(self.options)
+        self.listening = tls.ListeningTLS(
+            self.options, tls.identities(self.options, files, self.passphrase)
+        )
+        self.remarks = tls.remarks(self.options)
+
+    def renew(self, files: dict[str, bytes]) -> None:
+        """Show clients what is in the files now; raises StartupError, and then changes nothing."""
+        from perdition.net import tls
+
+        assert self.listening
+        self.listening.load(tls.identities(self.options, files, self.passphrase))
