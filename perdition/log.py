@@ -151,6 +151,12 @@ class Log:
         self.debugging = debug
         self.quiet = quiet and not debug
         self.stamp = (0, "")
+        self.pid = os.getpid()
+        os.register_at_fork(after_in_child=self.note_pid)
+
+    def note_pid(self) -> None:
+        """Learn the number of this process: asking for it with each line costs a system call."""
+        self.pid = os.getpid()
 
     def write(self, priority: Priority, text: str) -> None:
         """Write a line of whatever priority the options want to see."""
@@ -158,7 +164,7 @@ class Log:
             return
         if self.quiet and priority > Priority.ERROR:
             return
-        self.sink.write(priority, f"{self.timestamp()} {self.name}[{os.getpid()}]: {text}")
+        self.sink.write(priority, f"{self.timestamp()} {self.name}[{self.pid}]: {text}")
 
     def timestamp(self) -> str:
         """Return the time as syslog has it (RFC 3164), made anew each second."""

@@ -85,7 +85,9 @@ class Session:
                 ok_line = None if self.options.answers_as_server else self.options.ok_line
                 welcome = self.protocol.welcome(credentials, accepted, ok_line)
                 self.client.note("SELF", welcome)
-                Established(self, login).start(self.stream, server, welcome)
+                Established(self, server, login).splice(
+                    welcome, self.stream.leftover(), server.leftover()
+                )
                 return True
         return False
 
@@ -123,56 +125,41 @@ class Session:
         self.site.log.info(auth_line(self.ends, login))
 
 
-class Established:
-    """A session after its login, for which there may be thousands: no more than it needs."""
+class Established(Splice):
+    """A session after its login, of which there may be thousands: no more than it needs."""
 
-    __slots__ = ("auth_line", "ends", "idle_notice", "login", "on_end", "site", "timer")
+    __slots__ = ("ends", "login", "on_end", "relog_timer", "site")
 
-    def __init__(self, session: Session, login: Login) -> None:
-        self.site = session.site
-        self.ends = str(session.ends)
-        self.login = login
-        self.auth_line = auth_line(session.ends, login)
-        self.idle_notice = session.protocol.idle_notice
-        self.on_end = session.on_end
-        self.timer: Timer | None = None
-
-    def start(self, client: Stream, server: Stream, welcome: bytes) -> None:
-        """Log the login, answer it, and let the bytes move."""
-        self.site.log.info(self.auth_line)
-        self.relog_later()
-        splice = Splice(
-            self.site.loop,
-            client.hand_over(),
-            server.hand_over(),
-            self.site.options.timeout,
-            self.tell_idle,
-            self.end,
+    def __init__(self, session: Session, server: Stream, login: Login) -> None:
+        site = session.site
+        super().__init__(
+            site.loop, session.stream.hand_over(), server.hand_over(), site.options.timeout
         )
-        self.site.splices.add(splice)
-        splice.start(welcome, client.leftover(), server.leftover())
+        self.site = site
+        self.ends = session.ends
+        self.login = login
+        self.on_end = session.on_end
+        self.relog_timer: Timer | None = None
+        site.splices.add(self)
+        self.log_login()
 
-    def relog_later(self) -> None:
-        """Log the Auth line again when the site wants it."""
+    def log_login(self) -> None:
+        """Log the Auth line, now and as often as the site wants it."""
+        self.site.log.info(auth_line(self.ends, self.login))
         if seconds := self.site.options.connect_relog:
-            self.timer = self.site.loop.call_later(seconds, self.relog)
+            self.relog_timer = self.loop.call_later(seconds, self.log_login)
 
-    def relog(self) -> None:
-        """Log the Auth line again."""
-        self.site.log.info(self.auth_line)
-        self.relog_later()
-
-    def tell_idle(self, splice: Splice) -> None:
+    def note_idle(self) -> None:
         """Say that the session is closed for its idleness."""
         self.site.log.notice(f"{self.ends}: timeout after the login")
-        splice.send_last(self.idle_notice)
+        self.send_last(self.site.options.service.protocol.idle_notice)
 
-    def end(self, splice: Splice) -> None:
+    def note_end(self) -> None:
         """Log that the session has ended, and what it has moved."""
-        if self.timer:
-            self.site.loop.timers.cancel(self.timer)
-        self.site.splices.discard(splice)
-        moved = (splice.up.octets, splice.down.octets)
+        if self.relog_timer:
+            self.loop.timers.cancel(self.relog_timer)
+        self.site.splices.discard(self)
+        moved = (self.up.octets, self.down.octets)
         login = self.login
         self.site.log.info(close_line(self.ends, login.authorisation, login.user, moved))
         self.on_end()

@@ -25,7 +25,8 @@ UPGRADES = {
 }
 
 CONNECT_SECONDS = 30.0
-"""How long one address has to answer, if authenticate_timeout is not shorter."""
+"""How long one address has to answer, if authenticate_timeout is not shorter; with a greeting, if
+it has one to give."""
 
 
 class Upstream:
@@ -89,7 +90,8 @@ class Upstream:
             if self.options.tcp_keepalive:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             limit = self.options.authenticate_timeout or CONNECT_SECONDS
-            await stream.connect(address.sockaddr, min(limit, CONNECT_SECONDS))
+            greets = self.options.tls.outgoing is not TLSUse.SSL
+            await stream.connect(address.sockaddr, min(limit, CONNECT_SECONDS), greets)
         except BaseException:
             stream.close()
             raise

@@ -3,7 +3,7 @@
 import fcntl
 import os
 import socket
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import cast
 
@@ -216,49 +216,34 @@ class Way:
             cast(socket.socket, self.sink).shutdown(socket.SHUT_WR)
 
 
-class Splice:
-    """A session after its login: two sockets, two ways, and a limit to idleness.
+class Splice(ABC):
+    """A session after its login: two connections, two ways, and a limit to idleness.
 
-    ``timeout`` is in seconds (0: none). ``on_idle`` is called when it is over, before the session
-    is closed; ``on_close`` once, with this object, when the sockets are closed.
+    ``timeout`` is in seconds (0: none).
     """
 
-    __slots__ = (
-        "client",
-        "closed",
-        "down",
-        "last",
-        "loop",
-        "on_close",
-        "on_idle",
-        "server",
-        "timeout",
-        "timer",
-        "up",
-    )
+    __slots__ = ("client", "closed", "down", "last", "loop", "server", "timeout", "timer", "up")
 
-    def __init__(
-        self,
-        loop: Loop,
-        client: Connection,
-        server: Connection,
-        timeout: float,
-        on_idle: Callable[["Splice"], None],
-        on_close: Callable[["Splice"], None],
-    ) -> None:
+    def __init__(self, loop: Loop, client: Connection, server: Connection, timeout: float) -> None:
         self.loop = loop
         self.client = client
         self.server = server
         self.timeout = timeout
-        self.on_idle = on_idle
-        self.on_close = on_close
         self.up = Way(self, client, server)
         self.down = Way(self, server, client)
         self.closed = False
         self.last = loop.now
         self.timer: Timer | None = None
 
-    def start(self, welcome: bytes, from_client: bytes, from_server: bytes) -> None:
+    @abstractmethod
+    def note_idle(self) -> None:
+        """Do what is to be done before the session is closed for its idleness."""
+
+    @abstractmethod
+    def note_end(self) -> None:
+        """Do what is to be done once the connections are closed; called once."""
+
+    def splice(self, welcome: bytes, from_client: bytes, from_server: bytes) -> None:
         """Send the client its welcome and both sides what the dialogues have read too much.
 
         From then on bytes move until the end. The welcome does not count among them.
@@ -294,7 +279,7 @@ class Splice:
         """Close the session if nothing has moved for too long."""
         idle = self.loop.now - self.last
         if idle >= self.timeout:
-            self.on_idle(self)
+            self.note_idle()
             self.close()
         else:
             self.timer = self.loop.call_later(self.timeout - idle, self.check_idle)
@@ -322,4 +307,4 @@ class Splice:
             if tls := tls_of(way.source):
                 say_end(tls)
             way.source.close()
-        self.on_close(self)
+        self.note_end()

@@ -1,15 +1,19 @@
 """A connection as lines and literals, for the time of its dialogue."""
 
+import errno
+import os
 import socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from perdition.net.loop import READ, WRITE, Loop, Task, Timer, suspend
 from perdition.net.wire import NOT_NOW, TLSFailed, TLSWire, reason
 from perdition.protocol.dialogue import LineTooLong
 
 CHUNK = 4096
+CLOSED_AT_ONCE = (errno.ECONNRESET, "it closes the connection at once")
 TLS_HANDSHAKE = b"\x16\x03"
 """What a TLS client begins with, and no line of a mail protocol."""
 
@@ -37,15 +41,24 @@ class Stream:
         self.task: Task | None = None
         self.timer: Timer | None = None
 
-    async def connect(self, address: object, seconds: float) -> None:
-        """Connect the socket; raises OSError and TimeoutError."""
+    async def connect(self, address: Any, seconds: float, greets: bool) -> None:
+        """Connect to an address; raises OSError (a TimeoutError among them).
+
+        A server that ``greets`` need not be asked whether it is there: its greeting tells, and is
+        then in the buffer. One that closes the connection without a word is not there either.
+        """
         assert isinstance(self.sock, socket.socket)
-        try:
-            self.sock.connect(address)  # type: ignore[arg-type]
-        except BlockingIOError:
+        with suppress(BlockingIOError):
+            self.sock.connect(address)
+        if greets:
+            try:
+                await self.fill(seconds)
+            except PeerClosed as error:
+                raise error.__cause__ or ConnectionResetError(*CLOSED_AT_ONCE) from None
+        else:
             await self.wait(WRITE, seconds)
-            if error := self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                raise OSError(error, "connect") from None
+            if failed := self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                raise OSError(failed, os.strerror(failed))
 
     async def read_line(self, limit: int) -> bytes:
         """Return the next line without its CR LF or LF.
@@ -59,7 +72,7 @@ class Stream:
                 raise TLSFailed("the peer speaks TLS where plain text is expected")
             if searched > limit:
                 raise LineTooLong
-            await self.fill()
+            await self.fill(self.seconds)
         if end > limit:
             raise LineTooLong
         line = bytes(self.buffer[:end])
@@ -69,19 +82,19 @@ class Stream:
     async def read_exactly(self, count: int) -> bytes:
         """Return the next ``count`` octets."""
         while len(self.buffer) < count:
-            await self.fill()
+            await self.fill(self.seconds)
         octets = bytes(self.buffer[:count])
         del self.buffer[:count]
         return octets
 
-    async def fill(self) -> None:
+    async def fill(self, seconds: float) -> None:
         """Wait for more octets and put them into the buffer.
 
         It waits before it reads: a peer has seldom answered already, and asking costs a call.
         """
         while True:
             if not (self.tls and self.tls.pending()):
-                await self.wait(READ, self.seconds)
+                await self.wait(READ, seconds)
             try:
                 octets = self.sock.recv(CHUNK)
             except NOT_NOW:

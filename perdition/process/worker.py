@@ -81,6 +81,7 @@ class Worker:
         )
         self.listeners = [Listener(sock, self) for sock in heritage.listeners]
         self.lifeline = heritage.lifeline
+        self.on_end = self.end  # one bound method for all sessions
         self.draining = False
         self.title_is_due = False
 
@@ -147,7 +148,7 @@ class Worker:
         self.row[Counter.SESSIONS] += 1
         self.row[Counter.TOKENS] += bool(self.tokens)
         ends = Ends(*peer[:2], *sock.getsockname()[:2])
-        self.loop.spawn(Session(self.site, sock, ends, self.end).run())
+        self.loop.spawn(Session(self.site, sock, ends, self.on_end).run())
         self.show_title_soon()
 
     def end(self) -> None:
