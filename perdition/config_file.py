@@ -76,6 +76,8 @@ def logical_lines(text: str) -> Iterator[tuple[int, list[Character]]]:
             line.append(Character(character, False))
     if quote:
         raise SyntaxProblem(first)
+    if line:
+        yield first, line
 
 
 def literal(line: list[Character], character: str, quote: str) -> str:

@@ -131,6 +131,7 @@ def open_sink(facility: str) -> Sink:
     return Syslog(FACILITIES[facility.lower()])
 
 
+CONTROLS = re.compile(r"[\0-\x1f\x7f-\x9f\ud800-\udfff]")
 UNPRINTABLE = re.compile(r'[\0-\x1f"\x7f-\x9f\ud800-\udfff]')
 
 
@@ -139,7 +140,12 @@ def printable(text: str) -> str:
 
     What would end the line or the quotes, or is no character at all, becomes ``\\xNN``.
     """
-    return UNPRINTABLE.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", text)
+    return UNPRINTABLE.sub(escaped, text)
+
+
+def escaped(found: re.Match[str]) -> str:
+    """Return what stands for a character in a line."""
+    return f"\\x{ord(found[0]) & 0xFF:02x}"
 
 
 class Log:
@@ -164,7 +170,8 @@ class Log:
             return
         if self.quiet and priority > Priority.ERROR:
             return
-        self.sink.write(priority, f"{self.timestamp()} {self.name}[{self.pid}]: {text}")
+        line = f"{self.timestamp()} {self.name}[{self.pid}]: {CONTROLS.sub(escaped, text)}"
+        self.sink.write(priority, line)
 
     def timestamp(self) -> str:
         """Return the time as syslog has it (RFC 3164), made anew each second."""

@@ -123,14 +123,14 @@ class Attempt:
             for server in self.servers
         )
         for server in others:
-            self.server = str(server)
+            self.server = f"{server.host}:{server.port}"
             try:
                 return await self.site.upstream.log_in(server, credentials, own_greeting)
             except Failure as failure:
                 if not failure.another_server:
                     raise
                 self.site.log.error(f"{self.ends}: {failure.detail}; trying another server")
-        self.server = str(last)
+        self.server = f"{last.host}:{last.port}"
         return await self.site.upstream.log_in(last, credentials, own_greeting)
 
     def record(self, server_secure: str, failure: Failure | None = None) -> Login:

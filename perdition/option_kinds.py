@@ -114,8 +114,8 @@ def parse_switch(text: str) -> bool:
 
 
 def parse_number(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise ValueError("a number, in digits only")
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise ValueError("a number, of up to nine digits and nothing else")
     return int(text)
 
 

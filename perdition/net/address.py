@@ -1,5 +1,6 @@
 """Hosts, ports and addresses: how they are written, looked up, and bound."""
 
+import errno
 import socket
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -19,6 +20,7 @@ LOOKUP_SECONDS = 15.0
 LOOKUP_THREADS = 4
 LOOKUP_WAITING = 500
 BACKLOG = 4096
+HIGHEST_PORT = 65535
 
 
 class Endpoint(NamedTuple):
@@ -28,7 +30,8 @@ class Endpoint(NamedTuple):
     port: str = ""
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}" if self.port else self.host
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}" if self.port else host
 
     @classmethod
     def parse(cls, text: str) -> "Endpoint":
@@ -56,9 +59,14 @@ class Address(NamedTuple):
 
 def lookup(endpoint: Endpoint, flags: int = 0) -> list[Address]:
     """Return an endpoint's addresses, in the system's order; raises OSError."""
-    found = socket.getaddrinfo(
-        endpoint.host or None, endpoint.port, type=socket.SOCK_STREAM, flags=flags
-    )
+    if endpoint.port.isdecimal() and int(endpoint.port) > HIGHEST_PORT:
+        raise OSError(errno.EINVAL, f"there is no port {endpoint.port}")
+    try:
+        found = socket.getaddrinfo(
+            endpoint.host or None, endpoint.port, type=socket.SOCK_STREAM, flags=flags
+        )
+    except UnicodeError as error:
+        raise OSError(errno.EINVAL, "this can be no name of a host or port") from error
     return [Address(family, sockaddr) for family, _, _, _, sockaddr in found]
 
 

@@ -88,6 +88,9 @@ class Timers:
             del self.buckets[heapq.heappop(self.ticks)]
 
 
+LONGEST_SLEEP = 3600.0
+"""Seconds: selectors cannot count much further."""
+
 Arm = Callable[["Task"], Callable[[], None]]
 """Arranges a task's wake-up; what it returns takes that back."""
 
@@ -153,7 +156,8 @@ class Loop:
         self.running = True
         while self.running:
             due = self.timers.next()
-            ready = self.selector.select(None if due is None else max(0.0, due - self.now))
+            seconds = LONGEST_SLEEP if due is None else due - self.now
+            ready = self.selector.select(min(max(0.0, seconds), LONGEST_SLEEP))
             self.now = time.monotonic()
             for key, events in ready:
                 key.data.ready(events)

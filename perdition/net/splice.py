@@ -19,6 +19,8 @@ RECORD_SIZE = 16384
 """Octets that a TLS record holds at the most (RFC 8446, section 5.1)."""
 BULK_ROUNDS = 4
 """Pipes full that one session may move before the others have their turn."""
+UNREAD_ROUNDS = 16
+"""Buffers full of what nobody will get any more that are read before a connection is closed."""
 SPARE_PIPES = 16
 """Empty pipes that are kept."""
 
@@ -50,6 +52,14 @@ def return_pipe(pipe: Pipe, empty: bool) -> None:
     else:
         os.close(pipe[0])
         os.close(pipe[1])
+
+
+class Broken(Exception):
+    """A connection of a session has broken, and this is the one."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__()
+        self.connection = connection
 
 
 class Way:
@@ -87,8 +97,8 @@ class Way:
                 splice.opposite(self).flush()
             if events & READ and not (self.ended or self.blocked or splice.closed):
                 self.move()
-        except OSError:
-            splice.close()
+        except Broken as broken:
+            splice.break_off(broken.connection)
 
     def move(self) -> None:
         """Move what has arrived: a buffer full, and in bulk if that was not all."""
@@ -99,6 +109,8 @@ class Way:
             count = self.source.recv_into(BUFFER)
         except BlockingIOError:
             return
+        except OSError as error:
+            raise Broken(self.source) from error
         if not count:
             self.end()
             return
@@ -120,6 +132,8 @@ class Way:
                 filled += count
         except NOT_NOW:
             pass
+        except OSError as error:
+            raise Broken(self.source) from error
         self.octets += filled
         if filled:
             self.send(BUFFER[:filled])
@@ -140,6 +154,8 @@ class Way:
             sent = self.sink.send(octets)
         except NOT_NOW:
             sent = 0
+        except OSError as error:
+            raise Broken(self.sink) from error
         if sent < len(octets):
             self.held = bytes(octets[sent:])
             self.splice.watch()
@@ -152,6 +168,8 @@ class Way:
                 count = os.splice(self.source.fileno(), self.pipe[1], PIPE_SIZE)
             except BlockingIOError:
                 break
+            except OSError as error:
+                raise Broken(self.source) from error
             if not count:
                 break  # the end: the next read will tell
             self.octets += count
@@ -169,6 +187,8 @@ class Way:
                 self.piped -= os.splice(self.pipe[0], self.sink.fileno(), self.piped)
             except BlockingIOError:
                 return False
+            except OSError as error:
+                raise Broken(self.sink) from error
         return True
 
     def release_pipe(self) -> None:
@@ -177,6 +197,13 @@ class Way:
             return_pipe(self.pipe, empty=not self.piped)
             self.pipe = None
             self.piped = 0
+
+    def give_up(self) -> None:
+        """Move no more. What the sink has not taken does not count as moved."""
+        self.ended = True
+        self.octets -= len(self.held) + self.piped
+        self.held = b""
+        self.release_pipe()
 
     def flush(self) -> None:
         """Send what is held, now that the sink takes more."""
@@ -200,7 +227,8 @@ class Way:
     def end(self) -> None:
         """The source sends no more."""
         self.ended = True
-        self.pass_end_on()
+        if not self.blocked:
+            self.pass_end_on()
         self.splice.watch()
 
     def pass_end_on(self) -> None:
@@ -212,8 +240,11 @@ class Way:
         """
         if self is self.splice.down or tls_of(self.sink):
             self.splice.close()
-        else:
+            return
+        try:
             cast(socket.socket, self.sink).shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise Broken(self.sink) from error
 
 
 class Splice(ABC):
@@ -259,8 +290,8 @@ class Splice(ABC):
             for way in (self.up, self.down):
                 way.move_hidden()
             self.watch()
-        except OSError:
-            self.close()
+        except Broken as broken:
+            self.break_off(broken.connection)
 
     def opposite(self, way: Way) -> Way:
         """Return the way that goes the other way."""
@@ -290,6 +321,22 @@ class Splice(ABC):
             with suppress(OSError):
                 self.client.send(octets)
 
+    def break_off(self, broken: Connection) -> None:
+        """Deal with a connection that has broken.
+
+        A real server may have said why before it left: the client still gets that.
+        """
+        if broken is self.client or self.down.ended:
+            self.close()
+            return
+        self.up.give_up()
+        try:
+            if not self.down.blocked:
+                self.down.move()
+            self.watch()
+        except Broken:
+            self.close()
+
     def close(self) -> None:
         """End the session now, whatever is still under way."""
         if self.closed:
@@ -298,12 +345,14 @@ class Splice(ABC):
         if self.timer:
             self.loop.timers.cancel(self.timer)
         with suppress(OSError):
-            # unread octets would make the system reset the connection, and with it what the
-            # client has yet to read
-            self.client.recv_into(BUFFER)
+            # Octets left unread would make the system reset the connection, and with it what the
+            # client has yet to read.
+            for _ in range(UNREAD_ROUNDS):
+                if not self.client.recv_into(BUFFER):
+                    break
         for way in (self.up, self.down):
             self.loop.watch(way.source.fileno(), 0, way)
-            way.release_pipe()
+            way.give_up()
             if tls := tls_of(way.source):
                 say_end(tls)
             way.source.close()

@@ -1,5 +1,6 @@
 """A popmap of extended POSIX regular expressions, the first that matches wins."""
 
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,10 +52,12 @@ class PosixRegexMap(FileMap):
 
     def lookup(self, key: str) -> Destination | None:
         self.refresh()
-        left = MATCH_SECONDS
+        if "\n" in key:
+            return None  # POSIX's $ does not match before it, as this library's would
+        end = time.monotonic() + MATCH_SECONDS
         for rule in self.rules:
             try:
-                found = rule.expression.search(key, timeout=left)
+                found = rule.expression.search(key, timeout=max(0.0, end - time.monotonic()))
             except TimeoutError as error:
                 raise MapUnavailable(
                     f"popmap {self.path}: matching took more than {MATCH_SECONDS} s"

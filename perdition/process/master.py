@@ -262,7 +262,7 @@ class Master:
             return
         quick = now - slot.started < QUICK_DEATH_SECONDS
         slot.quick_deaths = slot.quick_deaths + 1 if quick else 0
-        delay = min(2.0**slot.quick_deaths / 2, LONGEST_BACKOFF_SECONDS) if quick else 0.0
+        delay = backoff(slot.quick_deaths)
         slot.due = now + delay
         how = signal.Signals(-code).name if code < 0 else f"status {code}"
         self.log.error(
@@ -279,3 +279,8 @@ class Master:
             self.log.error("workers did not end in time and are killed")
             self.signal_workers(signal.SIGKILL)
             self.kill_at = None
+
+
+def backoff(quick_deaths: int) -> float:
+    """Return the seconds to wait after so many deaths in a row that came at once: 0, 1, 2, 4..."""
+    return min(2.0 ** (quick_deaths - 2), LONGEST_BACKOFF_SECONDS) if quick_deaths > 1 else 0.0

@@ -64,6 +64,10 @@ class Protocol(ABC):
                 raise Rejected("the user name or the password holds a CR, LF or NUL")
 
 
-def unexpected(what: str, line: bytes) -> NegotiationFailed:
-    """Return the failure of a real server that said something else than it had to."""
-    return NegotiationFailed(f"{what}: the real server said {line[:200]!r}")
+def unexpected(what: str, line: bytes | None = None) -> NegotiationFailed:
+    """Return the failure of a real server that said something else than it had to.
+
+    ``line`` is what it said, but only before it has the password, which it could say again.
+    """
+    said = "" if line is None else f": it said {line[:200]!r}"
+    return NegotiationFailed(f"the real server broke its protocol ({what}){said}")

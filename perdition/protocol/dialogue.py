@@ -110,10 +110,10 @@ class Upgrade(Enum):
     REQUIRED = "required"
 
 
-def refuse(answer: bytes) -> Dialogue[None]:
-    """Answer a mistake after the pause that makes guessing slow."""
+def refuse(answer: bytes, shown: bytes | None = None) -> Dialogue[None]:
+    """Answer a mistake after the pause that makes guessing slow; the log may have ``shown``."""
     yield Pause()
-    yield Write(answer)
+    yield Write(answer, shown)
 
 
 def read_line(limit: int, shown: Callable[[bytes], bytes] = as_it_is) -> Dialogue[bytes]:

@@ -34,20 +34,21 @@ GRAMMAR = Grammar(LINE_LIMIT, quoted_limit=LINE_LIMIT, go_on=b"+ go on\r\n", ato
 TAG = re.compile(rb'(?!\+)[^\0-\x20\x7f-\xff(){%*"\\\]]+')
 CAPABILITY_CODE = re.compile(rb"\[CAPABILITY ([^\]\r\n]*)\]", re.IGNORECASE)
 OUR_TAG = b"perdition"
+UNTAGGED = b"*"
 
 
 def shown(line: bytes) -> bytes:
-    """Return a command as the log may have it."""
+    """Return a command as the log may have it: what is not known to be none may be a password."""
     tag, _, rest = line.partition(b" ")
-    name, space, _ = rest.partition(b" ")
-    if name.upper() in (b"LOGIN", b"AUTHENTICATE") and space:
-        return b" ".join((tag, name, BLANK))
-    return line
+    name = rest.partition(b" ")[0]
+    if name.upper() in (b"CAPABILITY", b"NOOP", b"ID", b"STARTTLS", b"LOGOUT"):
+        return line
+    return b" ".join((tag, name, BLANK)) if name.upper() == b"LOGIN" else BLANK
 
 
 def capability(terms: Terms) -> bytes:
     """Return the manual's string with STARTTLS and LOGINDISABLED as they are true now."""
-    listed = re.sub(r" ?\bSTARTTLS\b(?!\S)", "", terms.capability)
+    listed = re.sub(r"(?<!\S)STARTTLS(?!\S) ?", "", terms.capability).rstrip(" ")
     if terms.starttls:
         listed += " STARTTLS"
     if terms.login_disabled and "LOGINDISABLED" not in listed.split():
@@ -70,20 +71,22 @@ class IMAP4(Protocol):
 
     def client(self, terms: Terms, secured: Terms) -> Dialogue[Credentials | None]:
         while True:
-            tag = b"*"
+            tag = UNTAGGED
             try:
                 line = yield from read_line(LINE_LIMIT, shown)
                 tag, name, rest = self.cut_command(line)
+                pieces = yield from GRAMMAR.read_literals(line)
                 match name:
+                    case _ if tag == UNTAGGED:
+                        raise Malformed("a command begins with a tag")
                     case b"LOGIN":
-                        return (yield from self.credentials(tag, rest))
+                        return self.credentials(tag, [rest, *pieces[1:]])
                     case b"CAPABILITY" if not rest:
                         listed = capability(terms)
                         yield Write(b"* CAPABILITY %b\r\n%b OK done\r\n" % (listed, tag))
                     case b"NOOP" if not rest:
                         yield Write(tag + b" OK done\r\n")
                     case b"ID" if rest:
-                        yield from GRAMMAR.skip_arguments(rest)
                         yield Write(b'* ID ("name" "perdition")\r\n%b OK done\r\n' % tag)
                     case b"STARTTLS" if terms.starttls and not rest:
                         yield Write(tag + b" OK begin TLS\r\n")
@@ -93,28 +96,28 @@ class IMAP4(Protocol):
                         yield Write(b"* BYE see you\r\n%b OK done\r\n" % tag)
                         return None
                     case b"AUTHENTICATE":
-                        yield from GRAMMAR.skip_arguments(rest)
                         yield Write(tag + b" NO [CANNOT] only LOGIN is known here\r\n")
                     case _:
-                        yield from GRAMMAR.skip_arguments(rest)
                         raise Malformed("use LOGIN, CAPABILITY, ID, NOOP or LOGOUT")
             except Malformed as reason:
-                yield from refuse(b"%b BAD %b\r\n" % (tag, fsencode(str(reason))))
+                answer = b" BAD %b\r\n" % fsencode(str(reason))
+                yield from refuse(tag + answer, shown=BLANK + answer)
             except LineTooLong:
-                yield Write(tag + b" BAD too long\r\n* BYE closing\r\n")
+                yield Write(b"* BYE too long, closing\r\n")
                 return None
 
     def cut_command(self, line: bytes) -> tuple[bytes, bytes, bytes]:
-        """Divide a line into tag, name in upper case, and the rest with its leading space."""
-        tag, _, command = line.partition(b" ")
-        if not TAG.fullmatch(tag):
-            raise Malformed("a command begins with a tag")
-        name, space, arguments = command.partition(b" ")
-        return tag, name.upper(), space + arguments
+        """Divide a line into tag, name in upper case, and the rest with its leading space.
 
-    def credentials(self, tag: bytes, rest: bytes) -> Dialogue[Credentials]:
-        """Read the arguments of LOGIN: a user name that is not empty, and a password."""
-        arguments = yield from GRAMMAR.read_arguments(rest)
+        What can be no tag is UNTAGGED.
+        """
+        tag, _, command = line.partition(b" ")
+        name, space, arguments = command.partition(b" ")
+        return tag if TAG.fullmatch(tag) else UNTAGGED, name.upper(), space + arguments
+
+    def credentials(self, tag: bytes, pieces: list[bytes]) -> Credentials:
+        """Return the arguments of LOGIN: a user name that is not empty, and a password."""
+        arguments = GRAMMAR.arguments(pieces)
         if len(arguments) != 2 or not arguments[0]:
             raise Malformed("use LOGIN user password")
         user, password = arguments
@@ -137,7 +140,7 @@ class IMAP4(Protocol):
         self.require_sendable(user, password)
         untagged = yield from self.send_login(user, password, announced)
         line, more = yield from self.answer()
-        if line[:3].upper() != b"OK ":
+        if not positive(line):
             raise Rejected(server_line=line, untagged=untagged + more)
         return Accepted(line, untagged + more)
 
@@ -151,7 +154,7 @@ class IMAP4(Protocol):
         yield Write(OUR_TAG + b" CAPABILITY\r\n")
         line, untagged = yield from self.answer()
         listed = re.search(rb"^\* CAPABILITY (.*)\r$", untagged, re.IGNORECASE | re.MULTILINE)
-        if line[:3].upper() != b"OK " or not listed:
+        if not positive(line) or not listed:
             raise unexpected("CAPABILITY", line)
         return set(listed[1].upper().split())
 
@@ -166,7 +169,7 @@ class IMAP4(Protocol):
             return announced
         yield Write(OUR_TAG + b" STARTTLS\r\n")
         line, _ = yield from self.answer()
-        if line[:3].upper() != b"OK ":
+        if not positive(line):
             raise unexpected("STARTTLS", line)
         yield StartTLS()
         return (yield from self.announced())
@@ -193,38 +196,41 @@ class IMAP4(Protocol):
     def invitation(self) -> Dialogue[bytes]:
         """Await the ``+`` that invites a literal; return the untagged answers before it."""
         untagged = b""
-        while len(untagged) < UNTAGGED_LIMIT:
+        while True:
             line = yield from read_line(SERVER_LINE_LIMIT)
             if line.startswith(b"+"):
                 return untagged
             if line.startswith(OUR_TAG + b" "):
                 raise Rejected(server_line=line[len(OUR_TAG) + 1 :], untagged=untagged)
-            untagged += yield from self.untagged(line)
-        raise unexpected("no end of untagged answers", line)
+            untagged = yield from self.with_untagged(untagged, line)
 
     def answer(self) -> Dialogue[tuple[bytes, bytes]]:
         """Return the tagged answer to our command, without tag, and the untagged ones before."""
         untagged = b""
-        while len(untagged) < UNTAGGED_LIMIT:
+        while True:
             line = yield from read_line(SERVER_LINE_LIMIT)
             if line.startswith(OUR_TAG + b" "):
                 return line[len(OUR_TAG) + 1 :], untagged
-            untagged += yield from self.untagged(line)
-        raise unexpected("no end of untagged answers", line)
+            untagged = yield from self.with_untagged(untagged, line)
 
-    def untagged(self, line: bytes) -> Dialogue[bytes]:
-        """Return an untagged answer whole, with its literals; refuse anything else, and BYE."""
+    def with_untagged(self, untagged: bytes, line: bytes) -> Dialogue[bytes]:
+        """Return the untagged answers with one more, whole with its literals.
+
+        Raises NegotiationFailed for anything else, for BYE, and when they are too many.
+        """
         if not line.startswith(b"* ") or line[2:6].upper().strip() == b"BYE":
-            raise unexpected("login", line)
-        whole = line
+            raise unexpected("neither an untagged answer nor the tagged one")
+        untagged += line + b"\r\n"
         while literal := LITERAL.search(line):
             size = int(literal[1])
-            if size > UNTAGGED_LIMIT:
-                raise unexpected("a literal too long", line)
-            whole += b"\r\n" + (yield from read_exactly(size))
+            if len(untagged) + size > UNTAGGED_LIMIT:
+                break
+            untagged += yield from read_exactly(size)
             line = yield from read_line(SERVER_LINE_LIMIT)
-            whole += line
-        return whole + b"\r\n"
+            untagged += line + b"\r\n"
+        if len(untagged) > UNTAGGED_LIMIT or literal:
+            raise unexpected("no end of untagged answers")
+        return untagged
 
     def welcome(self, credentials: Credentials, accepted: Accepted, ok_line: str | None) -> bytes:
         if ok_line is None:
@@ -245,3 +251,8 @@ class IMAP4(Protocol):
 def uninvited(size: int, announced: set[bytes]) -> bool:
     """Tell whether a literal of that size may be sent without waiting for an invitation."""
     return b"LITERAL+" in announced or (b"LITERAL-" in announced and size <= LITERAL_MINUS_LIMIT)
+
+
+def positive(line: bytes) -> bool:
+    """Tell whether a tagged answer, of which the tag is cut off, says yes."""
+    return line.partition(b" ")[0].upper() == b"OK"

@@ -40,11 +40,11 @@ OUTCOME = re.compile(rb"(OK|NO|BYE)\b", re.IGNORECASE)
 
 
 def shown(line: bytes) -> bytes:
-    """Return a command as the log may have it."""
-    words = line.split(b" ", 2)
-    if words[0].upper() == b"AUTHENTICATE" and len(words) == 3:
-        return b" ".join((*words[:2], BLANK))
-    return line
+    """Return a command as the log may have it: what is not known to be none may be a password."""
+    name = line.partition(b" ")[0]
+    if name.upper() in (b"CAPABILITY", b"NOOP", b"STARTTLS", b"LOGOUT"):
+        return line
+    return name + b" " + BLANK if name.upper() == b"AUTHENTICATE" else BLANK
 
 
 def capabilities(terms: Terms) -> bytes:
@@ -81,7 +81,8 @@ class ManageSieve(Protocol):
             try:
                 line = yield from read_line(LINE_LIMIT, shown)
                 name, space, rest = line.partition(b" ")
-                arguments = yield from GRAMMAR.read_arguments(space + rest)
+                pieces = yield from GRAMMAR.read_literals(line)
+                arguments = GRAMMAR.arguments([space + rest, *pieces[1:]])
                 match name.upper(), arguments:
                     case b"AUTHENTICATE", [mechanism, *initial] if len(initial) < 2:
                         return (yield from self.credentials(mechanism, initial))
@@ -115,7 +116,8 @@ class ManageSieve(Protocol):
             return sasl.decode_plain(initial[0])
         yield Write(b'""\r\n')
         line = yield from read_line(LINE_LIMIT, lambda _: BLANK)
-        answer = yield from GRAMMAR.read_arguments(b" " + line)
+        pieces = yield from GRAMMAR.read_literals(line)
+        answer = GRAMMAR.arguments([b" " + pieces[0], *pieces[1:]])
         if answer == [b"*"]:
             raise Malformed("cancelled")
         if len(answer) != 1:
@@ -147,7 +149,7 @@ class ManageSieve(Protocol):
             return Accepted(line)
         if line[:2].upper() == b"NO":
             raise Rejected(server_line=line)
-        raise unexpected("AUTHENTICATE", line)
+        raise unexpected("AUTHENTICATE")
 
     def upgrade(
         self, upgrade: Upgrade, announced: dict[bytes, bytes]
@@ -184,10 +186,10 @@ class ManageSieve(Protocol):
             if OUTCOME.match(line):
                 return lines, line
             if line[:1] not in (b'"', b"{"):
-                raise unexpected(what, line)
+                raise unexpected(what)
             lines.append(line)
             size += len(line)
-        raise unexpected(f"no end of {what}", line)
+        raise unexpected(f"no end of {what}")
 
     def whole_line(self, what: str) -> Dialogue[bytes]:
         """Return a real server's line with the literals in it."""
@@ -195,7 +197,7 @@ class ManageSieve(Protocol):
         while literal := LITERAL.search(line):
             size = int(literal[1])
             if size > ANSWER_LIMIT or len(whole) > ANSWER_LIMIT:
-                raise unexpected(f"a literal too long in {what}", line)
+                raise unexpected(f"a literal too long in {what}")
             text = yield from read_exactly(size)
             line = yield from read_line(SERVER_LINE_LIMIT)
             whole += b"\r\n" + text + line

@@ -25,9 +25,11 @@ CAPABILITY_LIMIT = 256
 
 
 def shown(line: bytes) -> bytes:
-    """Return a command as the log may have it."""
-    command, space, _ = line.partition(b" ")
-    return command + space + BLANK if command.upper() == b"PASS" else line
+    """Return a command as the log may have it: what is not known to be none may be a password."""
+    command = line.partition(b" ")[0]
+    if command.upper() in (b"USER", b"CAPA", b"STLS", b"QUIT"):
+        return line
+    return command + b" " + BLANK if command.upper() == b"PASS" else BLANK
 
 
 def capabilities(terms: Terms) -> list[str]:

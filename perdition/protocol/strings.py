@@ -15,7 +15,10 @@ from perdition.protocol.dialogue import (
 LITERAL_LIMIT = 16384
 """Octets in one literal of a client; names and passwords are far shorter."""
 
-LITERAL = re.compile(rb"\{(\d{1,20})(\+?)\}$")
+COMMAND_LITERALS = 16
+"""Literals in one command of a client; no command of ours takes more than two."""
+
+LITERAL = re.compile(rb"(?:^|(?<=[ (]))\{(\d{1,20})(\+?)\}$")
 QUOTED = re.compile(rb'"((?:[^"\\\r\n\0]|\\["\\])*)"')
 QUOTABLE = re.compile(rb"[^\r\n\0\x80-\xff]*")
 ATOM = re.compile(rb'[^ "\0-\x1f\x7f][^ \0-\x1f\x7f]*')
@@ -38,48 +41,44 @@ class Grammar:
     go_on: bytes
     atoms: bool
 
-    def read_arguments(self, rest: bytes) -> Dialogue[list[bytes]]:
-        """Read what follows a command's name on its line, and the literals behind that line.
+    def read_literals(self, line: bytes) -> Dialogue[list[bytes]]:
+        """Read what belongs to a command beyond its first line: literals, and lines between them.
 
-        Raises Malformed, and LineTooLong where what follows can no longer be understood.
+        Returns all of its pieces, in order. Raises Malformed for a literal that is too long and not
+        yet sent, and LineTooLong where what follows can no longer be understood.
         """
+        pieces = [line]
+        while literal := LITERAL.search(pieces[-1]):
+            size, waits = int(literal[1]), self.go_on and not literal[2]
+            if size > LITERAL_LIMIT and waits:
+                raise Malformed(f"a literal holds at most {LITERAL_LIMIT} octets")
+            if size > LITERAL_LIMIT or len(pieces) > 2 * COMMAND_LITERALS:
+                raise LineTooLong
+            if waits:
+                yield Write(self.go_on)
+            pieces.append((yield from read_exactly(size)))
+            pieces.append((yield from read_line(self.line_limit, lambda _: BLANK)))
+        return pieces
+
+    def arguments(self, pieces: list[bytes]) -> list[bytes]:
+        """Return a command's arguments; its first piece begins behind its name.
+
+        Raises Malformed.
+        """
+        if any(b"\0" in piece for piece in pieces):
+            raise Malformed("a command must not hold a NUL")
         found = []
+        rest, *more = pieces
         while rest:
             if not rest.startswith(b" "):
                 raise Malformed("one space goes between arguments")
             rest = rest[1:]
-            if literal := LITERAL.match(rest):
-                found.append((yield from self.read_literal(literal)))
-                rest = yield from self.read_rest()
+            if more and LITERAL.fullmatch(rest):
+                text, rest, *more = more
             else:
                 text, rest = self.cut_argument(rest)
-                found.append(text)
+            found.append(text)
         return found
-
-    def skip_arguments(self, rest: bytes) -> Dialogue[None]:
-        """Read arguments that nobody looks at."""
-        while literal := LITERAL.search(rest):
-            yield from self.read_literal(literal)
-            rest = yield from self.read_rest()
-
-    def read_rest(self) -> Dialogue[bytes]:
-        """Read the line that goes on behind a literal; it may well be a password."""
-        return (yield from read_line(self.line_limit, lambda _: BLANK))
-
-    def read_literal(self, literal: re.Match[bytes]) -> Dialogue[bytes]:
-        """Read the octets that a literal's head announces."""
-        size, waits = int(literal[1]), self.go_on and not literal[2]
-        if size > LITERAL_LIMIT:
-            if waits:
-                raise Malformed(f"a literal holds at most {LITERAL_LIMIT} octets")
-            raise LineTooLong
-        if waits:
-            yield Write(self.go_on)
-        text = yield from read_exactly(size)
-        if b"\0" in text:
-            yield from read_line(self.line_limit, lambda _: BLANK)
-            raise Malformed("a literal must not hold a NUL")
-        return text
 
     def cut_argument(self, rest: bytes) -> tuple[bytes, bytes]:
         """Divide a line into its first argument, unquoted, and what follows it."""
