@@ -1,0 +1,45 @@
+# The distribution's own python3: it has dbm.gnu, which the default popmap is made of.
+PYTHON = /usr/bin/python3
+# What pytest is told: make test ARGS="-k imap"
+ARGS =
+
+VENV := .venv
+PIP  := $(VENV)/bin/pip -qq --disable-pip-version-check install --editable
+
+.PHONY: help build demo run test lint clean
+
+help:   ## List what can be made
+	@sed -n 's/^\([a-z]*\): .*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+build: $(VENV)/built  ## Install what is missing, then make .venv for bin/* to run in
+
+demo: build  ## Watch two users log in over three protocols to two real servers
+	@$(VENV)/bin/python3 -m tests.support.demo
+
+run: build  ## The same, then stay until Ctrl-C for clients of your own
+	@$(VENV)/bin/python3 -m tests.support.demo --stay
+
+test: $(VENV)/built-for-test  ## Run the tests; ARGS="-k imap" reaches pytest
+	@tests/support/packages test
+	@$(VENV)/bin/pytest $(ARGS)
+
+lint: $(VENV)/built-for-test  ## Check style, layout and types
+	@$(VENV)/bin/ruff check
+	@$(VENV)/bin/ruff format --check
+	@$(VENV)/bin/mypy
+
+clean:  ## Remove everything that was made
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/built: pyproject.toml
+	@tests/support/packages build
+	@$(PYTHON) tests/support/check_python.py
+	@echo "Building $(VENV) on $(PYTHON)"
+	@$(PYTHON) -m venv --system-site-packages $(VENV)
+	@$(PIP) .
+	@touch $@
+
+$(VENV)/built-for-test: $(VENV)/built
+	@$(PIP) '.[test]'
+	@touch $@

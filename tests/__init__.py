@@ -1,0 +1,1 @@
+"""perdition's tests."""

@@ -1,0 +1,1 @@
+"""What the tests and the demo share: servers, clients and perdition itself, started and ended."""

@@ -1,0 +1,75 @@
+"""A small ManageSieve client (RFC 5804); the standard library has none."""
+
+import base64
+import re
+import socket
+
+
+class SieveError(Exception):
+    """The server said NO or BYE, or nothing more; the text is what it said."""
+
+
+class SieveClient:
+    """A session over a socket that is already connected; `capabilities` are the greeting's."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._file = connection.makefile("rb")
+        lines = self._answer()
+        self.capabilities = {name.decode(): b"".join(value).decode() for name, *value in lines}
+
+    def login(self, user: str, password: str) -> None:
+        """AUTHENTICATE "PLAIN" with an initial response."""
+        response = base64.b64encode(f"\0{user}\0{password}".encode())
+        self._command(b'AUTHENTICATE "PLAIN" "%s"' % response)
+
+    def listscripts(self) -> list[str]:
+        """LISTSCRIPTS: the names of the scripts."""
+        return [name.decode() for name, *_ in self._command(b"LISTSCRIPTS")]
+
+    def getscript(self, name: str) -> bytes:
+        """GETSCRIPT: one script."""
+        [[script]] = self._command(b'GETSCRIPT "%s"' % name.encode())
+        return script
+
+    def putscript(self, name: str, script: bytes) -> None:
+        """PUTSCRIPT: store a script."""
+        self._command(b'PUTSCRIPT "%s" {%d+}\r\n%s' % (name.encode(), len(script), script))
+
+    def logout(self) -> None:
+        """LOGOUT, and close."""
+        with self._socket, self._file:
+            self._command(b"LOGOUT")
+
+    def _command(self, command: bytes) -> list[list[bytes]]:
+        self._send(command)
+        return self._answer()
+
+    def _send(self, command: bytes) -> None:
+        self._socket.sendall(command + b"\r\n")
+
+    def _answer(self) -> list[list[bytes]]:
+        """The strings of each line before OK; NO, BYE and a closed connection are errors."""
+        lines = []
+        while not re.match(rb"OK\b", line := self._file.readline(), re.IGNORECASE):
+            if not line.startswith((b'"', b"{")):
+                raise SieveError(line.decode().rstrip() or "the server closed the connection")
+            lines.append(self._strings(line))
+        self._strings(line)  # The text behind OK may be a literal too.
+        return lines
+
+    def _strings(self, line: bytes) -> list[bytes]:
+        """The strings of a line, read to its end: what follows a literal belongs to it."""
+        strings = quoted_strings(line)
+        while literal := re.search(rb"\{(\d+)\}\r\n$", line):
+            strings.append(self._file.read(int(literal[1])))
+            line = self._file.readline()
+            strings += quoted_strings(line)
+        return strings
+
+
+def quoted_strings(line: bytes) -> list[bytes]:
+    """The quoted strings of a line, unquoted."""
+    return [
+        re.sub(rb"\\(.)", rb"\1", string) for string in re.findall(rb'"((?:[^"\\]|\\.)*)"', line)
+    ]

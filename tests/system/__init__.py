@@ -1,0 +1,1 @@
+"""perdition between real clients and real servers."""
