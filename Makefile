@@ -6,7 +6,7 @@ ARGS =
 VENV := .venv
 PIP  := $(VENV)/bin/pip -qq --disable-pip-version-check install --editable
 
-.PHONY: help build demo run test lint clean
+.PHONY: help build demo run test lint bench clean
 
 help:   ## List what can be made
 	@sed -n 's/^\([a-z]*\): .*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -27,6 +27,9 @@ lint: $(VENV)/built-for-test  ## Check style, layout and types
 	@$(VENV)/bin/ruff check
 	@$(VENV)/bin/ruff format --check
 	@$(VENV)/bin/mypy
+
+bench: $(VENV)/built-for-test  ## Measure what logins, sessions and gigabytes cost
+	@$(VENV)/bin/python3 -m tests.bench
 
 clean:  ## Remove everything that was made
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from os import fsdecode
 
+from perdition.endpoint import Endpoint
 from perdition.failure import Failure, LoginDisabled, NoServer, TLSNotPresent
 from perdition.log import Log, Login
-from perdition.net.address import Endpoint, Resolver
+from perdition.net.address import Resolver
 from perdition.net.loop import Loop
 from perdition.net.splice import Splice
 from perdition.net.stream import Stream
@@ -103,7 +104,8 @@ class Attempt:
         name = in_state(self.name, State.SERVERNAME_LOOKUP, domain, self.options)
         for key in query_keys(name, self.ends, self.options):
             found = self.site.popmap.lookup(key)
-            self.site.log.debug(f"popmap: {key!r} has {found}")
+            if self.site.log.debugging:
+                self.site.log.debug(f"popmap: {key!r} has {found}")
             if found:
                 return found
         return None

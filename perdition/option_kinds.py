@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Generic, TypeVar
 
-from perdition.net.address import Endpoint, parse_endpoints
+from perdition.endpoint import Endpoint, parse_endpoints
 from perdition.protocol import SERVICES
 
 T = TypeVar("T")

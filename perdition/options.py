@@ -8,8 +8,8 @@ import grp
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
+from perdition.endpoint import Endpoint
 from perdition.failure import StartupError
-from perdition.net.address import Endpoint
 from perdition.option_kinds import (
     COUNT,
     DEPTH,

@@ -4,9 +4,10 @@ import socket
 from typing import TYPE_CHECKING
 
 from perdition.converse import Conversation
+from perdition.endpoint import Endpoint
 from perdition.failure import ConnectFailed, Failure, NegotiationFailed, ServerGone
 from perdition.log import Log
-from perdition.net.address import Address, Endpoint, Resolver
+from perdition.net.address import Address, Resolver
 from perdition.net.loop import Loop
 from perdition.net.stream import PeerClosed, Stream
 from perdition.net.wire import TLSFailed

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from perdition.net.address import Endpoint
+from perdition.endpoint import Endpoint
 from perdition.option_kinds import State
 from perdition.options import Options
 
