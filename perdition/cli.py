@@ -1,6 +1,7 @@
 """From a command line to a running perdition."""
 
 import os
+import socket
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -9,13 +10,12 @@ from pathlib import Path
 
 from perdition import config_file
 from perdition.failure import StartupError
-from perdition.log import Log, Output, open_sink
+from perdition.log import Log, open_sink
 from perdition.option_kinds import FLAG
 from perdition.options import OPTIONS, SHORT, Given, Options, effective
 from perdition.popmap import SYSCONFDIR
-from perdition.process.master import Master
 
-STDERR = 2
+STDIN, STDERR = 0, 2
 
 NAMES = {
     "perdition.pop3": "POP3",
@@ -41,12 +41,36 @@ def main(argv: list[str]) -> int:
         log = Log(name, open_sink(options.log_facility), options.debug, options.quiet)
         for remark in remarks:
             log.warning(remark)
-        return Master(name, options, log).run()
+        return run(name, options, log)
     except StartupError as error:
         log.error(str(error))
-        if not (isinstance(log.sink, Output) and log.sink.descriptor == STDERR):
+        if not (log.sink.descriptor == STDERR or socket_family(STDERR)):  # inetd's is the client
             print(f"{name}: {error}", file=sys.stderr)
         return os.EX_USAGE
+
+
+def run(name: str, options: Options, log: Log) -> int:
+    """Run in the mode that was asked for, and return the exit status; raises StartupError.
+
+    Whoever has a client for its standard input, and wants nothing else, was started by inetd.
+    """
+    has_client = socket_family(STDIN) in (socket.AF_INET, socket.AF_INET6)
+    if options.inetd_mode or (has_client and not options.foreground):
+        from perdition.process import inetd
+
+        return inetd.run(name, options, log)
+    from perdition.process.master import Master
+
+    return Master(name, options, log).run()
+
+
+def socket_family(descriptor: int) -> int:
+    """Return the address family of a socket; AF_UNSPEC for a descriptor that leads to none."""
+    try:
+        with socket.socket(fileno=os.dup(descriptor)) as sock:
+            return sock.family
+    except OSError:
+        return socket.AF_UNSPEC
 
 
 def parse(arguments: list[str]) -> Given:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from os import fsdecode
+from typing import TYPE_CHECKING
 
 from perdition.endpoint import Endpoint
 from perdition.failure import Failure, LoginDisabled, NoServer, TLSNotPresent
@@ -11,13 +12,15 @@ from perdition.net.address import Resolver
 from perdition.net.loop import Loop
 from perdition.net.splice import Splice
 from perdition.net.stream import Stream
-from perdition.net.tls import ListeningTLS
 from perdition.option_kinds import State, TLSUse
 from perdition.options import Options
 from perdition.popmap import Destination, PopMap
 from perdition.protocol.dialogue import Accepted, Credentials
 from perdition.upstream import Upstream
 from perdition.username import Ends, divide_server, in_state, query_keys, strip_levels
+
+if TYPE_CHECKING:
+    from perdition.net.tls import ListeningTLS
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +31,22 @@ class Site:
     log: Log
     loop: Loop
     popmap: PopMap
-    tls: ListeningTLS | None
+    tls: "ListeningTLS | None"
     resolver: Resolver
     upstream: Upstream
     turns: Iterator[int]
     """Whose turn it is to be the first of several ``outgoing_server``."""
     splices: set[Splice]
     """The sessions whose clients are logged in."""
+    inetd_pid: int
+    """The super-server that the only client comes from; 0: there is none."""
+
+    def end_sessions(self) -> None:
+        """End all sessions; each writes its closing line."""
+        for task in list(self.loop.tasks):
+            task.cancel()
+        for splice in list(self.splices):
+            splice.close()
 
 
 class Attempt:

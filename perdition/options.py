@@ -81,7 +81,6 @@ MANAGESIEVE_CAPABILITY = (
 """VERSION is what RFC 5804 has every server say; the manual's own number breaks clients."""
 
 PAM = "local authentication"
-INETD = "inetd mode"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +195,7 @@ class Options:
         "servers have it too.",
     )
     inetd_mode: bool = option(
-        FLAG, False, "Serve one client on standard input and output.", short="i", later=INETD
+        FLAG, False, "Serve one client on standard input and output.", short="i"
     )
     connection_limit: int = option(
         COUNT,

@@ -45,7 +45,7 @@ class Session:
 
     async def run(self) -> None:
         """Serve the client until it has left, or its bytes are the splice's."""
-        self.site.log.info(connect_line(self.ends))
+        self.site.log.info(connect_line(self.ends, self.site.inetd_pid))
         established = False
         try:
             established = await self.serve()
@@ -112,7 +112,7 @@ class Session:
 
     async def banner(self) -> str:
         """Return the host name to greet the client with."""
-        if self.options.no_bind_banner or self.options.no_lookup:
+        if self.options.no_bind_banner or self.options.no_lookup or self.site.inetd_pid:
             return os.uname().nodename
         address = self.ends.destination
         return await self.site.resolver.name(address) or address

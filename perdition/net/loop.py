@@ -152,7 +152,7 @@ class Loop:
         return task
 
     def run(self) -> None:
-        """Run until ``running`` is false."""
+        """Run until it is stopped."""
         self.running = True
         while self.running:
             due = self.timers.next()
@@ -162,6 +162,10 @@ class Loop:
             for key, events in ready:
                 key.data.ready(events)
             self.timers.run(self.now)
+
+    def stop(self) -> None:
+        """Run no further than the events at hand."""
+        self.running = False
 
     def watch(self, descriptor: int, events: int, handler: Handler) -> None:
         """Tell the handler when the descriptor is ready for one of the events (0: never more).

@@ -1,9 +1,7 @@
 """A worker: one thread, one loop, thousands of sessions. It never has privileges."""
 
 import errno
-import itertools
 import os
-import random
 import signal
 import socket
 from collections.abc import Callable
@@ -14,17 +12,14 @@ from setproctitle import setproctitle
 
 from perdition.failure import StartupError
 from perdition.log import Log
-from perdition.login import Site
-from perdition.net.address import Resolver
 from perdition.net.loop import READ, Loop
 from perdition.options import Options
-from perdition.popmap import open_map
 from perdition.process.encryption import Encryption
+from perdition.process.furnish import furnish
 from perdition.process.helper import Line, read_file
 from perdition.process.scoreboard import Counter
 from perdition.process.tokens import Tokens
 from perdition.session import Session
-from perdition.upstream import Upstream
 from perdition.username import Ends
 
 TITLE_SECONDS = 1.0
@@ -67,18 +62,7 @@ class Worker:
         self.tls = heritage.tls
         self.helper = heritage.helper
         self.loop = loop = Loop()
-        resolver = Resolver(loop, numeric=options.no_lookup)
-        self.site = Site(
-            options=options,
-            log=log,
-            loop=loop,
-            popmap=open_map(options.map_library, options.map_library_opt, options.domain_delimiter),
-            resolver=resolver,
-            tls=heritage.tls.listening,
-            upstream=Upstream(loop, resolver, options, log, heritage.tls.outgoing),
-            turns=itertools.count(random.randrange(1 << 16)),
-            splices=set(),
-        )
+        self.site = furnish(loop, options, log, heritage.tls)
         self.listeners = [Listener(sock, self) for sock in heritage.listeners]
         self.lifeline = heritage.lifeline
         self.on_end = self.end  # one bound method for all sessions
@@ -159,7 +143,7 @@ class Worker:
             self.tokens.put_back()
         self.show_title_soon()
         if self.draining and not self.row[Counter.SESSIONS]:
-            self.loop.running = False
+            self.loop.stop()
 
     def show_title_soon(self) -> None:
         """Have the title tell the number of sessions, within a while."""
@@ -182,16 +166,9 @@ class Worker:
             listener.sock.close()
         self.listeners = []
         if not self.row[Counter.SESSIONS]:
-            self.loop.running = False
+            self.loop.stop()
         elif seconds is not None:
-            self.loop.call_later(seconds, self.end_sessions) if seconds else self.end_sessions()
-
-    def end_sessions(self) -> None:
-        """End the sessions that are left; each writes its closing line."""
-        for task in list(self.loop.tasks):
-            task.cancel()
-        for splice in list(self.site.splices):
-            splice.close()
+            self.loop.call_later(seconds, self.site.end_sessions)
 
 
 class Listener:

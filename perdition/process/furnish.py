@@ -1,0 +1,33 @@
+"""What any process that serves clients needs, put together from the options."""
+
+import itertools
+import random
+
+from perdition.log import Log
+from perdition.login import Site
+from perdition.net.address import Resolver
+from perdition.net.loop import Loop
+from perdition.options import Options
+from perdition.popmap import open_map
+from perdition.process.encryption import Encryption
+from perdition.upstream import Upstream
+
+
+def furnish(loop: Loop, options: Options, log: Log, tls: Encryption, inetd_pid: int = 0) -> Site:
+    """Return what the sessions on a loop share; raises StartupError.
+
+    ``inetd_pid`` is the super-server that this process serves one client for.
+    """
+    resolver = Resolver(loop, numeric=options.no_lookup)
+    return Site(
+        options=options,
+        log=log,
+        loop=loop,
+        popmap=open_map(options.map_library, options.map_library_opt, options.domain_delimiter),
+        tls=tls.listening,
+        resolver=resolver,
+        upstream=Upstream(loop, resolver, options, log, tls.outgoing),
+        turns=itertools.count(random.randrange(1 << 16)),
+        splices=set(),
+        inetd_pid=inetd_pid,
+    )

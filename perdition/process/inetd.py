@@ -1,0 +1,58 @@
+"""inetd mode: one client, on the socket that a super-server has made our standard input."""
+
+import os
+import signal
+import socket
+
+from setproctitle import setproctitle
+
+from perdition.failure import StartupError
+from perdition.log import Log
+from perdition.net.loop import Loop
+from perdition.options import Options
+from perdition.process.daemon import Owner, harden
+from perdition.process.encryption import Encryption
+from perdition.process.furnish import furnish
+from perdition.session import Session
+from perdition.username import Ends
+
+STDIN = 0
+
+
+def run(name: str, options: Options, log: Log) -> int:
+    """Serve the client on standard input, and return the exit status; raises StartupError."""
+    try:
+        sock = socket.socket(fileno=os.dup(STDIN))
+    except OSError as error:
+        raise StartupError(
+            f"inetd_mode: standard input: {error.strerror}; have a super-server start perdition"
+        ) from error
+    tls = Encryption(options)
+    owner = Owner.wanted(options)
+    harden()
+    owner.become()
+    setproctitle(f"{name}: inetd")
+    if options.debug:
+        log.debug(options.logged())
+    loop = Loop()
+    site = furnish(loop, options, log, tls, os.getppid())
+    sock.setblocking(False)
+
+    def begin() -> None:
+        loop.spawn(Session(site, sock, ends_of(sock), loop.stop).run())
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: loop.call_soon_from_thread(site.end_sessions))
+    loop.call_soon_from_thread(begin)
+    loop.run()
+    return os.EX_OK
+
+
+def ends_of(sock: socket.socket) -> Ends:
+    """Return both ends of a connection; what has no IP address has an empty one."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return Ends("", 0, "", 0)
+    try:
+        return Ends(*sock.getpeername()[:2], *sock.getsockname()[:2])
+    except OSError:
+        return Ends("", 0, "", 0)
