@@ -21,6 +21,8 @@ class Failure(Exception):
     managesieve_code: ClassVar[str] = ""
     another_server: ClassVar[bool] = False
     """No credentials were sent, so that the next of several servers may have them."""
+    everyday: ClassVar[bool] = False
+    """A user's mistake, of which the detail is worth a line only to who debugs."""
     goodbye: ClassVar[bool] = True
     """The real server still listens: end with its protocol's QUIT or LOGOUT."""
 
@@ -59,6 +61,7 @@ class Rejected(Failure):
     status = "Re-Authentication Failure"
     pop3_code = "AUTH"
     imap4_code = "AUTHENTICATIONFAILED"
+    everyday = True
 
 
 class Loop(Failure):
@@ -82,6 +85,25 @@ class MapUnavailable(Failure):
     """The popmap could not be asked: the user may be in it, so no other server is used."""
 
     status = "Could not determine server: popmap unavailable"
+    pop3_code = "SYS/TEMP"
+    imap4_code = "UNAVAILABLE"
+    managesieve_code = "TRYLATER"
+
+
+class LocalAuthenticationFailed(Failure):
+    """PAM does not accept the user or the password."""
+
+    status = "local authentication failure"
+    reply = Rejected.reply
+    pop3_code = Rejected.pop3_code
+    imap4_code = Rejected.imap4_code
+    everyday = True
+
+
+class LocalAuthenticationUnavailable(Failure):
+    """PAM could not be asked, or does not answer."""
+
+    status = "local authentication failure: unavailable"
     pop3_code = "SYS/TEMP"
     imap4_code = "UNAVAILABLE"
     managesieve_code = "TRYLATER"

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from os import fsdecode
 from typing import TYPE_CHECKING
 
+from perdition.auth import LocalAuthentication
 from perdition.endpoint import Endpoint
 from perdition.failure import Failure, LoginDisabled, NoServer, TLSNotPresent
 from perdition.log import Log, Login
@@ -31,6 +32,7 @@ class Site:
     log: Log
     loop: Loop
     popmap: PopMap
+    local: LocalAuthentication | None
     tls: "ListeningTLS | None"
     resolver: Resolver
     upstream: Upstream
@@ -77,6 +79,16 @@ class Attempt:
         )
         self.server = ""
 
+    async def authenticate(self, domain: str) -> None:
+        """Have PAM say whether the password is right, if the site wants that; raises a Failure.
+
+        The password is that of who logs in, whomever that one wants to act as.
+        """
+        if self.site.local:
+            typed, _ = divide_server(self.credentials.user, self.options)
+            user = in_state(typed, State.LOCAL_AUTHENTICATION, domain, self.options)
+            await self.site.local.check(user, self.credentials.password, self.ends.source)
+
     async def log_in(self, own_greeting: bytes) -> tuple[Stream, Accepted]:
         """Return a stream on which the user is logged in, and the real server's answer.
 
@@ -92,6 +104,8 @@ class Attempt:
             self.servers = [destination.server]
         if not self.servers:
             raise NoServer
+        self.server = self.written(self.servers[0])
+        await self.authenticate(domain)
         if destination and destination.user and self.options.username_from_database:
             self.name = destination.user
         remote = in_state(self.name, State.REMOTE_LOGIN, domain, self.options)
@@ -132,20 +146,25 @@ class Attempt:
         self, credentials: Credentials, own_greeting: bytes
     ) -> tuple[Stream, Accepted]:
         """Log in at the first server that can be reached; raises a Failure."""
-        *others, last = (
-            server if server.port else server._replace(port=self.options.default_port)
-            for server in self.servers
-        )
+        *others, last = map(self.with_port, self.servers)
         for server in others:
-            self.server = f"{server.host}:{server.port}"
+            self.server = self.written(server)
             try:
                 return await self.site.upstream.log_in(server, credentials, own_greeting)
             except Failure as failure:
                 if not failure.another_server:
                     raise
                 self.site.log.error(f"{self.ends}: {failure.detail}; trying another server")
-        self.server = f"{last.host}:{last.port}"
+        self.server = self.written(last)
         return await self.site.upstream.log_in(last, credentials, own_greeting)
+
+    def with_port(self, server: Endpoint) -> Endpoint:
+        """Return a server with the port that it is asked at."""
+        return server if server.port else server._replace(port=self.options.default_port)
+
+    def written(self, server: Endpoint) -> str:
+        """Return a server as the Auth line has it."""
+        return f"{server.host}:{self.with_port(server).port}"
 
     def record(self, server_secure: str, failure: Failure | None = None) -> Login:
         """Return what the Auth line tells."""

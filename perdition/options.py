@@ -54,8 +54,6 @@ class Option:
     short: str = ""
     derived: str = ""
     """What the default is, where it is derived from other things."""
-    later: str = ""
-    """What must be built before the option can be used."""
     in_file: bool = True
     """Whether the option makes sense in the configuration file; if not it is ignored there."""
 
@@ -79,8 +77,6 @@ MANAGESIEVE_CAPABILITY = (
     '"SASL" "PLAIN"  "NOTIFY" "mailto"  "VERSION" "1.0"'
 )
 """VERSION is what RFC 5804 has every server say; the manual's own number breaks clients."""
-
-PAM = "local authentication"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +103,6 @@ class Options:
         False,
         "Ask PAM whether the user's password is right before connecting to the real server.",
         short="a",
-        later=PAM,
     )
     no_bind_banner: bool = option(
         FLAG,
@@ -546,12 +541,3 @@ def effective(command_line: Given, file: Given, protocol: str | None) -> Options
     ``protocol`` is what perdition's name implies. Raises StartupError.
     """
     return Options(**{"protocol": protocol, **file.values, **command_line.values})
-
-
-def refuse_unfinished(options: Options) -> None:
-    """Raise StartupError for an option whose function is not built yet."""
-    for name, (option, default) in OPTIONS.items():
-        if option.later and getattr(options, name) != default:
-            raise StartupError(
-                f"{name}: this perdition has no {option.later} yet; leave the option off"
-            )

@@ -120,7 +120,8 @@ class Session:
     def log_failure(self, attempt: Attempt, failure: Failure) -> None:
         """Log a login that failed, and for the operator what lies behind it."""
         if failure.detail:
-            self.site.log.error(f"{self.ends}: {failure.status}: {failure.detail}")
+            write = self.site.log.debug if failure.everyday else self.site.log.error
+            write(f"{self.ends}: {failure.status}: {failure.detail}")
         login = attempt.record(failure.secure, failure)
         self.site.log.info(auth_line(self.ends, login))
 

@@ -124,11 +124,15 @@ class Task:
         else:
             self.disarm = arm(self)
 
-    def cancel(self) -> None:
-        """End the task where it waits."""
+    def answer(self, value: object = None, error: BaseException | None = None) -> None:
+        """End the task's waiting, with what it waits for or with an error."""
         if self.disarm:
             self.disarm()
-            self.wake(error=Cancelled())
+            self.wake(value, error)
+
+    def cancel(self) -> None:
+        """End the task where it waits."""
+        self.answer(error=Cancelled())
 
 
 class Loop:

@@ -3,6 +3,8 @@
 import itertools
 import random
 
+from perdition.auth import LocalAuthentication
+from perdition.helper_line import Asker
 from perdition.log import Log
 from perdition.login import Site
 from perdition.net.address import Resolver
@@ -13,17 +15,29 @@ from perdition.process.encryption import Encryption
 from perdition.upstream import Upstream
 
 
-def furnish(loop: Loop, options: Options, log: Log, tls: Encryption, inetd_pid: int = 0) -> Site:
+def furnish(
+    loop: Loop,
+    options: Options,
+    log: Log,
+    tls: Encryption,
+    helper: Asker | None,
+    inetd_pid: int = 0,
+) -> Site:
     """Return what the sessions on a loop share; raises StartupError.
 
     ``inetd_pid`` is the super-server that this process serves one client for.
     """
+    local = None
+    if options.authenticate_in:
+        assert helper
+        local = LocalAuthentication(helper, options.authenticate_timeout)
     resolver = Resolver(loop, numeric=options.no_lookup)
     return Site(
         options=options,
         log=log,
         loop=loop,
         popmap=open_map(options.map_library, options.map_library_opt, options.domain_delimiter),
+        local=local,
         tls=tls.listening,
         resolver=resolver,
         upstream=Upstream(loop, resolver, options, log, tls.outgoing),

@@ -1,29 +1,31 @@
 """The helper: the one process that is left as root, and only where root is needed.
 
-It reads again, for those who asked with a file's number, the files that were named at start; it
-takes nothing else from anybody. A request is an id and that number; the answer bears the same id,
-a status, and the file or the reason why there is none.
+It reads again the files that were named at start, and asks PAM whether a password is right; it
+takes nothing else from anybody.
 """
 
+import os
+import select
 import selectors
 import signal
 import socket
 import struct
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from setproctitle import setproctitle
 
 from perdition.failure import StartupError
-from perdition.net.loop import READ, Loop
-from perdition.net.stream import Stream
+from perdition.helper_line import HEAD, MESSAGE_SIZE, SIZE, Line, Status, Wanted, unpack
 
-REQUEST = struct.Struct("!IH")
-ANSWER = struct.Struct("!IB")
-READABLE, UNREADABLE = 0, 1
-ANSWER_SIZE = 131072
-"""Octets in an answer: a certificate with its chain and the authorities above it fits well."""
-ANSWER_SECONDS = 5.0
-"""How long an answer may take."""
+LOGINS_AT_ONCE = 64
+"""Each is a process; further ones are refused."""
+RESTART_SECONDS = 0.2
+"""How soon a helper that has died is replaced."""
+PAM_SERVICE = "perdition"
+PAM_SYSTEM_ERROR = 4
+PAM_RHOST = 4
 
 
 def read_file(path: str) -> bytes:
@@ -34,84 +36,163 @@ def read_file(path: str) -> bytes:
         raise StartupError(f"{path}: {error.strerror}; give a readable file") from error
 
 
-class Line:
-    """The two ends of a connection to the helper, made before the fork."""
+class Helper:
+    """Answers requests until the master has gone."""
 
-    def __init__(self, files: list[str]) -> None:
-        self.files = files
-        self.ours, self.helpers = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.ids = 0
+    def __init__(self, name: str, lines: list[Line], lifeline: int, login_seconds: float) -> None:
+        self.name = name
+        self.lines = lines
+        self.lifeline = lifeline
+        self.login_seconds = login_seconds
+        self.logins: dict[int, Login] = {}
 
-    def request(self, path: str) -> int:
-        """Send a request for a file, and return its id; raises OSError."""
-        self.ids += 1
-        self.ours.send(REQUEST.pack(self.ids, self.files.index(path)))
-        return self.ids
+    def serve(self) -> None:
+        """Answer requests until the master has gone; logins under way end with it."""
+        setproctitle(f"{self.name}: helper")
+        self.selector = selectors.DefaultSelector()
+        self.selector.register(self.lifeline, selectors.EVENT_READ)
+        for line in self.lines:
+            self.selector.register(line.helpers, selectors.EVENT_READ, line)
+        while True:
+            for key, _ in self.selector.select(self.next_deadline()):
+                if isinstance(key.data, Line):
+                    self.respond(key.data)
+                elif isinstance(key.data, Login):
+                    self.finish(key.data)
+                else:
+                    self.end_logins(float("inf"))
+                    return
+            self.end_logins(time.monotonic())
 
-    def answer(self, wanted: int) -> bytes | None:
-        """Receive an answer: the file, or None for one that another request got; raises OSError.
-
-        Raises StartupError if the helper cannot read the file.
-        """
-        message = self.ours.recv(ANSWER_SIZE)
-        if not message:
-            raise BrokenPipeError("the helper is gone")
-        identifier, status = ANSWER.unpack_from(message)
-        if identifier != wanted:
+    def next_deadline(self) -> float | None:
+        """Return the seconds until a login takes too long."""
+        if not self.logins:
             return None
-        content = message[ANSWER.size :]
-        if status == UNREADABLE:
-            raise StartupError(content.decode(errors="replace"))
-        return content
+        return max(0.0, min(login.until for login in self.logins.values()) - time.monotonic())
 
-    def ask(self, path: str) -> bytes:
-        """Return a file, waiting for it; raises StartupError."""
-        self.ours.settimeout(ANSWER_SECONDS)
-        try:
-            identifier = self.request(path)
-            while (content := self.answer(identifier)) is None:
-                pass
-        except OSError as error:
-            raise StartupError(f"{path}: the helper does not answer ({error})") from error
-        return content
+    def respond(self, line: Line) -> None:
+        """Answer a request, or begin to."""
+        message = line.helpers.recv(MESSAGE_SIZE)
+        if len(message) < HEAD.size:
+            self.selector.unregister(line.helpers)  # whoever asked has gone, for good
+            return
+        identifier, wanted = HEAD.unpack_from(message)
+        body = message[HEAD.size :]
+        if wanted == Wanted.FILE:
+            try:
+                (number,) = SIZE.unpack(body)
+                answer(line, identifier, Status.READY, read_file(line.files[number]))
+            except (StartupError, IndexError, struct.error) as error:
+                answer(line, identifier, Status.FAILED, str(error).encode())
+        elif len(self.logins) >= LOGINS_AT_ONCE:
+            answer(line, identifier, Status.FAILED, SIZE.pack(PAM_SYSTEM_ERROR))
+        else:
+            self.begin_login(line, identifier, body)
 
-    async def ask_on(self, loop: Loop, path: str) -> bytes:
-        """Return a file while the loop goes on; raises StartupError."""
-        stream = Stream(loop, self.ours, ANSWER_SECONDS)
-        try:
-            identifier = self.request(path)
-            content = None
-            while content is None:
-                await stream.wait(READ, ANSWER_SECONDS)
-                content = self.answer(identifier)
-        except OSError as error:
-            raise StartupError(f"{path}: the helper does not answer ({error})") from error
-        finally:
-            stream.detach()
-        return content
+    def begin_login(self, line: Line, identifier: int, body: bytes) -> None:
+        """Ask PAM in a process of its own: a module may wait for seconds, hang, or crash."""
+        pid = os.fork()
+        if not pid:
+            code = PAM_SYSTEM_ERROR
+            try:
+                setproctitle(f"{self.name}: helper, authenticating")
+                user, password, address = unpack(body)
+                code = ask_pam(user, password, address)
+            finally:
+                os._exit(code)
+        login = Login(line, identifier, pid, time.monotonic() + self.login_seconds)
+        self.logins[pid] = login
+        self.selector.register(login.pidfd, selectors.EVENT_READ, login)
+
+    def finish(self, login: "Login") -> None:
+        """Pass on what PAM has said: the status of the process that asked it."""
+        self.selector.unregister(login.pidfd)
+        os.close(login.pidfd)
+        del self.logins[login.pid]
+        _, ended = os.waitpid(login.pid, 0)
+        code = os.waitstatus_to_exitcode(ended)
+        status = Status.FAILED if code else Status.READY
+        reason = code if code > 0 else PAM_SYSTEM_ERROR
+        answer(login.line, login.identifier, status, SIZE.pack(reason))
+
+    def end_logins(self, now: float) -> None:
+        """Kill the processes whose time is over; they are answered for when they have ended."""
+        for login in self.logins.values():
+            if login.until <= now:
+                with suppress(ProcessLookupError):
+                    os.kill(login.pid, signal.SIGKILL)
 
 
-def serve(name: str, lines: list[Line], lifeline: int) -> None:
-    """Answer requests until the master has gone."""
-    setproctitle(f"{name}: helper")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    selector = selectors.DefaultSelector()
-    selector.register(lifeline, selectors.EVENT_READ)
-    for line in lines:
-        selector.register(line.helpers, selectors.EVENT_READ, line)
-    while True:
-        for key, _ in selector.select():
-            if not key.data:
-                return
-            respond(key.data)
+class Login:
+    """A password that PAM is being asked about."""
+
+    def __init__(self, line: Line, identifier: int, pid: int, until: float) -> None:
+        self.line = line
+        self.identifier = identifier
+        self.pid = pid
+        self.pidfd = os.pidfd_open(pid)
+        self.until = until
 
 
-def respond(line: Line) -> None:
-    """Answer one request."""
-    message = line.helpers.recv(REQUEST.size)
-    identifier, number = REQUEST.unpack(message)
+def answer(line: Line, identifier: int, status: Status, body: bytes) -> None:
+    """Send an answer; who no longer reads has no use for it."""
+    with suppress(OSError):
+        message = HEAD.pack(identifier, status) + body[: MESSAGE_SIZE - HEAD.size]
+        line.helpers.send(message, socket.MSG_DONTWAIT)
+
+
+def ask_pam(user: bytes, password: bytes, address: bytes) -> int:
+    """Return PAM's number for what it says of a user and a password: 0 if they are right."""
+    import ctypes
+
+    from pam import PamAuthenticator
+
+    authenticator = PamAuthenticator()
+    ask = authenticator.pam_authenticate
+
+    def ask_with_address(handle: object, flags: int) -> int:
+        # The library has no word for the remote host, but this is where PAM has been started.
+        authenticator.pam_set_item(handle, PAM_RHOST, ctypes.c_char_p(address))
+        result: int = ask(handle, flags)
+        return result
+
+    authenticator.pam_authenticate = ask_with_address
+    authenticator.authenticate(user, password, PAM_SERVICE, resetcreds=False)
+    code: int = authenticator.code
+    return code
+
+
+def start(name: str, lines: list[Line], pipe: tuple[int, int], login_seconds: float) -> int:
+    """Fork the keeper, who has a helper serve the lines while ``pipe``'s other end is open.
+
+    Returns its process id. Nobody else could replace a helper: all others have given up root.
+    """
+    pid = os.fork()
+    if pid:
+        for line in lines:
+            line.helpers.close()
+        return pid
     try:
-        status, content = READABLE, read_file(line.files[number])
-    except (StartupError, IndexError) as error:
-        status, content = UNREADABLE, str(error).encode()
-    line.helpers.send(ANSWER.pack(identifier, status) + content[: ANSWER_SIZE - ANSWER.size])
+        os.close(pipe[1])
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for line in lines:
+            line.ours.close()
+        keep(name, Helper(name, lines, pipe[0], login_seconds))
+    finally:
+        os._exit(os.EX_OK)
+
+
+def keep(name: str, helper: Helper) -> None:
+    """Fork a helper, and another one whenever it has died, until the master has gone."""
+    setproctitle(f"{name}: keeper")
+    while True:
+        pid = os.fork()
+        if not pid:
+            try:
+                helper.serve()
+            finally:
+                os._exit(os.EX_OK)
+        os.waitpid(pid, 0)
+        if select.select([helper.lifeline], [], [], RESTART_SECONDS)[0]:
+            return

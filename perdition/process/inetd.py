@@ -6,10 +6,13 @@ import socket
 
 from setproctitle import setproctitle
 
+from perdition.auth import login_seconds
 from perdition.failure import StartupError
+from perdition.helper_line import Asker, Line
 from perdition.log import Log
 from perdition.net.loop import Loop
 from perdition.options import Options
+from perdition.process import helper
 from perdition.process.daemon import Owner, harden
 from perdition.process.encryption import Encryption
 from perdition.process.furnish import furnish
@@ -30,12 +33,19 @@ def run(name: str, options: Options, log: Log) -> int:
     tls = Encryption(options)
     owner = Owner.wanted(options)
     harden()
+    line = None
+    if options.authenticate_in:
+        line = Line([])
+        helper.start(
+            name, [line], os.pipe2(os.O_CLOEXEC), login_seconds(options.authenticate_timeout)
+        )
     owner.become()
     setproctitle(f"{name}: inetd")
     if options.debug:
         log.debug(options.logged())
     loop = Loop()
-    site = furnish(loop, options, log, tls, os.getppid())
+    asker = Asker(loop, line) if line else None
+    site = furnish(loop, options, log, tls, asker, os.getppid())
     sock.setblocking(False)
 
     def begin() -> None:

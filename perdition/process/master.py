@@ -10,14 +10,16 @@ from pathlib import Path
 from setproctitle import setproctitle
 
 from perdition import __version__
+from perdition.auth import login_seconds
 from perdition.failure import StartupError
+from perdition.helper_line import Line
 from perdition.log import Log
 from perdition.net.address import listen
-from perdition.options import Options, refuse_unfinished
+from perdition.options import Options
 from perdition.popmap import open_map
+from perdition.process import helper
 from perdition.process.daemon import Owner, PidFile, detach, harden
 from perdition.process.encryption import Encryption
-from perdition.process.helper import Line, read_file, serve
 from perdition.process.scoreboard import Counter, Scoreboard
 from perdition.process.tokens import Tokens
 from perdition.process.worker import Heritage, Worker
@@ -47,7 +49,6 @@ class Master:
 
     def __init__(self, name: str, options: Options, log: Log) -> None:
         """Do all that can go wrong; raises StartupError."""
-        refuse_unfinished(options)
         self.name = name
         self.options = options
         self.log = log
@@ -63,7 +64,7 @@ class Master:
         self.scoreboard = Scoreboard(count)
         self.tokens = Tokens(options.connection_limit) if options.connection_limit else None
         self.lifeline = (-1, -1)
-        self.helper_pid = 0
+        self.keeper = 0
         self.lines: list[Line] = []
         self.stopping = False
         self.kill_at: float | None = None
@@ -97,8 +98,10 @@ class Master:
         if self.pid_file:
             self.pid_file.write()
         self.lifeline = os.pipe2(os.O_CLOEXEC)
-        if self.tls.files and os.getuid() == 0:
-            self.start_helper()
+        if self.options.authenticate_in or (self.tls.files and os.getuid() == 0):
+            self.lines = [Line(self.tls.files) for _ in range(len(self.slots) + 1)]
+            seconds = login_seconds(self.options.authenticate_timeout)
+            self.keeper = helper.start(self.name, self.lines, self.lifeline, seconds)
         self.owner.become()
         gc.freeze()  # what is imported stays in pages that all processes share
         for slot in self.slots:
@@ -107,9 +110,9 @@ class Master:
             self.wait()
         if self.pid_file:
             self.pid_file.remove()
-        if self.helper_pid:
+        if self.keeper:
             os.close(self.lifeline[1])
-            os.waitpid(self.helper_pid, 0)
+            os.waitpid(self.keeper, 0)
         self.log.notice("perdition has ended")
         return os.EX_OK
 
@@ -132,23 +135,6 @@ class Master:
         self.log.info(options.logged())
         for remark in self.tls.remarks:
             self.log.warning(remark)
-
-    def start_helper(self) -> None:
-        """Fork the helper, which stays root, with a line for each worker and one for us."""
-        self.lines = [Line(self.tls.files) for _ in range(len(self.slots) + 1)]
-        self.helper_pid = os.fork()
-        if not self.helper_pid:
-            try:
-                os.close(self.lifeline[1])
-                for sock in self.listeners:
-                    sock.close()
-                for line in self.lines:
-                    line.ours.close()
-                serve(self.name, self.lines, self.lifeline[0])
-            finally:
-                os._exit(os.EX_OK)
-        for line in self.lines:
-            line.helpers.close()
 
     def start(self, slot: Slot) -> None:
         """Fork a worker."""
@@ -178,7 +164,7 @@ class Master:
                 tokens=self.tokens,
                 lifeline=self.lifeline[0],
                 tls=self.tls,
-                helper=self.lines[slot.number] if self.lines else None,
+                line=self.lines[slot.number] if self.lines else None,
             )
         )
 
@@ -215,7 +201,7 @@ class Master:
         """Take up the certificates that are there now, for workers to come; keep bad ones out."""
         if not self.tls.listening:
             return
-        read = self.lines[0].ask if self.lines else read_file
+        read = self.lines[0].ask_for_file if self.lines else helper.read_file
         try:
             self.tls.renew({path: read(path) for path in self.tls.files})
             self.log.notice("certificates are read again")
@@ -245,9 +231,9 @@ class Master:
                 pid, status = os.waitpid(slot.pid, os.WNOHANG)
                 if pid:
                     self.note_death(slot, os.waitstatus_to_exitcode(status))
-        if self.helper_pid and os.waitpid(self.helper_pid, os.WNOHANG)[0]:
-            self.helper_pid = 0
-            self.log.error("the helper has died: certificates cannot be read again until a restart")
+        if self.keeper and os.waitpid(self.keeper, os.WNOHANG)[0]:
+            self.keeper = 0
+            self.log.error("the helper's keeper has died: restart perdition to have one again")
 
     def note_death(self, slot: Slot, code: int) -> None:
         """Free a dead worker's slot, and what it held."""

@@ -11,12 +11,13 @@ from typing import NoReturn
 from setproctitle import setproctitle
 
 from perdition.failure import StartupError
+from perdition.helper_line import Asker, Line
 from perdition.log import Log
 from perdition.net.loop import READ, Loop
 from perdition.options import Options
 from perdition.process.encryption import Encryption
 from perdition.process.furnish import furnish
-from perdition.process.helper import Line, read_file
+from perdition.process.helper import read_file
 from perdition.process.scoreboard import Counter
 from perdition.process.tokens import Tokens
 from perdition.session import Session
@@ -46,7 +47,7 @@ class Heritage:
     tokens: Tokens | None
     lifeline: int
     tls: Encryption
-    helper: Line | None
+    line: Line | None
 
 
 class Worker:
@@ -60,9 +61,9 @@ class Worker:
         self.row = heritage.row
         self.tokens = heritage.tokens
         self.tls = heritage.tls
-        self.helper = heritage.helper
         self.loop = loop = Loop()
-        self.site = furnish(loop, options, log, heritage.tls)
+        self.helper = Asker(loop, heritage.line) if heritage.line else None
+        self.site = furnish(loop, options, log, heritage.tls, self.helper)
         self.listeners = [Listener(sock, self) for sock in heritage.listeners]
         self.lifeline = heritage.lifeline
         self.on_end = self.end  # one bound method for all sessions
@@ -104,9 +105,7 @@ class Worker:
         try:
             files = {}
             for path in self.tls.files:
-                files[path] = (
-                    await self.helper.ask_on(self.loop, path) if self.helper else read_file(path)
-                )
+                files[path] = await self.helper.file(path) if self.helper else read_file(path)
             self.tls.renew(files)
         except StartupError as error:
             self.log.debug(f"worker {self.number} keeps the old certificates: {error}")
