@@ -22,7 +22,7 @@ class Failure(Exception):
     another_server: ClassVar[bool] = False
     """No credentials were sent, so that the next of several servers may have them."""
     everyday: ClassVar[bool] = False
-    """A user's mistake, of which the detail is worth a line only to who debugs."""
+    """A user's mistake, or a guess: its detail is worth a line only to who debugs."""
     goodbye: ClassVar[bool] = True
     """The real server still listens: end with its protocol's QUIT or LOGOUT."""
 
@@ -79,6 +79,7 @@ class NoServer(Failure):
     reply = Rejected.reply
     pop3_code = Rejected.pop3_code
     imap4_code = Rejected.imap4_code
+    everyday = True
 
 
 class MapUnavailable(Failure):

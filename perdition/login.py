@@ -6,6 +6,7 @@ from os import fsdecode
 from typing import TYPE_CHECKING
 
 from perdition.auth import LocalAuthentication
+from perdition.clients import Clients
 from perdition.endpoint import Endpoint
 from perdition.failure import Failure, LoginDisabled, NoServer, TLSNotPresent
 from perdition.log import Log, Login
@@ -32,6 +33,7 @@ class Site:
     log: Log
     loop: Loop
     popmap: PopMap
+    clients: Clients
     local: LocalAuthentication | None
     tls: "ListeningTLS | None"
     resolver: Resolver

@@ -192,6 +192,12 @@ class Options:
     inetd_mode: bool = option(
         FLAG, False, "Serve one client on standard input and output.", short="i"
     )
+    connections_per_client: int = option(
+        COUNT,
+        0,
+        "Serve one address so many connections at once at the most; further ones are closed at "
+        "once. 0: any.",
+    )
     connection_limit: int = option(
         COUNT,
         0,

@@ -5,6 +5,7 @@ import os
 import socket
 import traceback
 from collections.abc import Callable
+from os import fsencode
 
 from perdition.converse import PAUSE_SECONDS, Conversation
 from perdition.failure import Failure
@@ -26,7 +27,7 @@ class Session:
     """
 
     def __init__(
-        self, site: Site, sock: socket.socket, ends: Ends, on_end: Callable[[], None]
+        self, site: Site, sock: socket.socket, ends: Ends, on_end: Callable[[Ends], None]
     ) -> None:
         self.site = site
         self.options = site.options
@@ -61,7 +62,7 @@ class Session:
             if not established:
                 self.stream.close()
                 self.site.log.info(close_line(self.ends, "", "", None))
-                self.on_end()
+                self.on_end(self.ends)
 
     async def serve(self) -> bool:
         """Greet the client and let it try until it is logged in; tell whether it is."""
@@ -77,7 +78,7 @@ class Session:
                 server, accepted = await attempt.log_in(own_greeting)
             except Failure as failure:
                 self.log_failure(attempt, failure)
-                await self.site.loop.sleep(PAUSE_SECONDS)
+                await self.site.loop.sleep(self.penalty(credentials, failure))
                 verbatim = self.options.answers_as_server
                 await self.client.say(self.protocol.refusal(credentials, failure, verbatim))
             else:
@@ -116,6 +117,14 @@ class Session:
             return os.uname().nodename
         address = self.ends.destination
         return await self.site.resolver.name(address) or address
+
+    def penalty(self, credentials: Credentials, failure: Failure) -> float:
+        """Return the seconds to wait before a refusal: longer each time for who guesses."""
+        if not failure.everyday:
+            return PAUSE_SECONDS
+        user = fsencode(credentials.user)
+        delay = self.site.clients.failed(self.ends.source, user, credentials.password)
+        return max(PAUSE_SECONDS, delay)
 
     def log_failure(self, attempt: Attempt, failure: Failure) -> None:
         """Log a login that failed, and for the operator what lies behind it."""
@@ -163,7 +172,7 @@ class Established(Splice):
         moved = (self.up.octets, self.down.octets)
         login = self.login
         self.site.log.info(close_line(self.ends, login.authorisation, login.user, moved))
-        self.on_end()
+        self.on_end(self.ends)
 
 
 def fault(error: Exception) -> str:

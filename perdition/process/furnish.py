@@ -4,6 +4,7 @@ import itertools
 import random
 
 from perdition.auth import LocalAuthentication
+from perdition.clients import Clients
 from perdition.helper_line import Asker
 from perdition.log import Log
 from perdition.login import Site
@@ -20,6 +21,7 @@ def furnish(
     options: Options,
     log: Log,
     tls: Encryption,
+    clients: Clients,
     helper: Asker | None,
     inetd_pid: int = 0,
 ) -> Site:
@@ -37,6 +39,7 @@ def furnish(
         log=log,
         loop=loop,
         popmap=open_map(options.map_library, options.map_library_opt, options.domain_delimiter),
+        clients=clients,
         local=local,
         tls=tls.listening,
         resolver=resolver,

@@ -7,6 +7,7 @@ import socket
 from setproctitle import setproctitle
 
 from perdition.auth import login_seconds
+from perdition.clients import Clients
 from perdition.failure import StartupError
 from perdition.helper_line import Asker, Line
 from perdition.log import Log
@@ -45,11 +46,11 @@ def run(name: str, options: Options, log: Log) -> int:
         log.debug(options.logged())
     loop = Loop()
     asker = Asker(loop, line) if line else None
-    site = furnish(loop, options, log, tls, asker, os.getppid())
+    site = furnish(loop, options, log, tls, Clients(workers=1), asker, os.getppid())
     sock.setblocking(False)
 
     def begin() -> None:
-        loop.spawn(Session(site, sock, ends_of(sock), loop.stop).run())
+        loop.spawn(Session(site, sock, ends_of(sock), lambda _: loop.stop()).run())
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: loop.call_soon_from_thread(site.end_sessions))

@@ -11,6 +11,7 @@ from setproctitle import setproctitle
 
 from perdition import __version__
 from perdition.auth import login_seconds
+from perdition.clients import Clients
 from perdition.failure import StartupError
 from perdition.helper_line import Line
 from perdition.log import Log
@@ -62,6 +63,7 @@ class Master:
         count = options.workers or len(os.sched_getaffinity(0))
         self.slots = [Slot(number) for number in range(1, count + 1)]
         self.scoreboard = Scoreboard(count)
+        self.clients = Clients(count)
         self.tokens = Tokens(options.connection_limit) if options.connection_limit else None
         self.lifeline = (-1, -1)
         self.keeper = 0
@@ -161,6 +163,7 @@ class Master:
                 log=self.log,
                 listeners=self.listeners,
                 row=self.scoreboard.rows[slot.number - 1],
+                clients=self.clients,
                 tokens=self.tokens,
                 lifeline=self.lifeline[0],
                 tls=self.tls,
@@ -241,6 +244,7 @@ class Master:
         row = slot.number - 1
         lost = self.scoreboard.rows[row][Counter.SESSIONS]
         held = self.scoreboard.take_back_tokens(row)
+        self.clients.shares[row].clear_connections()
         if self.tokens and held:
             self.tokens.put_back(held)
         pid, slot.pid = slot.pid, 0

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from setproctitle import setproctitle
 
+from perdition.clients import Clients
 from perdition.failure import StartupError
 from perdition.helper_line import Asker, Line
 from perdition.log import Log
@@ -27,6 +28,8 @@ TITLE_SECONDS = 1.0
 """How often at the most the title is written anew."""
 BREATHER_SECONDS = 1.0
 """How long nobody is accepted after the system has run out of something."""
+QUIET_SECONDS = 60.0
+"""How long nothing is said of further clients that are turned away."""
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -44,6 +47,7 @@ class Heritage:
     log: Log
     listeners: list[socket.socket]
     row: memoryview
+    clients: Clients
     tokens: Tokens | None
     lifeline: int
     tls: Encryption
@@ -63,10 +67,12 @@ class Worker:
         self.tls = heritage.tls
         self.loop = loop = Loop()
         self.helper = Asker(loop, heritage.line) if heritage.line else None
-        self.site = furnish(loop, options, log, heritage.tls, self.helper)
+        self.site = furnish(loop, options, log, heritage.tls, heritage.clients, self.helper)
+        self.site.clients.belong_to(self.number - 1)
         self.listeners = [Listener(sock, self) for sock in heritage.listeners]
         self.lifeline = heritage.lifeline
         self.on_end = self.end  # one bound method for all sessions
+        self.quiet_until = 0.0
         self.draining = False
         self.title_is_due = False
 
@@ -123,20 +129,41 @@ class Worker:
         self.loop.call_later(BREATHER_SECONDS, self.listen)
 
     def begin(self, sock: socket.socket, peer: tuple[str, int]) -> None:
-        """Begin a client's session, if the connection limit has room for it."""
-        if self.tokens and not self.tokens.take():
+        """Begin a client's session, if the limits have room for it."""
+        if not self.has_room(peer[0]):
             sock.close()
             return
         sock.setblocking(False)
         self.row[Counter.SESSIONS] += 1
         self.row[Counter.TOKENS] += bool(self.tokens)
+        if self.options.connections_per_client:
+            self.site.clients.connected(peer[0], +1)
         ends = Ends(*peer[:2], *sock.getsockname()[:2])
         self.loop.spawn(Session(self.site, sock, ends, self.on_end).run())
         self.show_title_soon()
 
-    def end(self) -> None:
+    def has_room(self, address: str) -> bool:
+        """Tell whether an address may have a connection more; take a token for it if so."""
+        limit = self.options.connections_per_client
+        if limit and self.site.clients.connections(address) >= limit:
+            self.note_limit(f"connections_per_client: {address} has {limit}")
+            return False
+        if self.tokens and not self.tokens.take():
+            self.note_limit(f"connection_limit: all {self.options.connection_limit} are taken")
+            return False
+        return True
+
+    def note_limit(self, text: str) -> None:
+        """Log that a client was turned away, but not each time in a storm of them."""
+        if self.loop.now >= self.quiet_until:
+            self.quiet_until = self.loop.now + QUIET_SECONDS
+            self.log.notice(f"{text}; further connections are closed")
+
+    def end(self, ends: Ends) -> None:
         """Note that a client has gone."""
         self.row[Counter.SESSIONS] -= 1
+        if self.options.connections_per_client:
+            self.site.clients.connected(ends.source, -1)
         if self.tokens:
             self.row[Counter.TOKENS] -= 1
             self.tokens.put_back()
