@@ -5,27 +5,15 @@ import socket
 import sys
 import textwrap
 from collections.abc import Iterator
-from os import fsdecode
 from pathlib import Path
 
-from perdition import config_file
+from perdition.configuration import Configuration
 from perdition.failure import StartupError
 from perdition.log import Log, open_sink
 from perdition.option_kinds import FLAG
-from perdition.options import OPTIONS, SHORT, Given, Options, effective
-from perdition.popmap import SYSCONFDIR
+from perdition.options import OPTIONS, SHORT, Given, Options
 
 STDIN, STDERR = 0, 2
-
-NAMES = {
-    "perdition.pop3": "POP3",
-    "perdition.pop3s": "POP3S",
-    "perdition.imap4": "IMAP4",
-    "perdition.imap4s": "IMAP4S",
-    "perdition.imaps": "IMAP4S",
-    "perdition.managesieve": "MANAGESIEVE",
-}
-"""The protocols that perdition's names stand for."""
 
 
 def main(argv: list[str]) -> int:
@@ -37,11 +25,12 @@ def main(argv: list[str]) -> int:
         if command_line.values.get("help"):
             print(usage(name), end="")
             return os.EX_OK
-        options, remarks = read_options(name, command_line)
+        configuration = Configuration(name, command_line)
+        options = configuration.read()
         log = Log(name, open_sink(options.log_facility), options.debug, options.quiet)
-        for remark in remarks:
+        for remark in configuration.remarks:
             log.warning(remark)
-        return run(name, options, log)
+        return run(configuration, options, log)
     except StartupError as error:
         log.error(str(error))
         if not (log.sink.descriptor == STDERR or socket_family(STDERR)):  # inetd's is the client
@@ -49,7 +38,7 @@ def main(argv: list[str]) -> int:
         return os.EX_USAGE
 
 
-def run(name: str, options: Options, log: Log) -> int:
+def run(configuration: Configuration, options: Options, log: Log) -> int:
     """Run in the mode that was asked for, and return the exit status; raises StartupError.
 
     Whoever has a client for its standard input, and wants nothing else, was started by inetd.
@@ -58,10 +47,10 @@ def run(name: str, options: Options, log: Log) -> int:
     if options.inetd_mode or (has_client and not options.foreground):
         from perdition.process import inetd
 
-        return inetd.run(name, options, log)
+        return inetd.run(configuration.name, options, log)
     from perdition.process.master import Master
 
-    return Master(name, options, log).run()
+    return Master(configuration, options, log).run()
 
 
 def socket_family(descriptor: int) -> int:
@@ -110,55 +99,6 @@ def parse_short(letters: str, rest: Iterator[str], given: Given) -> None:
         else:
             given.add(name, letters or next(rest, None))
             return
-
-
-def read_options(name: str, command_line: Given) -> tuple[Options, list[str]]:
-    """Return the options of command line and configuration file, and remarks for the log.
-
-    Raises StartupError.
-    """
-    implied = NAMES.get(name)
-    given_path = command_line.values.get("config_file")
-    protocol = command_line.values.get("protocol", implied) or "POP3"
-    path = default_config_file(name, protocol) if given_path is None else given_path
-    file, remarks = read_file(path) if path else (Given(), [])
-    return effective(command_line, file, implied), remarks
-
-
-def default_config_file(name: str, protocol: str) -> str:
-    """Return the first of the manual's places where there is a configuration file, or ""."""
-    for base in (name, f"perdition.{protocol.lower()}", "perdition"):
-        path = SYSCONFDIR / f"{base}.conf"
-        if path.exists():
-            return str(path)
-    return ""
-
-
-def read_file(path: str) -> tuple[Given, list[str]]:
-    """Read a configuration file; raises StartupError that names the file and the line."""
-    given, remarks = Given(""), []
-    try:
-        entries = list(config_file.parse(fsdecode(Path(path).read_bytes())))
-    except OSError as error:
-        raise StartupError(f"config_file {path}: {error.strerror}; give a readable file") from error
-    except config_file.SyntaxProblem as problem:
-        raise StartupError(f"{path} line {problem.line}: {problem}; close it") from problem
-    for entry in entries:
-        where = f"{path} line {entry.line}: "
-        name = SHORT.get(entry.key, entry.key)
-        if name not in OPTIONS:
-            raise StartupError(f"{where}{entry.key}: no such option; perdition --help shows all")
-        option = OPTIONS[name][0]
-        if not option.in_file:
-            continue
-        if entry.value is None and option.kind is not FLAG:
-            remarks.append(f"{where}{entry.key} has no value and is left at its default")
-            continue
-        try:
-            given.add(name, entry.value)
-        except StartupError as error:
-            raise StartupError(f"{where}{error}") from None
-    return given, remarks
 
 
 def usage(name: str) -> str:

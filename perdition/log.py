@@ -154,11 +154,15 @@ class Log:
     def __init__(self, name: str, sink: Sink, debug: bool = False, quiet: bool = False) -> None:
         self.name = name
         self.sink = sink
-        self.debugging = debug
-        self.quiet = quiet and not debug
+        self.adapt(debug, quiet)
         self.stamp = (0, "")
         self.pid = os.getpid()
         os.register_at_fork(after_in_child=self.note_pid)
+
+    def adapt(self, debug: bool, quiet: bool) -> None:
+        """Write more or fewer lines from now on; debug goes before quiet."""
+        self.debugging = debug
+        self.quiet = quiet and not debug
 
     def note_pid(self) -> None:
         """Learn the number of this process: asking for it with each line costs a system call."""

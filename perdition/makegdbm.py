@@ -28,7 +28,7 @@ def entries(
     """
     seen = set()
     for number, line in enumerate(lines, 1):
-        key, _, value = line.rstrip(b"\r\n").partition(b":")
+        key, _, value = line.removesuffix(b"\n").partition(b":")
         if not line.strip():
             continue
         if not key or not value:

@@ -28,22 +28,27 @@ STATE_NAMES = {
 }
 
 
+DEFAULT_DEPTH = 1
+"""How many levels ``add_domain`` strips from a host's name, unless it is told."""
+
+
 @dataclass(frozen=True, slots=True)
 class States:
     """A set of states, and how many levels ``add_domain`` strips from a host's name."""
 
     states: frozenset[State] = frozenset()
-    depth: int = 1
+    depth: int = DEFAULT_DEPTH
 
     def __contains__(self, state: State) -> bool:
         return state in self.states
 
     def __or__(self, other: "States") -> "States":
-        return States(self.states | other.states, other.depth)
+        depth = other.depth if other.depth != DEFAULT_DEPTH else self.depth
+        return States(self.states | other.states, depth)
 
     def __str__(self) -> str:
         names = [state.value for state in State if state in self.states]
-        return ",".join([*names, str(self.depth)] if self.depth != 1 else names)
+        return ",".join([*names, str(self.depth)] if self.depth != DEFAULT_DEPTH else names)
 
 
 NO_STATES = States()

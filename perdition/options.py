@@ -54,6 +54,8 @@ class Option:
     short: str = ""
     derived: str = ""
     """What the default is, where it is derived from other things."""
+    restart: bool = False
+    """Whether a change counts only after a restart."""
     in_file: bool = True
     """Whether the option makes sense in the configuration file; if not it is ignored there."""
 
@@ -103,6 +105,7 @@ class Options:
         False,
         "Ask PAM whether the user's password is right before connecting to the real server.",
         short="a",
+        restart=True,
     )
     no_bind_banner: bool = option(
         FLAG,
@@ -117,6 +120,7 @@ class Options:
         "Listen to these addresses only: names, IPv4 addresses or IPv6 addresses in brackets, "
         "each with a port if it is not listen_port. Without any: to all addresses.",
         short="b",
+        restart=True,
     )
     connection_logging: bool = option(
         FLAG,
@@ -161,6 +165,7 @@ class Options:
         "Where to log to: a facility of syslog, a file (a name that begins with /), - for standard "
         "output or + for standard error. With - and + perdition stays in the foreground.",
         short="F",
+        restart=True,
     )
     config_file: str | None = option(
         FILE,
@@ -172,7 +177,11 @@ class Options:
         in_file=False,
     )
     group: str = option(
-        text("GROUP"), default_group(), "The group to run as, by name or number.", short="g"
+        text("GROUP"),
+        default_group(),
+        "The group to run as, by name or number.",
+        short="g",
+        restart=True,
     )
     help: bool = option(FLAG, False, "Show all options and end.", short="h", in_file=False)
     capability: str | None = option(
@@ -190,19 +199,21 @@ class Options:
         "servers have it too.",
     )
     inetd_mode: bool = option(
-        FLAG, False, "Serve one client on standard input and output.", short="i"
+        FLAG, False, "Serve one client on standard input and output.", short="i", restart=True
     )
     connections_per_client: int = option(
         COUNT,
         0,
         "Serve one address so many connections at once at the most; further ones are closed at "
         "once. 0: any.",
+        restart=True,
     )
     connection_limit: int = option(
         COUNT,
         0,
         "Serve so many connections at once at the most; further ones are closed at once. 0: any.",
         short="L",
+        restart=True,
     )
     listen_port: str = option(
         text("PORT"),
@@ -210,6 +221,7 @@ class Options:
         "The port to listen to, by number or name.",
         short="l",
         derived="110, 995, 143, 993 or 4190, by the protocol",
+        restart=True,
     )
     login_disabled: bool = option(
         FLAG, False, "Refuse every login; IMAP clients are told by LOGINDISABLED."
@@ -240,13 +252,14 @@ class Options:
     map_library_opt: str = option(
         STRING, "", "What the popmap is opened with; see perditiondb(5).", short="m"
     )
-    no_daemon: bool = option(FLAG, False, "Stay in the foreground.")
+    no_daemon: bool = option(FLAG, False, "Stay in the foreground.", restart=True)
     no_lookup: bool = option(
         FLAG,
         False,
         "Look up neither names of hosts nor of ports: popmap and options must give numbers. "
         "Implies no_bind_banner.",
         short="n",
+        restart=True,
     )
     ok_line: str = option(
         STRING, "You are so in", "What clients are told when they are logged in.", short="O"
@@ -264,6 +277,7 @@ class Options:
         "The protocol: POP3, POP3S, IMAP4, IMAP4S or MANAGESIEVE.",
         short="P",
         derived="by the name that perdition is called by, else POP3",
+        restart=True,
     )
     outgoing_port: str = option(
         text("PORT"),
@@ -285,6 +299,7 @@ class Options:
         "The file that holds the master's process id. Its directory is made if it is missing. "
         "Empty: none.",
         derived="/var/run/<basename>/<basename>.pid",
+        restart=True,
     )
     pop_capability: str = option(
         STRING,
@@ -306,10 +321,17 @@ class Options:
         short="t",
     )
     tcp_keepalive: bool = option(
-        FLAG, False, "Have the system find dead peers, of clients and of real servers."
+        FLAG,
+        False,
+        "Have the system find dead peers, of clients and of real servers.",
+        restart=True,
     )
     username: str = option(
-        text("USERNAME"), "nobody", "The user to run as, by name or number.", short="u"
+        text("USERNAME"),
+        "nobody",
+        "The user to run as, by name or number.",
+        short="u",
+        restart=True,
     )
     username_from_database: bool = option(
         FLAG,
@@ -331,6 +353,7 @@ class Options:
         0,
         "How many processes serve clients.",
         derived="as many as there are processors",
+        restart=True,
     )
 
     ssl_mode: SSLMode | None = option(
@@ -340,32 +363,38 @@ class Options:
         "with _listen by clients, with _outgoing by real servers, with _all by both. With _force "
         "no login is accepted or sent without it. none: nowhere.",
         derived="ssl_all for POP3S and IMAP4S, else none",
+        restart=True,
     )
     ssl_ca_accept_self_signed: bool = option(
-        FLAG, False, "Accept real servers' chains that end in an unknown authority."
+        FLAG, False, "Accept real servers' chains that end in an unknown authority.", restart=True
     )
     ssl_ca_chain_file: str | None = option(
         FILE,
         None,
         "Certificates, from the one that issued ssl_cert_file's up to the root, in PEM. Goes "
         "before ssl_ca_file and ssl_ca_path.",
+        restart=True,
     )
     ssl_ca_file: str = option(
         FILE,
         "/etc/perdition/perdition.ca.pem",
         "The authorities that real servers' and clients' certificates must come from, in PEM.",
+        restart=True,
     )
     ssl_ca_path: str = option(
         text("PATHNAME"),
         "/etc/perdition/perdition.ca/",
         "A directory of such authorities, prepared by openssl rehash.",
+        restart=True,
     )
-    ssl_cert_accept_expired: bool = option(FLAG, False, "Accept certificates whose time is over.")
+    ssl_cert_accept_expired: bool = option(
+        FLAG, False, "Accept certificates whose time is over.", restart=True
+    )
     ssl_cert_accept_not_yet_valid: bool = option(
-        FLAG, False, "Accept certificates whose time has not come."
+        FLAG, False, "Accept certificates whose time has not come.", restart=True
     )
     ssl_cert_accept_self_signed: bool = option(
-        FLAG, False, "Accept certificates that are signed by themselves."
+        FLAG, False, "Accept certificates that are signed by themselves.", restart=True
     )
     ssl_cert_file: tuple[str, ...] = option(
         FILES,
@@ -373,67 +402,78 @@ class Options:
         "The certificate that clients are shown, in PEM, with those that vouch for it. Given "
         "several times, each with its ssl_key_file: the one for the name that a client asks for, "
         "else the first.",
+        restart=True,
     )
     ssl_cert_verify_depth: int = option(
-        DEPTH,
-        9,
-        "How many certificates there may be above a real server's own.",
+        DEPTH, 9, "How many certificates there may be above a real server's own.", restart=True
     )
     ssl_dh_params_file: str | None = option(
         FILE,
         None,
         "Diffie-Hellman parameters, in PEM.",
         derived="those in ssl_cert_file, if there are any",
+        restart=True,
     )
     ssl_key_file: tuple[str, ...] = option(
         FILES,
         ("/etc/perdition/perdition.key.pem",),
         "The private key of ssl_cert_file's certificate, in PEM.",
+        restart=True,
     )
     ssl_listen_ciphers: str = option(
-        STRING, "", "The ciphers for clients, as in ciphers(1). Empty: OpenSSL's own."
+        STRING, "", "The ciphers for clients, as in ciphers(1). Empty: OpenSSL's own.", restart=True
     )
-    ssl_listen_compression: bool = option(FLAG, False, "Allow clients to have TLS compress.")
+    ssl_listen_compression: bool = option(
+        FLAG, False, "Allow clients to have TLS compress.", restart=True
+    )
     ssl_listen_max_proto_version: str = option(
-        VERSION, "", "The highest TLS version for clients. Empty: OpenSSL's own."
+        VERSION,
+        "",
+        "The highest TLS version for clients. Empty: OpenSSL's own.",
+        restart=True,
     )
     ssl_listen_min_proto_version: str = option(
-        LOWEST_VERSION, "tlsv1", "The lowest TLS version for clients."
+        LOWEST_VERSION, "tlsv1", "The lowest TLS version for clients.", restart=True
     )
-    ssl_no_cert_verify: bool = option(FLAG, False, "Verify no certificates, on either side.")
+    ssl_no_cert_verify: bool = option(
+        FLAG, False, "Verify no certificates, on either side.", restart=True
+    )
     ssl_no_cipher_server_preference: bool = option(
-        FLAG, False, "Let the client's order of ciphers decide."
+        FLAG, False, "Let the client's order of ciphers decide.", restart=True
     )
     ssl_no_client_cert_verify: bool = option(
-        FLAG, False, "Do not verify certificates that clients show."
+        FLAG, False, "Do not verify certificates that clients show.", restart=True
     )
     ssl_no_cn_verify: bool = option(
         FLAG,
         False,
         "Do not verify that a real server's certificate is for the name it was connected by.",
+        restart=True,
     )
     ssl_outgoing_ciphers: str = option(
         STRING,
         "",
         "The ciphers for real servers, as in ciphers(1). Empty: OpenSSL's own.",
+        restart=True,
     )
     ssl_outgoing_compression: bool = option(
-        FLAG, False, "Allow TLS to compress what goes to and from real servers."
+        FLAG, False, "Allow TLS to compress what goes to and from real servers.", restart=True
     )
     ssl_outgoing_max_proto_version: str = option(
-        VERSION, "", "The highest TLS version for real servers. Empty: OpenSSL's own."
+        VERSION, "", "The highest TLS version for real servers. Empty: OpenSSL's own.", restart=True
     )
     ssl_outgoing_min_proto_version: str = option(
-        LOWEST_VERSION, "tlsv1", "The lowest TLS version for real servers."
+        LOWEST_VERSION, "tlsv1", "The lowest TLS version for real servers.", restart=True
     )
     ssl_passphrase_fd: int | None = option(
         DESCRIPTOR,
         None,
         "A file descriptor whose first line is ssl_key_file's passphrase.",
         derived="0; if that is a terminal, the passphrase is asked for there",
+        restart=True,
     )
     ssl_passphrase_file: str | None = option(
-        FILE, None, "A file whose first line is ssl_key_file's passphrase."
+        FILE, None, "A file whose first line is ssl_key_file's passphrase.", restart=True
     )
 
     def __post_init__(self) -> None:

@@ -103,7 +103,9 @@ class Resolver:
         self.known[key] = self.loop.now + FRESH_SECONDS, found
 
 
-def listen(endpoints: Iterable[Endpoint], default_port: str) -> list[socket.socket]:
+def listen(
+    endpoints: Iterable[Endpoint], default_port: str, keepalive: bool
+) -> list[socket.socket]:
     """Bind and listen to each endpoint; without any, to all addresses of both families.
 
     Raises StartupError that names the address and what is wrong with it.
@@ -117,20 +119,20 @@ def listen(endpoints: Iterable[Endpoint], default_port: str) -> list[socket.sock
             raise StartupError(
                 f"bind_address {host}:{port}: {error.strerror}; give an address of this host"
             ) from error
-        sockets += [bind(address) for address in found]
-    return sockets or listen_everywhere(default_port)
+        sockets += [bind(address, keepalive) for address in found]
+    return sockets or listen_everywhere(default_port, keepalive)
 
 
-def listen_everywhere(port: str) -> list[socket.socket]:
+def listen_everywhere(port: str, keepalive: bool) -> list[socket.socket]:
     """Listen to a port of all IPv4 and, where the system has it, all IPv6 addresses."""
-    sockets = [bind(lookup(Endpoint("0.0.0.0", port), socket.AI_PASSIVE)[0])]
+    sockets = [bind(lookup(Endpoint("0.0.0.0", port), socket.AI_PASSIVE)[0], keepalive)]
     with suppress(OSError, StartupError):
         number = str(sockets[0].getsockname()[1])
-        sockets.append(bind(lookup(Endpoint("::", number), socket.AI_PASSIVE)[0]))
+        sockets.append(bind(lookup(Endpoint("::", number), socket.AI_PASSIVE)[0], keepalive))
     return sockets
 
 
-def bind(address: Address) -> socket.socket:
+def bind(address: Address, keepalive: bool) -> socket.socket:
     """Return a socket that listens to an address.
 
     Options that accepted sockets inherit are set here, once.
@@ -138,6 +140,7 @@ def bind(address: Address) -> socket.socket:
     sock = socket.socket(address.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, keepalive)
     if address.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     try:

@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
+from perdition.configuration import read_file
 from perdition.option_kinds import TLSUse
 from perdition.options import Options
-from perdition.process.helper import read_file
 
 if TYPE_CHECKING:
     from perdition.net.tls import ListeningTLS

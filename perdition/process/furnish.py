@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from dataclasses import replace
 
 from perdition.auth import LocalAuthentication
 from perdition.clients import Clients
@@ -47,4 +48,14 @@ def furnish(
         turns=itertools.count(random.randrange(1 << 16)),
         splices=set(),
         inetd_pid=inetd_pid,
+    )
+
+
+def refurnish(site: Site, options: Options, tls: Encryption) -> Site:
+    """Return what sessions share from now on, under other options; raises StartupError."""
+    return replace(
+        site,
+        options=options,
+        popmap=open_map(options.map_library, options.map_library_opt, options.domain_delimiter),
+        upstream=Upstream(site.loop, site.resolver, options, site.log, tls.outgoing),
     )

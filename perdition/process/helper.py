@@ -12,10 +12,10 @@ import socket
 import struct
 import time
 from contextlib import suppress
-from pathlib import Path
 
 from setproctitle import setproctitle
 
+from perdition.configuration import read_file
 from perdition.failure import StartupError
 from perdition.helper_line import HEAD, MESSAGE_SIZE, SIZE, Line, Status, Wanted, unpack
 
@@ -26,14 +26,6 @@ RESTART_SECONDS = 0.2
 PAM_SERVICE = "perdition"
 PAM_SYSTEM_ERROR = 4
 PAM_RHOST = 4
-
-
-def read_file(path: str) -> bytes:
-    """Return a file; raises StartupError."""
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise StartupError(f"{path}: {error.strerror}; give a readable file") from error
 
 
 class Helper:

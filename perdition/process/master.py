@@ -2,8 +2,11 @@
 
 import gc
 import os
+import pickle
 import signal
+import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from setproctitle import setproctitle
 from perdition import __version__
 from perdition.auth import login_seconds
 from perdition.clients import Clients
+from perdition.configuration import Configuration, read_file
 from perdition.failure import StartupError
 from perdition.helper_line import Line
 from perdition.log import Log
@@ -42,22 +46,26 @@ class Slot:
     pid: int = 0
     started: float = 0.0
     due: float = 0.0
+    orders: socket.socket | None = None
     quick_deaths: int = 0
 
 
 class Master:
     """Starts up, then keeps the workers alive until a signal says to end."""
 
-    def __init__(self, name: str, options: Options, log: Log) -> None:
+    def __init__(self, configuration: Configuration, options: Options, log: Log) -> None:
         """Do all that can go wrong; raises StartupError."""
-        self.name = name
+        self.configuration = configuration
+        self.name = configuration.name
         self.options = options
         self.log = log
         self.owner = Owner.wanted(options)
         self.tls = Encryption(options)
         open_map(options.map_library, options.map_library_opt, options.domain_delimiter).close()
         self.listeners = listen(
-            options.bind_address, options.listen_port or str(options.service.port)
+            options.bind_address,
+            options.listen_port or str(options.service.port),
+            options.tcp_keepalive,
         )
         self.pid_file = self.prepared_pid_file()
         count = options.workers or len(os.sched_getaffinity(0))
@@ -101,7 +109,8 @@ class Master:
             self.pid_file.write()
         self.lifeline = os.pipe2(os.O_CLOEXEC)
         if self.options.authenticate_in or (self.tls.files and os.getuid() == 0):
-            self.lines = [Line(self.tls.files) for _ in range(len(self.slots) + 1)]
+            files = [*self.tls.files, self.configuration.path]
+            self.lines = [Line(files) for _ in range(len(self.slots) + 1)]
             seconds = login_seconds(self.options.authenticate_timeout)
             self.keeper = helper.start(self.name, self.lines, self.lifeline, seconds)
         self.owner.become()
@@ -141,19 +150,22 @@ class Master:
     def start(self, slot: Slot) -> None:
         """Fork a worker."""
         slot.started, slot.due = time.monotonic(), 0.0
+        slot.orders, orders = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         slot.pid = os.fork()
         if slot.pid:
+            orders.close()
             return
         try:
             os.close(self.lifeline[1])
+            orders.setblocking(False)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-            self.worker(slot).run()
+            self.worker(slot, orders).run()
         except BaseException as error:  # noqa: BLE001 - it is logged and ends the process
             self.log.error(f"worker {slot.number} cannot start: {type(error).__name__}: {error}")
         finally:
             os._exit(os.EX_SOFTWARE)
 
-    def worker(self, slot: Slot) -> Worker:
+    def worker(self, slot: Slot, orders: socket.socket) -> Worker:
         """Return a worker for a slot."""
         return Worker(
             Heritage(
@@ -166,6 +178,7 @@ class Master:
                 clients=self.clients,
                 tokens=self.tokens,
                 lifeline=self.lifeline[0],
+                orders=orders,
                 tls=self.tls,
                 line=self.lines[slot.number] if self.lines else None,
             )
@@ -191,25 +204,48 @@ class Master:
             case signal.SIGCHLD:
                 self.bury()
             case signal.SIGHUP:
-                self.log.reopen()
-                self.renew_certificates()
-                self.signal_workers(signal.SIGHUP)
+                self.reload()
             case signal.SIGQUIT:
                 self.stop(signal.SIGQUIT)
             case _:
                 self.stop(signal.SIGTERM)
                 self.kill_at = time.monotonic() + self.options.drain_timeout + GRACE_SECONDS
 
-    def renew_certificates(self) -> None:
-        """Take up the certificates that are there now, for workers to come; keep bad ones out."""
-        if not self.tls.listening:
-            return
-        read = self.lines[0].ask_for_file if self.lines else helper.read_file
+    def reload(self) -> None:
+        """Take up the configuration and the certificates that are there now, if all are good.
+
+        Log and popmap are opened anew in any case.
+        """
+        self.log.reopen()
         try:
-            self.tls.renew({path: read(path) for path in self.tls.files})
-            self.log.notice("certificates are read again")
+            options = self.configuration.read_again(self.options, self.read)
+            open_map(options.map_library, options.map_library_opt, options.domain_delimiter).close()
+            if self.tls.listening:
+                self.tls.renew({path: self.read(path) for path in self.tls.files})
         except StartupError as error:
-            self.log.error(f"the old certificates are kept: {error}")
+            self.log.error(f"SIGHUP: nothing is changed: {error}")
+        else:
+            self.adopt(options)
+        self.signal_workers(signal.SIGHUP)
+
+    def read(self, path: str) -> bytes:
+        """Return a file, by the helper if only root can read it; raises StartupError."""
+        if self.lines and path in self.lines[0].files:
+            return self.lines[0].ask_for_file(path)
+        return read_file(path)
+
+    def adopt(self, options: Options) -> None:
+        """Let new options count, and pass them on to the workers."""
+        self.options = options
+        self.log.adapt(options.debug, options.quiet)
+        self.log.notice("SIGHUP: configuration, popmap and certificates are read again")
+        for remark in self.configuration.remarks:
+            self.log.warning(remark)
+        order = pickle.dumps(options)
+        for slot in self.slots:
+            if slot.pid and slot.orders:
+                with suppress(OSError):  # it has died, and the next one has them anyway
+                    slot.orders.send(order, socket.MSG_DONTWAIT)
 
     def stop(self, how: signal.Signals) -> None:
         """Accept no more clients, and have the workers end their sessions."""

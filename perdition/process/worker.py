@@ -2,9 +2,11 @@
 
 import errno
 import os
+import pickle
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -17,8 +19,8 @@ from perdition.log import Log
 from perdition.net.loop import READ, Loop
 from perdition.options import Options
 from perdition.process.encryption import Encryption
-from perdition.process.furnish import furnish
-from perdition.process.helper import read_file
+from perdition.process.furnish import furnish, refurnish
+from perdition.configuration import read_file
 from perdition.process.scoreboard import Counter
 from perdition.process.tokens import Tokens
 from perdition.session import Session
@@ -28,6 +30,8 @@ TITLE_SECONDS = 1.0
 """How often at the most the title is written anew."""
 BREATHER_SECONDS = 1.0
 """How long nobody is accepted after the system has run out of something."""
+ORDER_SIZE = 262144
+"""Octets in the options that the master sends."""
 QUIET_SECONDS = 60.0
 """How long nothing is said of further clients that are turned away."""
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -38,7 +42,7 @@ class Heritage:
     """What a worker gets from its master.
 
     ``row`` is its row of the scoreboard. ``lifeline`` is the reading end of a pipe whose other
-    end the master alone holds.
+    end the master alone holds. By ``orders`` come new options, in front of a SIGHUP.
     """
 
     name: str
@@ -50,6 +54,7 @@ class Heritage:
     clients: Clients
     tokens: Tokens | None
     lifeline: int
+    orders: socket.socket
     tls: Encryption
     line: Line | None
 
@@ -71,6 +76,7 @@ class Worker:
         self.site.clients.belong_to(self.number - 1)
         self.listeners = [Listener(sock, self) for sock in heritage.listeners]
         self.lifeline = heritage.lifeline
+        self.orders = heritage.orders
         self.on_end = self.end  # one bound method for all sessions
         self.quiet_until = 0.0
         self.draining = False
@@ -81,7 +87,7 @@ class Worker:
         self.show_title()
         self.on_signal(signal.SIGTERM, lambda: self.drain(self.options.drain_timeout))
         self.on_signal(signal.SIGQUIT, lambda: self.drain(None))
-        self.on_signal(signal.SIGHUP, self.reopen)
+        self.on_signal(signal.SIGHUP, self.reload)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's; the master passes its own
         self.loop.watch(self.lifeline, READ, self)
         self.listen()
@@ -99,9 +105,16 @@ class Worker:
         self.loop.watch(self.lifeline, 0, self)
         self.drain(0)
 
-    def reopen(self) -> None:
-        """Open log and popmap anew, and show clients the certificates that are there now."""
+    def reload(self) -> None:
+        """Take up what the master has found good, for sessions to come.
+
+        Log, popmap and certificates are opened anew in any case.
+        """
         self.log.reopen()
+        with suppress(BlockingIOError):
+            self.options = pickle.loads(self.orders.recv(ORDER_SIZE))
+            self.log.adapt(self.options.debug, self.options.quiet)
+            self.site = refurnish(self.site, self.options, self.tls)
         self.site.popmap.reopen()
         if self.tls.listening:
             self.loop.spawn(self.renew_certificates())

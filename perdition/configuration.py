@@ -1,0 +1,103 @@
+"""Command line and configuration file together: what counts, at start and after SIGHUP."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from os import fsdecode
+from pathlib import Path
+
+from perdition import config_file
+from perdition.failure import StartupError
+from perdition.option_kinds import FLAG
+from perdition.options import OPTIONS, SHORT, Given, Options, effective
+from perdition.popmap import SYSCONFDIR
+
+Read = Callable[[str], bytes]
+
+NAMES = {
+    "perdition.pop3": "POP3",
+    "perdition.pop3s": "POP3S",
+    "perdition.imap4": "IMAP4",
+    "perdition.imap4s": "IMAP4S",
+    "perdition.imaps": "IMAP4S",
+    "perdition.managesieve": "MANAGESIEVE",
+}
+"""The protocols that perdition's names stand for."""
+
+
+def read_file(path: str) -> bytes:
+    """Return a file; raises StartupError."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise StartupError(f"{path}: {error.strerror}; give a readable file") from error
+
+
+@dataclass(slots=True)
+class Configuration:
+    """Where the options come from. ``remarks`` are what the last reading has for the log."""
+
+    name: str
+    command_line: Given
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def path(self) -> str:
+        """The configuration file: the one that is named, else the first of the manual's places.
+
+        "": there is none.
+        """
+        named = self.command_line.values.get("config_file")
+        if named is not None:
+            return str(named)
+        protocol = self.command_line.values.get("protocol") or NAMES.get(self.name, "POP3")
+        for base in (self.name, f"perdition.{protocol.lower()}", "perdition"):
+            path = SYSCONFDIR / f"{base}.conf"
+            if path.exists():
+                return str(path)
+        return ""
+
+    def read(self, read: Read = read_file) -> Options:
+        """Return the options that count; raises StartupError that names the file and the line."""
+        self.remarks = []
+        file = Given("")
+        path = self.path
+        if path:
+            self.read_entries(path, read(path), file)
+        return effective(self.command_line, file, NAMES.get(self.name))
+
+    def read_entries(self, path: str, content: bytes, given: Given) -> None:
+        """Note each line of a configuration file."""
+        try:
+            entries = list(config_file.parse(fsdecode(content)))
+        except config_file.SyntaxProblem as problem:
+            raise StartupError(f"{path} line {problem.line}: {problem}; close it") from problem
+        for entry in entries:
+            where = f"{path} line {entry.line}: "
+            name = SHORT.get(entry.key, entry.key)
+            if name not in OPTIONS:
+                raise StartupError(f"{where}{entry.key}: no such option; perdition --help has all")
+            option = OPTIONS[name][0]
+            if not option.in_file:
+                continue
+            if entry.value is None and option.kind is not FLAG:
+                self.remarks.append(f"{where}{entry.key} has no value and keeps its default")
+                continue
+            try:
+                given.add(name, entry.value)
+            except StartupError as error:
+                raise StartupError(f"{where}{error}") from None
+
+    def read_again(self, current: Options, read: Read) -> Options:
+        """Return the options as they are now wanted; raises StartupError.
+
+        What cannot change while perdition runs stays as it is, with a remark.
+        """
+        wanted = self.read(read)
+        fixed = {
+            name: getattr(current, name)
+            for name, (option, _) in OPTIONS.items()
+            if option.restart and getattr(current, name) != getattr(wanted, name)
+        }
+        if fixed:
+            self.remarks.append(f"{', '.join(fixed)}: changed, which needs a restart")
+        return replace(wanted, **fixed)
