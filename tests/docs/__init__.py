@@ -1,0 +1,1 @@
+"""What is written about perdition, against what it does."""

@@ -1,0 +1,1 @@
+"""Parsers, dialogues and tables, each by itself."""

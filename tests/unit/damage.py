@@ -1,0 +1,45 @@
+"""Damages a gdbm file in many ways, and looks a user up in each; run by test_popmap.
+
+Tells every offset before it is tried: who dies leaves it as the last word.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from perdition.failure import MapUnavailable
+from perdition.popmap.gdbm import GdbmMap
+
+HEADER = 512
+STRIDE = 29
+STDOUT = 1
+
+
+def damages(sound: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield damaged files: octets changed, and an end that is missing."""
+    offsets = [*range(HEADER), *range(HEADER, len(sound), STRIDE)]
+    for offset in offsets:
+        for octet in (0, 0x7F, sound[offset] ^ 0xFF):
+            yield offset, sound[:offset] + bytes([octet]) + sound[offset + 1 :]
+    for end in range(0, len(sound), 509):
+        yield end, sound[:end]
+
+
+def main(sound: Path, damaged: Path, keys: list[str]) -> None:
+    """Look the keys up in each damaged file; whatever is found, or not, will do."""
+    for offset, octets in damages(sound.read_bytes()):
+        os.write(STDOUT, b"%d\n" % offset)
+        damaged.write_bytes(octets)
+        popmap = GdbmMap(str(damaged), "@")
+        for key in keys:
+            try:
+                popmap.lookup(key)
+            except MapUnavailable:
+                break
+        popmap.close()
+    os.write(STDOUT, b"survived\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])

@@ -1,0 +1,473 @@
+"""IMAP4: the dialogue with a client, and the one with a real server."""
+
+import re
+from os import fsdecode
+
+import pytest
+
+from perdition.failure import (
+    ConnectFailed,
+    Failure,
+    LoginDisabled,
+    Loop,
+    MapUnavailable,
+    MechanismUnavailable,
+    NegotiationFailed,
+    NoServer,
+    Rejected,
+    TLSNotPresent,
+)
+from perdition.protocol.dialogue import (
+    Accepted,
+    Credentials,
+    LineTooLong,
+    Terms,
+    Upgrade,
+)
+from perdition.protocol.imap4 import IMAP4
+from tests.unit.talk import Talk, drive
+
+PROTOCOL = IMAP4()
+PLAIN = Terms("IMAP4 IMAP4REV1")
+TLS_FIRST = Terms("IMAP4 IMAP4REV1", starttls=True, login_disabled=True)
+OWN_GREETING = PROTOCOL.own_greeting("proxy.example")
+JOE = Credentials("joe", b"secret", tag=b"a")
+
+
+def client(heard: bytes, terms: Terms = PLAIN, secured: Terms = PLAIN) -> Talk[Credentials | None]:
+    """What happens when a client says that."""
+    return drive(PROTOCOL.client(terms, secured), heard)
+
+
+def login(
+    heard: bytes = b"", upgrade: Upgrade = Upgrade.NEVER, credentials: Credentials = JOE
+) -> Talk[Accepted]:
+    """What happens when a real server says that."""
+    return drive(PROTOCOL.login(credentials, OWN_GREETING, upgrade), heard)
+
+
+def greeting(*capabilities: str) -> bytes:
+    """The greeting of a real server that tells what it can do."""
+    return b"* OK [CAPABILITY %b] hi\r\n" % " ".join(("IMAP4rev1", *capabilities)).encode()
+
+
+class TestClient:
+    @pytest.mark.parametrize(
+        ("arguments", "user", "password"),
+        [
+            pytest.param(b"joe secret", b"joe", b"secret", id="atoms"),
+            pytest.param(b'"joe" "secret"', b"joe", b"secret", id="quoted"),
+            pytest.param(b'joe "two  blanks "', b"joe", b"two  blanks ", id="blanks"),
+            pytest.param(b'"j\\"o\\\\e" "\\\\\\""', b'j"o\\e', b'\\"', id="escapes"),
+            pytest.param(b'joe ""', b"joe", b"", id="empty quoted password"),
+            pytest.param(b"joe {0+}\r\n", b"joe", b"", id="empty literal password"),
+            pytest.param(b"{3}\r\njoe {6}\r\nsecret", b"joe", b"secret", id="literals"),
+            pytest.param(b"{3+}\r\njoe {6+}\r\nsecret", b"joe", b"secret", id="eager literals"),
+            pytest.param(b"{3}\r\njoe {6+}\r\nsecret", b"joe", b"secret", id="both literals"),
+            pytest.param(b"{3+}\r\njoe secret", b"joe", b"secret", id="literal, atom"),
+            pytest.param(b'"joe" {6}\r\nsecret', b"joe", b"secret", id="quoted, literal"),
+            pytest.param(
+                b"{7+}\r\nj\r\no e\xff {2+}\r\n\r\n", b"j\r\no e\xff", b"\r\n", id="lines"
+            ),
+            pytest.param(b'{4+}\r\n"x\\" {4+}\r\n"y\\"', b'"x\\"', b'"y\\"', id="literal quotes"),
+            pytest.param(b"j\xf6e \xff\x80", b"j\xf6e", b"\xff\x80", id="8-bit atoms"),
+            pytest.param(b'"j\xf6e" "\xff"', b"j\xf6e", b"\xff", id="8-bit quoted"),
+            pytest.param(b'joe a(b){c}*%]\\"', b"joe", b'a(b){c}*%]\\"', id="bold atoms"),
+            pytest.param(b'joe "%b"' % (b"x" * 8000), b"joe", b"x" * 8000, id="long password"),
+        ],
+    )
+    def test_credentials_are_what_was_typed(
+        self, arguments: bytes, user: bytes, password: bytes
+    ) -> None:
+        talk = client(b"a LOGIN %b\r\n" % arguments)
+
+        assert talk.outcome == Credentials(fsdecode(user), password, tag=b"a")
+        assert talk.unread == b""
+        assert talk.answers == [b"+"] * len(re.findall(rb"\{\d+\}\r\n", arguments))
+
+    @pytest.mark.parametrize("heard", [b"a login joe secret\r\n", b"a LOGIN joe secret\n"])
+    def test_case_and_bare_line_feeds_do_not_matter(self, heard: bytes) -> None:
+        assert client(heard).outcome == JOE
+
+    def test_literals_are_invited_one_by_one(self) -> None:
+        talk = client(b"a LOGIN {3}\r\n")
+        assert talk.news().startswith(b"+ ")
+        talk.hear(b"joe {6}\r\n")
+        assert talk.news().startswith(b"+ ")
+        talk.hear(b"secret\r\n")
+        assert talk.outcome == JOE
+
+    @pytest.mark.parametrize("password", [b"secret", b'"secret"', b"{6+}\r\nsecret"])
+    def test_commands_behind_the_login_are_left_for_the_real_server(self, password: bytes) -> None:
+        talk = client(b"a LOGIN joe %b\r\nb SELECT INBOX\r\nc FE" % password)
+        assert talk.outcome == JOE
+        assert talk.unread == b"b SELECT INBOX\r\nc FE"
+
+    @pytest.mark.parametrize(
+        "mistake",
+        [
+            b"a",
+            b"a LOGIN",
+            b"a LOGIN joe",
+            b"a LOGIN joe secret more",
+            b"a LOGIN  joe secret",
+            b"a LOGIN joe secret ",
+            b'a LOGIN "" secret',
+            b'a LOGIN "joe secret',
+            b'a LOGIN "joe"secret',
+            b'a LOGIN joe "\\x"',
+            b"a LOGIN joe se\0cret",
+            b'a LOGIN "j\0oe" secret',
+            b"a LOGIN {4+}\r\nj\0oe secret",
+            b"a LOGIN joe {7+}\r\nse\0cret",
+            b"a LOGIN {99999}",
+            b"a SELECT INBOX",
+            b"a APPEND x {5+}\r\nhello",
+            b"a STARTTLS",
+            b"a CAPABILITY x",
+            b"a NOOP x",
+            b"a ID",
+            b"a \xff\0",
+        ],
+    )
+    def test_mistakes_are_refused_slowly_and_forgiven(self, mistake: bytes) -> None:
+        talk = client(mistake + b"\r\n")
+        assert [line.split()[:2] for line in talk.lines] == [[b"a", b"BAD"]]
+        assert talk.pauses == 1
+
+        assert talk.hear(b"a LOGIN joe secret\r\n").outcome == JOE
+
+    @pytest.mark.parametrize("line", [b"", b" LOGIN joe x", b"+ NOOP", b"* NOOP", b"a\0b NOOP"])
+    def test_line_without_a_tag_is_refused_untagged(self, line: bytes) -> None:
+        talk = client(line + b"\r\n")
+        assert [line.split()[:2] for line in talk.lines] == [[b"*", b"BAD"]]
+
+    @pytest.mark.parametrize(
+        "refused",
+        [
+            b"a SELECT {6+}\r\nx NOOP",
+            b"a AUTHENTICATE PLAIN {6+}\r\nx NOOP",
+            b"a LOGIN  joe {6+}\r\nx NOOP",
+            b'a LOGIN "joe {6+}\r\nx NOOP',
+            b'a LOGIN "" {6+}\r\nx NOOP',
+            b"x\0y LOGIN joe {6+}\r\nx NOOP",
+        ],
+    )
+    def test_literals_of_refused_commands_are_no_commands(self, refused: bytes) -> None:
+        talk = client(refused + b"\r\nb NOOP\r\n")
+        assert len(talk.lines) == 2, talk.said
+        assert talk.lines[-1].startswith(b"b OK")
+
+    @pytest.mark.parametrize("command", [b"a AUTHENTICATE PLAIN", b"a AUTHENTICATE PLAIN AGpvZQBz"])
+    def test_authenticate_is_refused_at_once(self, command: bytes) -> None:
+        talk = client(command + b"\r\n")
+        assert [line.split()[:2] for line in talk.lines] == [[b"a", b"NO"]]
+        assert talk.pauses == 0
+
+    @pytest.mark.parametrize(
+        ("command", "answers"),
+        [
+            (b"a NOOP", [b"a OK"]),
+            (b"a noop", [b"a OK"]),
+            (b"a CAPABILITY", [b"* CAPABILITY", b"a OK"]),
+            (b"a ID NIL", [b"* ID", b"a OK"]),
+            (b'a ID ("name" "mutt" "version" NIL)', [b"* ID", b"a OK"]),
+            (b'a ID ({4+}\r\nname {4+}\r\n"m")', [b"* ID", b"a OK"]),
+            (b"a LOGOUT", [b"* BYE", b"a OK"]),
+        ],
+    )
+    def test_commands_before_the_login(self, command: bytes, answers: list[bytes]) -> None:
+        talk = client(command + b"\r\n")
+        assert [b" ".join(line.split()[:2]) for line in talk.lines] == answers
+        assert talk.pauses == 0
+
+    def test_logout_ends_the_session(self) -> None:
+        assert client(b"a LOGOUT\r\n").outcome is None
+
+    @pytest.mark.parametrize(
+        "endless",
+        [b"a LOGIN " + b"x" * 9000, b"a LOGIN {99999+}\r\n", b"a LOGIN joe {17000+}\r\nx"],
+    )
+    def test_endless_input_ends_the_session_with_an_answer(self, endless: bytes) -> None:
+        talk = client(endless)
+        assert talk.outcome is None
+        assert talk.answers[-1] == b"*"
+        assert talk.lines[-1].startswith(b"* BYE")
+
+    def test_literal_too_long_is_not_invited(self) -> None:
+        assert b"+" not in client(b"a LOGIN {99999}\r\n").answers
+
+
+class TestCapability:
+    @pytest.mark.parametrize(
+        ("terms", "announced"),
+        [
+            (Terms("IMAP4 IMAP4REV1"), b"IMAP4 IMAP4REV1"),
+            (Terms("IMAP4REV1 LITERAL+"), b"IMAP4REV1 LITERAL+"),
+            (Terms("IMAP4", starttls=True), b"IMAP4 STARTTLS"),
+            (Terms("IMAP4 STARTTLS", starttls=True), b"IMAP4 STARTTLS"),
+            (Terms("IMAP4 STARTTLS ID"), b"IMAP4 ID"),
+            (Terms("STARTTLS IMAP4"), b"IMAP4"),
+            (Terms("IMAP4 X-STARTTLS"), b"IMAP4 X-STARTTLS"),
+            (Terms("IMAP4", login_disabled=True), b"IMAP4 LOGINDISABLED"),
+            (Terms("IMAP4 LOGINDISABLED", login_disabled=True), b"IMAP4 LOGINDISABLED"),
+            (TLS_FIRST, b"IMAP4 IMAP4REV1 STARTTLS LOGINDISABLED"),
+        ],
+    )
+    def test_comes_and_goes_with_what_is_possible(self, terms: Terms, announced: bytes) -> None:
+        talk = client(b"a CAPABILITY\r\n", terms)
+        assert talk.lines[0] == b"* CAPABILITY " + announced
+        assert PROTOCOL.greeting("mx.example", terms) == (
+            b"* OK [CAPABILITY %b] IMAP4 Ready mx.example\r\n" % announced
+        )
+
+    def test_changes_with_tls(self) -> None:
+        talk = client(b"a STARTTLS\r\nb LOGIN evil evil\r\n", TLS_FIRST)
+        assert (talk.answers, talk.upgrades) == ([b"a"], 1)
+
+        talk.hear(b"c CAPABILITY\r\nd STARTTLS\r\n")
+        assert talk.lines[1] == b"* CAPABILITY IMAP4 IMAP4REV1"
+        assert talk.lines[-1].startswith(b"d BAD")
+        assert talk.hear(b"a LOGIN joe secret\r\n").outcome == JOE
+
+
+class TestRealServer:
+    @pytest.mark.parametrize(
+        ("capabilities", "user", "password", "said"),
+        [
+            ((), b"joe", b"secret", b'perdition LOGIN "joe" "secret"\r\n'),
+            ((), b'j"o\\e', b" ", b'perdition LOGIN "j\\"o\\\\e" " "\r\n'),
+            ((), b"joe", b"", b'perdition LOGIN "joe" ""\r\n'),
+            ((), b"j\xf6e", b"secret", b"perdition LOGIN {3}\r\n"),
+            ((), b"joe", b"\xff", b"perdition LOGIN {3}\r\n"),
+            ((), b"j\r\ne", b"x", b"perdition LOGIN {4}\r\n"),
+            (("LITERAL+",), b"joe", b"secret", b'perdition LOGIN "joe" "secret"\r\n'),
+            (("LITERAL+",), b"joe", b"\xff", b"perdition LOGIN {3+}\r\njoe {1+}\r\n\xff\r\n"),
+            (("literal-",), b"j\ne", b"x", b"perdition LOGIN {3+}\r\nj\ne {1+}\r\nx\r\n"),
+            (
+                ("LITERAL+",),
+                b"joe",
+                b"x" * 5000,
+                b"perdition LOGIN {3+}\r\njoe {5000+}\r\n%b\r\n" % (b"x" * 5000),
+            ),
+            (("LITERAL-",), b"joe", b"x" * 5000, b"perdition LOGIN {3+}\r\njoe {5000}\r\n"),
+        ],
+    )
+    def test_one_round_trip_where_the_server_allows_it(
+        self, capabilities: tuple[str, ...], user: bytes, password: bytes, said: bytes
+    ) -> None:
+        credentials = Credentials(fsdecode(user), password)
+        assert login(greeting(*capabilities), credentials=credentials).said == said
+
+    def test_literals_wait_for_their_invitations(self) -> None:
+        talk = login(greeting(), credentials=Credentials(fsdecode(b"j\xf6e"), b"\r\n"))
+        assert talk.news() == b"perdition LOGIN {3}\r\n"
+        talk.hear(b"+ go on\r\n")
+        assert talk.news() == b"j\xf6e {2}\r\n"
+        talk.hear(b"+\r\n")
+        assert talk.news() == b"\r\n\r\n"
+        talk.hear(b"perdition OK in\r\n")
+        assert talk.outcome == Accepted(b"OK in")
+
+    @pytest.mark.parametrize("refusal", [b"NO [ALERT] locked", b"BAD no literals", b"OK surprise"])
+    def test_refused_invitation_is_a_refusal(self, refusal: bytes) -> None:
+        talk = login(greeting(), credentials=Credentials("joe", b"pass\xff"))
+        with pytest.raises(Rejected) as refused:
+            talk.hear(b"* 1 EXISTS\r\nperdition %b\r\n" % refusal)
+        assert refused.value.server_line == refusal
+        assert refused.value.untagged == b"* 1 EXISTS\r\n"
+        assert b"pass" not in talk.said
+
+    @pytest.mark.parametrize(("user", "password"), [("j\0oe", b"secret"), ("joe", b"se\0cret")])
+    def test_nul_is_never_sent(self, user: str, password: bytes) -> None:
+        talk = login(credentials=Credentials(user, password))
+        with pytest.raises(Rejected):
+            talk.hear(greeting("LITERAL+"))
+        assert talk.said == b""
+
+    def test_capabilities_are_asked_for_where_the_greeting_has_none(self) -> None:
+        talk = login(b"* OK hi\r\n")
+        assert talk.news() == b"perdition CAPABILITY\r\n"
+        talk.hear(b"* capability IMAP4rev1 literal+\r\nperdition ok done\r\n")
+        assert talk.news() == b'perdition LOGIN "joe" "secret"\r\n'
+
+    @pytest.mark.parametrize("answer", [b"perdition BAD what?", b"perdition OK done"])
+    def test_server_without_capabilities_gets_no_password(self, answer: bytes) -> None:
+        talk = login(b"* OK hi\r\n")
+        with pytest.raises(NegotiationFailed):
+            talk.hear(answer + b"\r\n")
+        assert b"secret" not in talk.said
+
+    @pytest.mark.parametrize(
+        "heard",
+        [
+            greeting("LOGINDISABLED"),
+            b"* OK hi\r\n* CAPABILITY IMAP4rev1 LoginDisabled\r\nperdition OK done\r\n",
+        ],
+    )
+    def test_logindisabled_gets_no_password(self, heard: bytes) -> None:
+        talk = login()
+        with pytest.raises(MechanismUnavailable):
+            talk.hear(heard)
+        assert b"LOGIN" not in talk.said
+
+    def test_own_greeting_is_a_loop(self) -> None:
+        talk = login()
+        with pytest.raises(Loop):
+            talk.hear(PROTOCOL.greeting("proxy.example", TLS_FIRST))
+        assert talk.said == b""
+
+    @pytest.mark.parametrize("host", ["other.example", "myproxy.example", "proxy.example.org"])
+    def test_greeting_of_another_perdition_is_no_loop(self, host: str) -> None:
+        assert b"LOGIN" in login(PROTOCOL.greeting(host, PLAIN)).said
+
+    @pytest.mark.parametrize(
+        "line",
+        [b"* BYE full", b"* PREAUTH [CAPABILITY IMAP4rev1] hi", b"+OK POP3", b"", b"a OK", b"\0"],
+    )
+    def test_other_greetings_end_the_login(self, line: bytes) -> None:
+        talk = login()
+        with pytest.raises(NegotiationFailed):
+            talk.hear(line + b"\r\n")
+        assert talk.said == b""
+
+    def test_endless_greeting_is_cut(self) -> None:
+        with pytest.raises(LineTooLong):
+            login(b"* OK " + b"x" * 70_000)
+
+    @pytest.mark.parametrize(
+        "untagged",
+        [
+            b"",
+            b"* CAPABILITY IMAP4rev1 IDLE\r\n",
+            b"* 1 EXISTS\r\n* OK [ALERT] backup at noon\r\n",
+            b"* X {4}\r\n\r\n* \r\n* 2 EXISTS\r\n",
+            b"* X {3}\r\none {14}\r\n\r\nperdition NO)\r\n",
+        ],
+    )
+    def test_what_comes_before_the_ok_is_passed_on(self, untagged: bytes) -> None:
+        talk = login(greeting() + untagged + b"perdition OK [CAPABILITY IDLE] in\r\n* early\r\n")
+        assert talk.outcome == Accepted(b"OK [CAPABILITY IDLE] in", untagged)
+        assert talk.unread == b"* early\r\n"
+
+    @pytest.mark.parametrize(
+        "line", [b"NO [AUTHENTICATIONFAILED] wrong", b"BAD syntax", b"garbage"]
+    )
+    def test_refusal_is_kept_word_for_word(self, line: bytes) -> None:
+        with pytest.raises(Rejected) as refused:
+            login(greeting() + b"* NO sorry\r\nperdition %b\r\n" % line)
+        assert refused.value.server_line == line
+        assert refused.value.untagged == b"* NO sorry\r\n"
+
+    @pytest.mark.parametrize("line", [b"* BYE bye", b"* bye", b"other OK in", b"OK in", b"+ more"])
+    def test_other_answers_end_the_login(self, line: bytes) -> None:
+        with pytest.raises(NegotiationFailed):
+            login(greeting() + line + b"\r\n")
+
+    @pytest.mark.parametrize(
+        "endless",
+        [
+            pytest.param(b"* 1 EXISTS\r\n" * 10_000, id="answers"),
+            pytest.param(b"* X {99999}\r\n", id="literal"),
+            pytest.param(b"* X" + b" {9999}\r\n%b" % (b"x" * 9999) * 20, id="literals"),
+        ],
+    )
+    @pytest.mark.parametrize("password", [b"secret", b"\xff"])
+    def test_endless_answers_are_cut(self, endless: bytes, password: bytes) -> None:
+        talk = login(greeting(), credentials=Credentials("joe", password))
+        with pytest.raises(NegotiationFailed):
+            talk.hear(endless)
+
+
+class TestUpgrade:
+    def test_never_asks(self) -> None:
+        assert login(greeting("STARTTLS"), Upgrade.NEVER).said.startswith(b"perdition LOGIN")
+
+    @pytest.mark.parametrize("upgrade", [Upgrade.IF_OFFERED, Upgrade.REQUIRED])
+    def test_comes_before_the_login_and_capabilities_are_asked_anew(self, upgrade: Upgrade) -> None:
+        talk = login(greeting("STARTTLS", "LOGINDISABLED") + b"perdition OK go\r\n", upgrade)
+        assert talk.upgrades == 1
+        assert talk.lines == [b"perdition STARTTLS", b"perdition CAPABILITY"]
+
+        talk.hear(b"* CAPABILITY IMAP4rev1\r\nperdition OK done\r\n")
+        assert talk.lines[2:] == [b'perdition LOGIN "joe" "secret"']
+
+    def test_capabilities_from_before_it_do_not_count(self) -> None:
+        talk = login(greeting("STARTTLS", "LITERAL+") + b"perdition OK go\r\n", Upgrade.REQUIRED)
+        with pytest.raises(MechanismUnavailable):
+            talk.hear(b"* CAPABILITY IMAP4rev1 LOGINDISABLED\r\nperdition OK done\r\n")
+
+    def test_plain_login_where_it_is_only_wished_for(self) -> None:
+        talk = login(greeting(), Upgrade.IF_OFFERED)
+        assert (talk.answers, talk.upgrades) == ([b"perdition"], 0)
+        assert b"LOGIN" in talk.said
+
+    def test_no_login_where_it_is_required(self) -> None:
+        talk = login(b"", Upgrade.REQUIRED)
+        with pytest.raises(TLSNotPresent):
+            talk.hear(greeting())
+        assert talk.said == b""
+
+    @pytest.mark.parametrize("upgrade", [Upgrade.IF_OFFERED, Upgrade.REQUIRED])
+    @pytest.mark.parametrize("refusal", [b"NO not now", b"BAD what?"])
+    def test_refused_offer_ends_the_login(self, upgrade: Upgrade, refusal: bytes) -> None:
+        talk = login(b"", upgrade)
+        with pytest.raises(NegotiationFailed):
+            talk.hear(greeting("STARTTLS") + b"perdition %b\r\n" % refusal)
+        assert talk.lines == [b"perdition STARTTLS"]
+
+    def test_plain_octets_around_the_offer_reach_nobody(self) -> None:
+        talk = login(
+            greeting("STARTTLS")
+            + b"* OK [ALERT] send money\r\nperdition OK go\r\n"
+            + b"* CAPABILITY IMAP4rev1\r\nperdition OK injected\r\n",
+            Upgrade.REQUIRED,
+        )
+        assert talk.answers == [b"perdition"] * 2
+        talk.hear(b"* CAPABILITY IMAP4rev1\r\nperdition OK done\r\nperdition OK in\r\n")
+        assert talk.outcome == Accepted(b"OK in")
+
+
+class TestAnswers:
+    @pytest.mark.parametrize(
+        ("accepted", "ok_line", "answer"),
+        [
+            (Accepted(b"OK in"), "You are in", b"a OK You are in\r\n"),
+            (Accepted(b"OK [CAPABILITY IDLE] in"), "Yes", b"a OK [CAPABILITY IDLE] Yes\r\n"),
+            (Accepted(b"OK [READ-ONLY] in"), "Yes", b"a OK Yes\r\n"),
+            (Accepted(b"OK [CAPABILITY IDLE] in"), None, b"a OK [CAPABILITY IDLE] in\r\n"),
+            (Accepted(b"OK in", b"* 1 EXISTS\r\n"), "Yes", b"* 1 EXISTS\r\na OK Yes\r\n"),
+            (Accepted(b"OK in", b"* 1 EXISTS\r\n"), None, b"* 1 EXISTS\r\na OK in\r\n"),
+        ],
+    )
+    def test_welcome_tells_the_real_servers_capabilities(
+        self, accepted: Accepted, ok_line: str | None, answer: bytes
+    ) -> None:
+        assert PROTOCOL.welcome(JOE, accepted, ok_line) == answer
+
+    @pytest.mark.parametrize(
+        ("failure", "answer"),
+        [
+            (Rejected(), b"a NO [AUTHENTICATIONFAILED] Re-Authentication Failure\r\n"),
+            (NoServer(), b"a NO [AUTHENTICATIONFAILED] Re-Authentication Failure\r\n"),
+            (LoginDisabled(), b"a NO [UNAVAILABLE] Login Disabled\r\n"),
+            (MapUnavailable("popmap /p: gone"), b"a NO [UNAVAILABLE] "),
+            (ConnectFailed("h: gone"), b"a NO [UNAVAILABLE] Could not connect to server\r\n"),
+            (TLSNotPresent(), b"a NO [PRIVACYREQUIRED] TLS not present\r\n"),
+        ],
+    )
+    def test_refusal_has_a_response_code(self, failure: Failure, answer: bytes) -> None:
+        assert PROTOCOL.refusal(JOE, failure, verbatim=False).startswith(answer)
+
+    @pytest.mark.parametrize(
+        ("failure", "answer"),
+        [
+            (Rejected(server_line=b"NO [ALERT] locked"), b"a NO [ALERT] locked\r\n"),
+            (Rejected(server_line=b"BAD x", untagged=b"* NO y\r\n"), b"* NO y\r\na BAD x\r\n"),
+            (Rejected(), b"a NO [AUTHENTICATIONFAILED] Re-Authentication Failure\r\n"),
+        ],
+    )
+    def test_verbatim_refusal_is_the_servers_where_it_said_one(
+        self, failure: Failure, answer: bytes
+    ) -> None:
+        assert PROTOCOL.refusal(JOE, failure, verbatim=True) == answer

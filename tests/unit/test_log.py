@@ -1,0 +1,187 @@
+"""The log: three lines a session to the letter, and nobody else's words in them."""
+
+import re
+from collections.abc import Callable
+from os import fsencode
+from pathlib import Path
+
+import pytest
+
+from perdition.failure import StartupError
+from perdition.log import (
+    File,
+    Log,
+    Login,
+    Output,
+    Priority,
+    Sink,
+    Syslog,
+    auth_line,
+    close_line,
+    connect_line,
+    open_sink,
+    printable,
+)
+from perdition.username import Ends
+
+ENDS = Ends("192.0.2.1", 4242, "192.0.2.9", 143)
+LOGIN = Login(
+    authorisation="",
+    user="joe",
+    server="mx:143",
+    protocol="IMAP4",
+    client_secure="plaintext",
+    server_secure="starttls",
+    status="ok",
+)
+FAILED = Login(
+    authorisation="ann",
+    user="joe",
+    server="",
+    protocol="POP3S",
+    client_secure="ssl",
+    server_secure="plaintext",
+    status='"failed: Re-Authentication Failure"',
+    password="secret",
+)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (connect_line(ENDS), "Connect: 192.0.2.1:4242->192.0.2.9:143"),
+        (connect_line(ENDS, 77), "Connect: 192.0.2.1:4242->192.0.2.9:143 inetd_pid=77"),
+        (
+            auth_line(ENDS, LOGIN),
+            (
+                "Auth: 192.0.2.1:4242->192.0.2.9:143 client-secure=plaintext "
+                'authorisation_id="" authentication_id="joe" server="mx:143" '
+                "protocol=IMAP4 server-secure=starttls status=ok"
+            ),
+        ),
+        (
+            auth_line(ENDS, FAILED),
+            (
+                "Auth: 192.0.2.1:4242->192.0.2.9:143 client-secure=ssl "
+                'authorisation_id="ann" authentication_id="joe" password="secret" server="" '
+                'protocol=POP3S server-secure=plaintext status="failed: Re-Authentication Failure"'
+            ),
+        ),
+        (
+            close_line(ENDS, "ann", "joe", (10, 20)),
+            (
+                "Close: 192.0.2.1:4242->192.0.2.9:143 "
+                'authorisation_id="ann" authentication_id="joe" received=10 sent=20'
+            ),
+        ),
+    ],
+)
+def test_lines_to_the_letter(line: str, expected: str) -> None:
+    assert line == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("joe", "joe"),
+        ("jöe", "jöe"),
+        ("j o e", "j o e"),
+        ("j\r\noe", r"j\x0d\x0aoe"),
+        ("j\0oe", r"j\x00oe"),
+        ('joe" status=ok', r"joe\x22 status=ok"),
+        ("j\x1b[31m\x7f", r"j\x1b[31m\x7f"),
+        ("j\x85oe", r"j\x85oe"),
+        ("j\udcffoe", r"j\xffoe"),
+    ],
+)
+def test_names_cannot_leave_their_quotes(text: str, shown: str) -> None:
+    assert printable(text) == shown
+    lines = [
+        close_line(ENDS, text, text, None),
+        auth_line(ENDS, Login(text, text, text, "POP3", "ssl", "ssl", "ok", text)),
+    ]
+    for line in lines:
+        assert line.isprintable()
+        assert fsencode(line).decode() == line
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """The path of a log file."""
+    return tmp_path / "log"
+
+
+@pytest.mark.parametrize(
+    ("debug", "quiet", "written"),
+    [
+        (False, False, ["error", "warning", "notice", "info"]),
+        (True, False, ["error", "warning", "notice", "info", "debug"]),
+        (False, True, ["error"]),
+        (True, True, ["error", "warning", "notice", "info", "debug"]),
+    ],
+)
+def test_debug_and_quiet(path: Path, debug: bool, quiet: bool, written: list[str]) -> None:
+    log = Log("perdition.pop3", File(str(path)), debug, quiet)
+    for write in (log.error, log.warning, log.notice, log.info, log.debug):
+        write(write.__name__)
+
+    lines = path.read_text().splitlines()
+    assert [line.rpartition(" ")[2] for line in lines] == written
+    for line in lines:
+        assert re.match(r"[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d perdition\.pop3\[\d+\]: ", line)
+
+
+@pytest.mark.parametrize("text", ["a\nb", "a\r\nAuth: forged status=ok", "a\0b", "a\x1bb"])
+def test_entry_is_one_line_whatever_a_peer_has_put_into_it(path: Path, text: str) -> None:
+    Log("perdition", File(str(path))).error(text)
+    [line] = path.read_text().split("\n")[:-1]
+    assert line.isprintable()
+
+
+@pytest.mark.parametrize(("text", "shown"), [("jöe", "jöe"), ("j\udcf6e", r"j\xf6e")])
+def test_characters_are_written_and_other_octets_told(path: Path, text: str, shown: str) -> None:
+    Log("perdition", File(str(path))).info(text)
+    assert path.read_bytes().endswith(f": {shown}\n".encode())
+
+
+def test_rotated_file_is_opened_anew(path: Path, tmp_path: Path) -> None:
+    log = Log("perdition", File(str(path)))
+    log.info("before")
+    path.rename(tmp_path / "log.1")
+    log.reopen()
+    log.info("after")
+
+    assert (tmp_path / "log.1").read_text().endswith("before\n")
+    assert path.read_text().endswith("after\n")
+
+
+def test_old_file_is_kept_where_there_can_be_no_new_one(path: Path, tmp_path: Path) -> None:
+    log = Log("perdition", File(str(path)))
+    path.rename(tmp_path / "log.1")
+    path.mkdir()
+    log.reopen()
+    log.info("after")
+    assert (tmp_path / "log.1").read_text().endswith("after\n")
+
+
+@pytest.mark.parametrize(
+    ("facility", "recognised"),
+    [
+        ("-", lambda sink: isinstance(sink, Output) and sink.descriptor == 1),
+        ("+", lambda sink: isinstance(sink, Output) and sink.descriptor == 2),
+        ("mail", lambda sink: isinstance(sink, Syslog) and sink.facility == 2),
+        ("LOCAL7", lambda sink: isinstance(sink, Syslog) and sink.facility == 23),
+    ],
+)
+def test_facilities(facility: str, recognised: Callable[[Sink], bool]) -> None:
+    assert recognised(open_sink(facility))
+
+
+@pytest.mark.parametrize("facility", ["", "post", "/no/such/directory/log", "/"])
+def test_unusable_facility_is_told(facility: str) -> None:
+    with pytest.raises(StartupError, match=f"log_facility {facility}: "):
+        open_sink(facility)
+
+
+def test_log_that_cannot_be_written_stops_nobody() -> None:
+    File("/dev/full").write(Priority.ERROR, "lost")

@@ -1,0 +1,320 @@
+"""The loop: timers, tasks, watched descriptors, and pools of threads."""
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
+
+import pytest
+
+from perdition.net.loop import READ, TICK, Loop, Pool, PoolFull, Timers
+from tests.unit.loops import run
+
+YEAR = 365 * 24 * 3600
+
+
+def stop(loop: Loop) -> None:
+    """End the loop."""
+    loop.running = False
+
+
+class TestTimers:
+    @pytest.mark.parametrize("when", [0.0, 0.05, 0.1, 0.3, 17.7, 12345.6789, 1e9])
+    def test_never_early_and_at_most_a_tick_late(self, when: float) -> None:
+        timers, done = Timers(), list[float]()
+        timers.add(when, lambda: done.append(when))
+
+        timers.run(when - 0.001)
+        assert not done
+        timers.run(when + TICK + 1e-6)
+        assert done == [when]
+        timers.run(when + 100)
+        assert done == [when]
+
+    def test_earlier_ones_go_off_first(self) -> None:
+        timers, done = Timers(), list[int]()
+        for when in (3, 1, 4, 2, 5):
+            timers.add(when, partial(done.append, when))
+        timers.run(4.5)
+        assert done == [1, 2, 3, 4]
+
+    def test_next_is_that_of_the_earliest_timer_left(self) -> None:
+        timers = Timers()
+        assert timers.next() is None
+        first, second = (timers.add(when, lambda: None) for when in (1.0, 2.0))
+        assert timers.next() == pytest.approx(1.0 + TICK)
+        timers.cancel(first)
+        timers.cancel(first)
+        assert timers.next() == pytest.approx(2.0 + TICK)
+        timers.cancel(second)
+        assert timers.next() is None
+
+    def test_timer_cancelled_by_another_of_its_tick_does_not_go_off(self) -> None:
+        timers, done = Timers(), list[int]()
+
+        def go_off(number: int) -> None:
+            done.append(number)
+            timers.cancel(pair[1 - number])
+
+        pair = [timers.add(1.0, partial(go_off, number)) for number in range(2)]
+        timers.run(2.0)
+        assert len(done) == 1
+
+    def test_timer_set_by_another_waits_for_its_own_time(self) -> None:
+        timers, done = Timers(), list[str]()
+
+        def set_another() -> None:
+            timers.add(2.0, partial(done.append, "later"))
+
+        timers.add(1.0, set_another)
+        timers.run(1.5)
+        assert not done
+        timers.run(2.5)
+        assert done == ["later"]
+
+    def test_timer_that_went_off_can_be_cancelled(self) -> None:
+        timers = Timers()
+        timer = timers.add(1.0, lambda: timers.cancel(timer))
+        timers.run(2.0)
+        timers.cancel(timer)
+        assert timers.next() is None
+
+
+class TestLoop:
+    def test_sleepers_wake_in_the_order_of_their_times(self, loop: Loop) -> None:
+        woken: list[float] = []
+
+        async def sleep(seconds: float) -> None:
+            await loop.sleep(seconds)
+            woken.append(seconds)
+
+        async def all_of_them() -> None:
+            for seconds in (0.25, 0.0, 0.12):
+                loop.spawn(sleep(seconds))
+            await loop.sleep(0.4)
+
+        run(loop, all_of_them())
+        assert woken == [0.0, 0.12, 0.25]
+
+    def test_timer_may_be_a_year_away(self, bare_loop: Loop) -> None:
+        """As with --timeout 31536000, when nothing else is due before."""
+        bare_loop.call_later(YEAR, lambda: None)
+        bare_loop.call_soon_from_thread(partial(stop, bare_loop))
+        bare_loop.run()
+        assert bare_loop.timers.next()
+
+    def test_cancelled_task_tidies_up_and_never_goes_on(self, loop: Loop) -> None:
+        said: list[str] = []
+
+        async def sleeper() -> None:
+            try:
+                await loop.sleep(0.1)
+                said.append("woken")
+            finally:
+                said.append("tidy")
+
+        task = loop.spawn(sleeper())
+        task.cancel()
+        assert said == ["tidy"]
+        assert not loop.tasks
+        task.cancel()
+        run(loop, loop.sleep(0.2))
+        assert said == ["tidy"]
+
+    def test_ended_task_is_forgotten(self, loop: Loop) -> None:
+        run(loop, loop.sleep(0))
+        assert not loop.tasks
+
+    def test_error_in_a_task_is_not_swallowed(self, loop: Loop) -> None:
+        async def fail() -> None:
+            await loop.sleep(0)
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            run(loop, fail())
+        assert not loop.tasks
+
+    def test_calls_from_threads_are_done_in_order(self, loop: Loop) -> None:
+        done: list[int] = []
+
+        def from_thread() -> None:
+            for number in range(100):
+                loop.call_soon_from_thread(partial(done.append, number))
+            loop.call_soon_from_thread(partial(stop, loop))
+
+        thread = threading.Thread(target=from_thread)
+        thread.start()
+        loop.run()
+        thread.join()
+        assert done == list(range(100))
+
+
+class Ear:
+    """A handler that notes what it was told, and then does something."""
+
+    def __init__(self, loop: Loop, then: Callable[[], None] = lambda: None) -> None:
+        self.loop = loop
+        self.told = 0
+        self.then = then
+
+    def ready(self, events: int) -> None:
+        """Be told."""
+        self.told += 1
+        self.then()
+        stop(self.loop)
+
+
+class TestWatching:
+    @pytest.fixture
+    def pair(self) -> Iterator[tuple[socket.socket, socket.socket]]:
+        ours, theirs = socket.socketpair()
+        with closing(ours), closing(theirs):
+            yield ours, theirs
+
+    def test_handler_is_told_until_nothing_is_watched(
+        self, loop: Loop, pair: tuple[socket.socket, socket.socket]
+    ) -> None:
+        ours, theirs = pair
+        ear = Ear(loop)
+        loop.watch(ours.fileno(), READ, ear)
+        theirs.send(b"x")
+        loop.run()
+        loop.run()
+        assert ear.told == 2
+
+        loop.watch(ours.fileno(), 0, ear)
+        loop.watch(ours.fileno(), 0, ear)
+        run(loop, loop.sleep(0))
+        assert ear.told == 2
+
+    def test_new_handler_takes_the_place_of_the_old_one(
+        self, loop: Loop, pair: tuple[socket.socket, socket.socket]
+    ) -> None:
+        ours, theirs = pair
+        old, new = Ear(loop), Ear(loop)
+        loop.watch(ours.fileno(), READ, old)
+        loop.watch(ours.fileno(), READ, new)
+        theirs.send(b"x")
+        loop.run()
+        assert (old.told, new.told) == (0, 1)
+
+    def test_descriptor_opened_anew_does_not_get_the_old_ones_event(self, loop: Loop) -> None:
+        """Two are ready at once; whoever is told first closes the other and opens a new one."""
+        pairs = [socket.socketpair() for _ in range(2)]
+        late = Ear(loop)
+
+        def replace(victim: int) -> None:
+            if len(pairs) > 2:
+                return
+            descriptor = pairs[victim][0].fileno()
+            loop.watch(descriptor, 0, late)
+            pairs[victim][0].close()
+            pairs.append(socket.socketpair())
+            assert pairs[2][0].fileno() == descriptor
+            loop.watch(descriptor, READ, late)
+
+        for number, (ours, theirs) in enumerate(pairs):
+            theirs.send(b"x")
+            loop.watch(ours.fileno(), READ, Ear(loop, partial(replace, 1 - number)))
+        loop.run()
+        for ours, theirs in pairs:
+            ours.close()
+            theirs.close()
+        assert len(pairs) == 3
+        assert late.told == 0
+
+
+class TestPool:
+    @pytest.fixture
+    def free(self) -> Iterator[threading.Event]:
+        """What calls that block wait for; set at the end of the test."""
+        event = threading.Event()
+        yield event
+        event.set()
+
+    def test_result(self, loop: Loop) -> None:
+        pool = Pool(loop, "test", threads=2, waiting=0)
+        assert run(loop, pool.call(0, divmod, 7, 2)) == (3, 1)
+        assert run(loop, pool.call(YEAR, divmod, 7, 2)) == (3, 1)
+
+    def test_error(self, loop: Loop) -> None:
+        pool = Pool(loop, "test", threads=1, waiting=0)
+        with pytest.raises(ZeroDivisionError):
+            run(loop, pool.call(0, divmod, 7, 0))
+
+    def test_call_that_takes_too_long_times_out(self, loop: Loop, free: threading.Event) -> None:
+        pool = Pool(loop, "test", threads=1, waiting=1)
+        with pytest.raises(TimeoutError):
+            run(loop, pool.call(0.01, free.wait))
+
+    def test_late_result_is_nobodys(self, loop: Loop, free: threading.Event) -> None:
+        pool = Pool(loop, "test", threads=1, waiting=1)
+
+        async def impatient() -> str:
+            with pytest.raises(TimeoutError):
+                await pool.call(0.01, free.wait)
+            free.set()
+            return await pool.call(0, str, "next")
+
+        assert run(loop, impatient()) == "next"
+
+    def test_full_pool_refuses_at_once_and_others_go_on(
+        self, loop: Loop, free: threading.Event
+    ) -> None:
+        full = Pool(loop, "full", threads=1, waiting=1)
+        other = Pool(loop, "other", threads=1, waiting=0)
+
+        async def wait() -> None:
+            await full.call(0, free.wait)
+
+        async def crowd() -> str:
+            for _ in range(2):
+                loop.spawn(wait())
+            with pytest.raises(PoolFull):
+                await full.call(0, str, "no room")
+            return await other.call(0, str, "room")
+
+        assert run(loop, crowd()) == "room"
+
+    def test_calls_that_have_ended_make_room(self, loop: Loop) -> None:
+        pool = Pool(loop, "test", threads=1, waiting=0)
+
+        async def one_by_one() -> list[str]:
+            return [await pool.call(0, str, number) for number in range(20)]
+
+        assert run(loop, one_by_one()) == [str(number) for number in range(20)]
+
+    def test_call_given_up_before_it_began_makes_room(
+        self, loop: Loop, free: threading.Event
+    ) -> None:
+        pool = Pool(loop, "test", threads=1, waiting=1)
+
+        async def busy() -> None:
+            await pool.call(0, free.wait)
+
+        async def give_up() -> None:
+            loop.spawn(busy())
+            for _ in range(3):
+                with pytest.raises(TimeoutError):
+                    await pool.call(0.01, str, "never")
+                await loop.sleep(0)
+
+        run(loop, give_up())
+
+    def test_cancelled_task_does_not_hear_of_its_call(
+        self, loop: Loop, free: threading.Event
+    ) -> None:
+        pool = Pool(loop, "test", threads=1, waiting=1)
+        heard: list[bool] = []
+
+        async def ask() -> None:
+            heard.append(await pool.call(0, free.wait))
+
+        async def cancel() -> str:
+            loop.spawn(ask()).cancel()
+            free.set()
+            return await pool.call(0, str, "next")
+
+        assert run(loop, cancel()) == "next"
+        assert not heard

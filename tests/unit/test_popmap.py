@@ -1,0 +1,240 @@
+"""Popmaps: who is whose real server, and what happens when a file is not what it should be."""
+
+import dbm.gnu
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from perdition.endpoint import Endpoint
+from perdition.failure import MapUnavailable, StartupError
+from perdition.makegdbm import make
+from perdition.popmap import Destination, NoMap, PopMap, open_map
+from tests.unit import damage
+
+CHECKOUT = Path(__file__).parents[2]
+GDBM, REGEX = "/usr/lib/libperditiondb_gdbm.so.0", "posix_regex"
+
+
+def complain(text: str) -> None:
+    """What makegdbm does with a bad line; here there are none."""
+    raise AssertionError(text)
+
+
+def write_gdbm(path: Path, text: str) -> None:
+    """Build a map as a site does."""
+    make(path, text.encode().splitlines(), complain)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """The path of a map's file."""
+    return tmp_path / "popmap"
+
+
+@pytest.mark.parametrize(
+    ("value", "delimiter", "destination"),
+    [
+        ("mx", "@", Destination(Endpoint("mx"))),
+        ("mx:143", "@", Destination(Endpoint("mx", "143"))),
+        ("[::1]:143", "@", Destination(Endpoint("::1", "143"))),
+        ("joe@mx:143", "@", Destination(Endpoint("mx", "143"), "joe")),
+        ("joe@home@mx", "@", Destination(Endpoint("mx"), "joe@home")),
+        ("joe@home##mx", "##", Destination(Endpoint("mx"), "joe@home")),
+        (" mx ", "@", Destination(Endpoint("mx"))),
+        ("", "@", Destination(Endpoint(""))),
+    ],
+)
+def test_value(value: str, delimiter: str, destination: Destination) -> None:
+    assert Destination.parse(value, delimiter) == destination
+
+
+@pytest.mark.parametrize(
+    "library",
+    [
+        "gdbm",
+        "/usr/lib/libperditiondb_gdbm.so.0",
+        "/usr/lib/x86_64-linux-gnu/libperditiondb_gdbm.so.0.0.0",
+        "libperditiondb_gdbm.so",
+    ],
+)
+def test_library_names_the_kind(library: str, path: Path) -> None:
+    write_gdbm(path, "joe:mx")
+    assert open_map(library, str(path), "@").lookup("joe")
+
+
+def test_no_library_means_that_nobody_is_found() -> None:
+    assert isinstance(open_map("", "", "@"), NoMap)
+    assert open_map("", "", "@").lookup("joe") is None
+
+
+@pytest.mark.parametrize("library", ["nosuch", "/usr/lib/libperditiondb_nosuch.so.0", "os"])
+def test_unknown_library_is_told(library: str) -> None:
+    with pytest.raises(StartupError, match=f"map_library {library}: .* give one of gdbm"):
+        open_map(library, "", "@")
+
+
+class TestEveryFile:
+    """What both kinds of file have in common; each maps joe to the host that a test writes."""
+
+    @pytest.fixture(params=[GDBM, REGEX])
+    def library(self, request: pytest.FixtureRequest) -> str:
+        return str(request.param)
+
+    @pytest.fixture
+    def popmap(self, library: str, path: Path) -> PopMap:
+        return open_map(library, str(path), "@")
+
+    def write(self, library: str, path: Path, host: str) -> None:
+        if library == GDBM:
+            write_gdbm(path, f"joe:{host}")
+        else:
+            path.write_text(f"^joe$: {host}")
+
+    def test_rebuilt_file_is_noticed(self, library: str, popmap: PopMap, path: Path) -> None:
+        for host in ("one", "two", "three"):
+            self.write(library, path, host)
+            assert popmap.lookup("joe") == Destination(Endpoint(host))
+        assert popmap.lookup("ann") is None
+
+    def test_missing_file_is_a_failure_until_it_is_there(
+        self, library: str, popmap: PopMap, path: Path
+    ) -> None:
+        with pytest.raises(MapUnavailable, match=f"{path}: No such file"):
+            popmap.lookup("joe")
+        self.write(library, path, "mx")
+        assert popmap.lookup("joe")
+        path.unlink()
+        with pytest.raises(MapUnavailable):
+            popmap.lookup("joe")
+
+    def test_reopened_map_goes_on(self, library: str, popmap: PopMap, path: Path) -> None:
+        self.write(library, path, "mx")
+        assert popmap.lookup("joe")
+        popmap.reopen()
+        assert popmap.lookup("joe")
+        popmap.close()
+        popmap.close()
+
+    def test_directory_is_no_map(self, popmap: PopMap, path: Path) -> None:
+        path.mkdir()
+        with pytest.raises(MapUnavailable, match=str(path)):
+            popmap.lookup("joe")
+
+
+class TestGdbm:
+    @pytest.mark.parametrize("key", ["joe", "joe@example.com", "j öe", "j\udcffe", "x" * 5000])
+    def test_exact_keys(self, path: Path, key: str) -> None:
+        with path.open("wb"):
+            make(path, [key.encode(errors="surrogateescape") + b":mx\n"], complain)
+        popmap = open_map(GDBM, str(path), "@")
+        assert popmap.lookup(key) == Destination(Endpoint("mx"))
+        assert popmap.lookup(key + " ") is None
+        assert popmap.lookup("") is None
+
+    def test_file_rebuilt_within_the_same_instant_is_noticed(self, path: Path) -> None:
+        popmap = open_map(GDBM, str(path), "@")
+        for host in ("one", "two"):
+            write_gdbm(path, f"joe:{host}")
+            os.utime(path, (0, 0))
+            assert popmap.lookup("joe") == Destination(Endpoint(host))
+
+    def test_open_map_keeps_no_writer_out(self, path: Path) -> None:
+        """As that of perdition 2.2, which writes to the file itself."""
+        write_gdbm(path, "joe:mx")
+        popmap = open_map(GDBM, str(path), "@")
+        assert popmap.lookup("joe")
+        with dbm.gnu.open(str(path), "w") as writer:
+            writer[b"ann"] = b"mx"
+        assert popmap.lookup("ann")
+
+    @pytest.mark.parametrize("octets", [b"", b"joe:mx\n", b"\0" * 20_000])
+    def test_what_is_no_gdbm_file_is_a_failure(self, path: Path, octets: bytes) -> None:
+        path.write_bytes(octets)
+        with pytest.raises(MapUnavailable, match=str(path)):
+            open_map(GDBM, str(path), "@").lookup("joe")
+
+    @pytest.mark.parametrize("size", [0, 100, 4096, 8192])
+    def test_file_cut_while_it_is_open_is_a_failure(self, path: Path, size: int) -> None:
+        write_gdbm(path, "\n".join(f"user{number}:mx" for number in range(1000)))
+        popmap = open_map(GDBM, str(path), "@")
+        assert popmap.lookup("user1")
+        with path.open("r+b") as file:
+            file.truncate(size)
+        with pytest.raises(MapUnavailable):
+            popmap.lookup("user2")
+
+    def test_damaged_file_never_ends_the_process(self, path: Path, tmp_path: Path) -> None:
+        write_gdbm(path, "\n".join(f"user{number}:mx{number}" for number in range(300)))
+        files = [str(path), str(tmp_path / "damaged")]
+        done = subprocess.run(
+            [sys.executable, "-m", damage.__name__, *files, "user1", "user150", "nobody"],
+            cwd=CHECKOUT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        last_words = done.stdout.split()[-1:]
+        assert (done.returncode, last_words) == (0, ["survived"]), done.stderr[-2000:]
+
+
+class TestRegex:
+    @pytest.mark.parametrize(
+        ("text", "key", "destination"),
+        [
+            ("^joe$: mx", "joe", Destination(Endpoint("mx"))),
+            ("^joe$ mx", "joe", Destination(Endpoint("mx"))),
+            ("^joe$: mx", "Joe", None),
+            ("^joe$: mx", "joey", None),
+            ("o: mx", "joe", Destination(Endpoint("jmx"))),
+            ("^j: one\n^jo: two", "joe", Destination(Endpoint("one"))),
+            ("^(.*)@(.*)$: $1@mx.$2:143", "joe@x", Destination(Endpoint("mx.x", "143"), "joe")),
+            ("^(a)(b)?$: $1$2mx$5", "a", Destination(Endpoint("amx$5"))),
+            ("^(a|ab)(c|bcd)$: $1.mx", "abcd", Destination(Endpoint("a.mx"))),
+            ("^[[:alpha:]]+$: mx", "joe", Destination(Endpoint("mx"))),
+            ("^[[:alpha:]]+$: mx", "joe1", None),
+            ("^jo{2,3}e$: mx", "jooe", Destination(Endpoint("mx"))),
+            ("^[^@]+$: mx", "joe", Destination(Endpoint("mx"))),
+            ("'^j o$': mx", "j o", Destination(Endpoint("mx"))),
+            (r"^j\\.o$: mx", "j.o", Destination(Endpoint("mx"))),
+            (r"^j\\.o$: mx", "jxo", None),
+            (r"^j\#o$: mx # comment", "j#o", Destination(Endpoint("mx"))),
+            ("a=b: mx", "a=b", Destination(Endpoint("mx"))),
+            ("^j.e$: mx", "jöe", Destination(Endpoint("mx"))),
+            ("^joe$: mx", "joe\n", None),
+        ],
+    )
+    def test_lookup(self, path: Path, text: str, key: str, destination: Destination | None) -> None:
+        path.write_text(text)
+        assert open_map(REGEX, str(path), "@").lookup(key) == destination
+
+    def test_longest_alternative_counts_as_in_posix(self, path: Path) -> None:
+        path.write_text("^(a|ab|abc): $1.mx")
+        assert open_map(REGEX, str(path), "@").lookup("abcd") == Destination(Endpoint("abc.mx"))
+
+    @pytest.mark.parametrize(
+        ("text", "told"),
+        [
+            ("^joe$: mx\n^(joe: mx", "line 2"),
+            ("^joe$", "line 1: no substitution"),
+            ("\n'^joe$: mx", "line 2: a quote"),
+        ],
+    )
+    def test_mistake_is_told_with_its_line(self, path: Path, text: str, told: str) -> None:
+        path.write_text(text)
+        with pytest.raises(MapUnavailable, match=f"{path}: {told}"):
+            open_map(REGEX, str(path), "@").lookup("joe")
+
+    @pytest.mark.parametrize(
+        ("text", "key"), [("^(a|aa)+$: mx", "a" * 5000 + "b"), ("a*a*[cd]: mx\n" * 100, "a" * 150)]
+    )
+    def test_long_match_is_a_failure_however_many_rules_share_the_time(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, text: str, key: str
+    ) -> None:
+        monkeypatch.setattr("perdition.popmap.posix_regex.MATCH_SECONDS", 0.02)
+        path.write_text(text)
+        with pytest.raises(MapUnavailable, match="took more than"):
+            open_map(REGEX, str(path), "@").lookup(key)
