@@ -37,8 +37,11 @@ class Identity:
 
     @property
     def holder(self) -> Holder:
-        """Whose certificate it is."""
-        return Holder.of(x509.load_pem_x509_certificate(self.certificates))
+        """Whose certificate it is; nobody's, if it is one that only OpenSSL understands."""
+        try:
+            return Holder.of(x509.load_pem_x509_certificate(self.certificates))
+        except ValueError:
+            return Holder((), ())
 
     def load_into(self, context: ssl.SSLContext) -> None:
         """Make this the identity of new connections; raises StartupError.

@@ -120,11 +120,16 @@ class Connection:
             if objection := self.connection.get_app_data():
                 raise ssl.SSLError(1, objection) from None
             raise
-        certificate = self.connection.get_peer_certificate()
-        if self.host and not (
-            certificate and Holder.of(certificate.to_cryptography()).is_named(self.host)
-        ):
+        if self.host and not self.is_for(self.host):
             raise ssl.SSLError(1, f"the certificate is not for {self.host}")
+
+    def is_for(self, host: str) -> bool:
+        """Tell whether the peer's certificate is for a host, as far as it can be understood."""
+        certificate = self.connection.get_peer_certificate()
+        try:
+            return bool(certificate) and Holder.of(certificate.to_cryptography()).is_named(host)
+        except ValueError:
+            return False
 
     def fileno(self) -> int:
         return self.sock.fileno()

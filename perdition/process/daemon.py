@@ -1,5 +1,6 @@
 """What makes a process a daemon: its user and group, its pid file, its way off the terminal."""
 
+import ctypes
 import grp
 import os
 import pwd
@@ -19,6 +20,8 @@ from perdition.options import OPTIONS, Options
 UMASK = 0o027
 PID_DIRECTORY_MODE = 0o750
 PID_FILE_MODE = 0o660
+PR_SET_DUMPABLE = 4
+PR_SET_NO_NEW_PRIVS = 38
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +158,16 @@ def detach(preserved: Iterable[int]) -> None:
         umask=UMASK,
         signal_map={},
     ).open()
+
+
+def renounce() -> None:
+    """Give up, for good, what no worker needs: rights by running other programs, and being looked
+    into by others of the same user. Where the system has no such call, nothing is lost.
+    """
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl:
+        prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def harden() -> None:

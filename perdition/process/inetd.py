@@ -14,7 +14,7 @@ from perdition.log import Log
 from perdition.net.loop import Loop
 from perdition.options import Options
 from perdition.process import helper
-from perdition.process.daemon import Owner, harden
+from perdition.process.daemon import Owner, harden, renounce
 from perdition.process.encryption import Encryption
 from perdition.process.furnish import furnish
 from perdition.session import Session
@@ -41,6 +41,7 @@ def run(name: str, options: Options, log: Log) -> int:
             name, [line], os.pipe2(os.O_CLOEXEC), login_seconds(options.authenticate_timeout)
         )
     owner.become()
+    renounce()
     setproctitle(f"{name}: inetd")
     if options.debug:
         log.debug(options.logged())

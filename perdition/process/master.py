@@ -23,7 +23,7 @@ from perdition.net.address import listen
 from perdition.options import Options
 from perdition.popmap import open_map
 from perdition.process import helper
-from perdition.process.daemon import Owner, PidFile, detach, harden
+from perdition.process.daemon import Owner, PidFile, detach, harden, renounce
 from perdition.process.encryption import Encryption
 from perdition.process.scoreboard import Counter, Scoreboard
 from perdition.process.tokens import Tokens
@@ -114,6 +114,7 @@ class Master:
             seconds = login_seconds(self.options.authenticate_timeout)
             self.keeper = helper.start(self.name, self.lines, self.lifeline, seconds)
         self.owner.become()
+        renounce()
         gc.freeze()  # what is imported stays in pages that all processes share
         for slot in self.slots:
             self.start(slot)

@@ -13,6 +13,7 @@ from typing import NoReturn
 from setproctitle import setproctitle
 
 from perdition.clients import Clients
+from perdition.configuration import read_file
 from perdition.failure import StartupError
 from perdition.helper_line import Asker, Line
 from perdition.log import Log
@@ -20,7 +21,6 @@ from perdition.net.loop import READ, Loop
 from perdition.options import Options
 from perdition.process.encryption import Encryption
 from perdition.process.furnish import furnish, refurnish
-from perdition.configuration import read_file
 from perdition.process.scoreboard import Counter
 from perdition.process.tokens import Tokens
 from perdition.session import Session
