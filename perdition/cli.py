@@ -9,7 +9,7 @@ from pathlib import Path
 
 from perdition.configuration import Configuration
 from perdition.failure import StartupError
-from perdition.log import Log, open_sink
+from perdition.log import Log, fault, open_sink
 from perdition.option_kinds import FLAG
 from perdition.options import OPTIONS, SHORT, Given, Options
 
@@ -25,6 +25,8 @@ def main(argv: list[str]) -> int:
         if command_line.values.get("help"):
             print(usage(name), end="")
             return os.EX_OK
+        if facility := command_line.values.get("log_facility"):
+            log = Log(name, open_sink(facility))
         configuration = Configuration(name, command_line)
         options = configuration.read()
         log = Log(name, open_sink(options.log_facility), options.debug, options.quiet)
@@ -36,6 +38,10 @@ def main(argv: list[str]) -> int:
         if not (log.sink.descriptor == STDERR or socket_family(STDERR)):  # inetd's is the client
             print(f"{name}: {error}", file=sys.stderr)
         return os.EX_USAGE
+    except Exception as error:  # noqa: BLE001 - one line is more use than a traceback
+        log.error(f"cannot start: {fault(error)}: {error}")
+        print(f"{name}: cannot start: {fault(error)}: {error}", file=sys.stderr)
+        return os.EX_SOFTWARE
 
 
 def run(configuration: Configuration, options: Options, log: Log) -> int:

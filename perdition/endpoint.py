@@ -16,7 +16,7 @@ class Endpoint(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> "Endpoint":
         """Read ``host[:port]``, ``[address][:port]`` or an IPv6 address without brackets."""
-        if text.startswith("["):
+        if text.startswith("[") and "]" in text:
             host, _, rest = text[1:].partition("]")
             return cls(host, rest.removeprefix(":"))
         if text.count(":") > 1:

@@ -154,6 +154,9 @@ class Asker:
         if task := self.waiting.get(identifier):
             task.answer((status, message[HEAD.size :]))
 
+    def fail(self) -> None:
+        """Go on: who waits for an answer that cannot be read waits no longer than it would."""
+
     def give_up(self, identifier: int) -> None:
         """Tell whoever waits for an answer that there will be none."""
         if task := self.waiting.get(identifier):

@@ -5,8 +5,11 @@ perdition's lines are the manual's: Connect, Auth and Close (see "POP before SMT
 
 import os
 import re
+import select
 import socket
+import stat
 import time
+import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
@@ -76,7 +79,8 @@ class Syslog:
 
     def reopen(self) -> None:
         if self.socket:
-            self.socket.close()
+            with suppress(OSError):
+                self.socket.close()
             self.socket = None
 
 
@@ -85,10 +89,22 @@ class Output:
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
+        self.may_block = not stat.S_ISREG(os.fstat(descriptor).st_mode)
 
     def write(self, priority: Priority, line: str) -> None:
+        octets = f"{line}\n".encode(errors="surrogateescape")
+        if self.may_block:
+            octets = octets[: select.PIPE_BUF]  # so much a pipe takes whole, once it takes any
+            if not self.takes_more():
+                return
         with suppress(OSError):
-            os.write(self.descriptor, f"{line}\n".encode(errors="surrogateescape"))
+            os.write(self.descriptor, octets)
+
+    def takes_more(self) -> bool:
+        """Tell whether a write would not wait."""
+        poll = select.poll()
+        poll.register(self.descriptor, select.POLLOUT)
+        return bool(poll.poll(0))
 
     def reopen(self) -> None:
         pass
@@ -103,7 +119,7 @@ class File(Output):
 
     def opened(self) -> int:
         """Return a descriptor of the file; raises OSError."""
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
         return os.open(self.path, flags, 0o640)
 
     def reopen(self) -> None:
@@ -146,6 +162,12 @@ def printable(text: str) -> str:
 def escaped(found: re.Match[str]) -> str:
     """Return what stands for a character in a line."""
     return f"\\x{ord(found[0]) & 0xFF:02x}"
+
+
+def fault(error: BaseException) -> str:
+    """Say where a fault of ours is, but not what about, which may be a password."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} in {where.filename} line {where.lineno}"
 
 
 class Log:

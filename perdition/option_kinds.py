@@ -1,9 +1,11 @@
 """What the values of options are: how each kind is read, shown, and added up."""
 
 import re
+import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from perdition.endpoint import Endpoint, parse_endpoints
@@ -109,6 +111,7 @@ SWITCH_WORDS = {
 }
 
 
+HIGHEST_PORT = 65535
 QUERY_KEY_CODES = "UuDdiIpP\\"
 
 
@@ -135,7 +138,39 @@ def parse_states_and_depth(text: str) -> States:
     names, _, depth = text.rpartition(",")
     if not (depth.isascii() and depth.isdigit()):
         return parse_states(text)
-    return States(parse_states(names).states, int(depth))
+    return States(parse_states(names).states, parse_number(depth))
+
+
+def parse_path(text: str) -> str:
+    return str(Path(text).absolute()) if text else ""
+
+
+def parse_line(text: str) -> str:
+    if any(character in text for character in "\r\n"):
+        raise ValueError("one line")
+    return text
+
+
+def parse_port(text: str) -> str:
+    if text.isdecimal():
+        valid = 0 < int(text) <= HIGHEST_PORT
+    else:
+        try:
+            valid = not text or bool(socket.getservbyname(text, "tcp"))
+        except OSError:
+            valid = False
+    if not valid:
+        raise ValueError(f"a port's name, or a number up to {HIGHEST_PORT}")
+    return text
+
+
+def parse_servers(text: str) -> tuple[Endpoint, ...]:
+    endpoints = parse_endpoints(text)
+    for endpoint in endpoints:
+        parse_port(endpoint.port)
+        if "[" in endpoint.host or not endpoint.host:
+            raise ValueError("server, server:port or [address]:port, divided by commas")
+    return endpoints
 
 
 def parse_protocol(text: str) -> str:
@@ -224,9 +259,9 @@ def joined(parts: Iterable[object]) -> str:
     return quoted(",".join(map(str, parts)))
 
 
-def text(argument: str) -> Kind[Any]:
+def text(argument: str, parse: Callable[[str], str] = parse_line) -> Kind[Any]:
     """Return the kind of a text; None is a default that is derived elsewhere."""
-    return Kind(argument, str, quoted)
+    return Kind(argument, parse, quoted)
 
 
 def states(argument: str, parse: Callable[[str], States]) -> Kind[States]:
@@ -235,15 +270,18 @@ def states(argument: str, parse: Callable[[str], States]) -> Kind[States]:
 
 FLAG = Kind("", parse_switch, lambda value: "on" if value else "off")
 STRING = text("STRING")
-FILE = text("FILENAME")
+FILE = text("FILENAME", parse_path)
+PORT = text("PORT", parse_port)
 PATH: Kind[Any] = Kind("FILENAME", parse_absolute_path, quoted)
-FILES: Kind[tuple[str, ...]] = Kind("FILENAME", lambda text: (text,), joined, tuple.__add__)
+FILES: Kind[tuple[str, ...]] = Kind(
+    "FILENAME", lambda text: (parse_path(text),), joined, tuple.__add__
+)
 DEPTH = Kind("DEPTH", parse_number)
 DESCRIPTOR: Kind[Any] = Kind("N", parse_number, lambda value: "" if value is None else str(value))
 SECONDS = Kind("SECONDS", parse_number)
 COUNT = Kind("LIMIT", parse_number)
 WORKERS = Kind("NUMBER", parse_one_or_more)
-ENDPOINTS: Kind[tuple[Endpoint, ...]] = Kind("SERVER[,SERVER...]", parse_endpoints, joined)
+ENDPOINTS: Kind[tuple[Endpoint, ...]] = Kind("SERVER[,SERVER...]", parse_servers, joined)
 STATES = states("STATE[,STATE...]", parse_states)
 STATES_AND_DEPTH = states("STATE[,STATE...][,STRIP_DEPTH]", parse_states_and_depth)
 PROTOCOL: Kind[Any] = Kind("PROTOCOL", parse_protocol, quoted)

@@ -23,6 +23,7 @@ from perdition.option_kinds import (
     LOWEST_VERSION,
     NO_STATES,
     PATH,
+    PORT,
     PROTOCOL,
     SECONDS,
     SSL_MODE,
@@ -37,6 +38,7 @@ from perdition.option_kinds import (
     SSLMode,
     States,
     TLSUse,
+    parse_path,
     text,
 )
 from perdition.protocol import SERVICES, Service
@@ -216,7 +218,7 @@ class Options:
         restart=True,
     )
     listen_port: str = option(
-        text("PORT"),
+        PORT,
         "",
         "The port to listen to, by number or name.",
         short="l",
@@ -234,7 +236,7 @@ class Options:
     lower_case: States = option(
         STATES,
         NO_STATES,
-        "Convert user names to lower case in the given states (see add_domain), by the locale.",
+        "Convert user names to lower case in the given states (see add_domain).",
     )
     managesieve_capability: str = option(
         STRING,
@@ -243,7 +245,7 @@ class Options:
         "have one, divided by two spaces. STARTTLS comes and goes with what is possible.",
     )
     map_library: str = option(
-        FILE,
+        text("FILENAME"),
         "/usr/lib/libperditiondb_gdbm.so.0",
         "The popmap's kind: gdbm or posix_regex, or the file name of the C library that it had "
         "in perdition 2.2. Empty: no popmap.",
@@ -280,7 +282,7 @@ class Options:
         restart=True,
     )
     outgoing_port: str = option(
-        text("PORT"),
+        PORT,
         "",
         "The real servers' port, where neither popmap nor option gives one.",
         short="p",
@@ -382,7 +384,7 @@ class Options:
         restart=True,
     )
     ssl_ca_path: str = option(
-        text("PATHNAME"),
+        text("PATHNAME", parse_path),
         "/etc/perdition/perdition.ca/",
         "A directory of such authorities, prepared by openssl rehash.",
         restart=True,
@@ -507,19 +509,17 @@ class Options:
         return self.outgoing_port or str(self.service.port)
 
     @property
+    def capability_option(self) -> str:
+        """The option that says what clients of this protocol are told before they log in."""
+        if self.service.name == "MANAGESIEVE":
+            return "managesieve_capability"
+        return "imap_capability" if self.service.name.startswith("IMAP") else "pop_capability"
+
+    @property
     def own_capability(self) -> str:
-        """What is announced to clients of this protocol, by whichever option says it."""
-        specific = {
-            "POP3": "pop_capability",
-            "POP3S": "pop_capability",
-            "IMAP4": "imap_capability",
-            "IMAP4S": "imap_capability",
-            "MANAGESIEVE": "managesieve_capability",
-        }[self.service.name]
-        chosen: str = getattr(self, specific)
-        if self.capability is not None and chosen == OPTIONS[specific][1]:
-            return self.capability
-        return chosen
+        """What clients of this protocol are told before they log in."""
+        announced: str = getattr(self, self.capability_option)
+        return announced
 
     @property
     def foreground(self) -> bool:
@@ -570,6 +570,8 @@ class Given:
     def add(self, name: str, value: str | None) -> None:
         """Note an option and its value; a flag may come without one. Raises StartupError."""
         option, _ = OPTIONS[name]
+        if value and "\0" in value:
+            raise StartupError(f"{self.where}{name}: give a value without NUL")
         if value is None and option.kind is not FLAG:
             raise StartupError(f"{self.where}{name}: give a value: {option.kind.argument}")
         try:
@@ -586,4 +588,10 @@ def effective(command_line: Given, file: Given, protocol: str | None) -> Options
 
     ``protocol`` is what perdition's name implies. Raises StartupError.
     """
-    return Options(**{"protocol": protocol, **file.values, **command_line.values})
+    values = {"protocol": protocol, **file.values, **command_line.values}
+    options = Options(**values)
+    specific = options.capability_option
+    if options.capability is not None and specific not in values:
+        values[specific] = options.capability
+        options = Options(**values)
+    return options

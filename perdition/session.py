@@ -3,21 +3,23 @@
 import itertools
 import os
 import socket
-import traceback
 from collections.abc import Callable
 from os import fsencode
 
 from perdition.converse import PAUSE_SECONDS, Conversation
 from perdition.failure import Failure
-from perdition.log import Login, auth_line, close_line, connect_line
+from perdition.log import Login, auth_line, close_line, connect_line, fault, printable
 from perdition.login import Attempt, Site, in_turn
 from perdition.net.loop import Timer
 from perdition.net.splice import Splice
-from perdition.net.stream import PeerClosed, Stream
+from perdition.net.stream import Abandoned, PeerClosed, Stream
 from perdition.net.wire import TLSFailed
 from perdition.option_kinds import TLSUse
 from perdition.protocol.dialogue import Credentials, Dialogue, Terms
 from perdition.username import Ends
+
+DETAIL_SIZE = 400
+"""Characters of a failure's detail that are logged."""
 
 
 class Session:
@@ -50,7 +52,7 @@ class Session:
         established = False
         try:
             established = await self.serve()
-        except PeerClosed:
+        except (PeerClosed, Abandoned):
             pass
         except TimeoutError:
             self.site.log.notice(f"{self.ends}: timeout before the login")
@@ -75,7 +77,8 @@ class Session:
             servers = in_turn(self.options.outgoing_server, self.turns)
             attempt = Attempt(self.site, self.ends, credentials, self.stream.secure, servers)
             try:
-                server, accepted = await attempt.log_in(own_greeting)
+                with self.stream.guarded():
+                    server, accepted = await attempt.log_in(own_greeting)
             except Failure as failure:
                 self.log_failure(attempt, failure)
                 await self.site.loop.sleep(self.penalty(credentials, failure))
@@ -130,7 +133,8 @@ class Session:
         """Log a login that failed, and for the operator what lies behind it."""
         if failure.detail:
             write = self.site.log.debug if failure.everyday else self.site.log.error
-            write(f"{self.ends}: {failure.status}: {failure.detail}")
+            detail = printable(failure.detail[:DETAIL_SIZE])
+            write(f"{self.ends}: {failure.status}: {detail}")
         login = attempt.record(failure.secure, failure)
         self.site.log.info(auth_line(self.ends, login))
 
@@ -173,9 +177,3 @@ class Established(Splice):
         login = self.login
         self.site.log.info(close_line(self.ends, login.authorisation, login.user, moved))
         self.on_end(self.ends)
-
-
-def fault(error: Exception) -> str:
-    """Say where a fault of ours is, but not what about, which may be a password."""
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__} in {where.filename} line {where.lineno}"

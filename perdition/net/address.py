@@ -2,7 +2,7 @@
 
 import errno
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,7 +18,12 @@ REMEMBERED = 10_000
 """How many names' addresses are kept at once."""
 LOOKUP_SECONDS = 15.0
 """How long a lookup may take; the resolver itself would try for longer."""
+OWN_SECONDS = 3.0
+"""How long a client may wait for the name that it is greeted with."""
+OWN_FRESH_SECONDS = 60.0
+"""How long that name, or that there is none, is used again without asking."""
 LOOKUP_THREADS = 4
+OWN_THREADS = 2
 LOOKUP_WAITING = 500
 BACKLOG = 4096
 HIGHEST_PORT = 65535
@@ -64,6 +69,7 @@ class Resolver:
         self.loop = loop
         self.numeric = numeric
         self.pool = Pool(loop, "resolver", LOOKUP_THREADS, LOOKUP_WAITING)
+        self.own_pool = Pool(loop, "own names", OWN_THREADS, LOOKUP_WAITING)
         self.known: dict[object, tuple[float, Any]] = {}
 
     async def addresses(self, endpoint: Endpoint) -> list[Address]:
@@ -72,63 +78,76 @@ class Resolver:
             return lookup(endpoint, NUMERIC)
         if self.numeric:
             raise OSError("no_lookup is on: only an IP address and a port number will do")
-        return await self.remembered(endpoint, lookup, endpoint)
+        found: list[Address] | None = self.remembered(endpoint)
+        if found is None:
+            try:
+                found = await self.pool.call(LOOKUP_SECONDS, lookup, endpoint)
+            except PoolFull as error:
+                raise OSError(f"resolver: {error}") from error
+            self.remember(endpoint, found, FRESH_SECONDS)
+        return found
 
     async def name(self, address: str) -> str:
-        """Return the name of an IP address, or "" if it has none or nobody says so in time."""
+        """Return the name of an IP address of our own, or "" if nobody tells it in time.
+
+        Names that clients make us look up have other threads: they hold up no greeting.
+        """
         if self.numeric:
             return ""
-        try:
-            return await self.remembered(address, reverse_lookup, address)
-        except OSError:
-            self.remember(address, "")  # or each client would wait for a dead name server
-            return ""
+        found = self.remembered(address)
+        if found is None:
+            try:
+                found = await self.own_pool.call(OWN_SECONDS, reverse_lookup, address)
+            except (OSError, PoolFull):
+                found = ""  # or each client would wait for a dead name server
+            self.remember(address, found, OWN_FRESH_SECONDS)
+        return str(found)
 
-    async def remembered(self, key: object, function: Callable[..., T], argument: object) -> T:
-        """Return what the function finds, or has found some seconds ago."""
+    def remembered(self, key: object) -> Any:
+        """Return what was found some seconds ago, or None."""
         until, found = self.known.get(key, (0.0, None))
-        if until > self.loop.now:
-            return found  # type: ignore[no-any-return]
-        try:
-            found = await self.pool.call(LOOKUP_SECONDS, function, argument)
-        except PoolFull as error:
-            raise OSError(f"resolver: {error}") from error
-        self.remember(key, found)
-        return found  # type: ignore[no-any-return]
+        return found if until > self.loop.now else None
 
-    def remember(self, key: object, found: object) -> None:
+    def remember(self, key: object, found: object, seconds: float) -> None:
         """Keep what was found for some seconds."""
         if len(self.known) >= REMEMBERED:
             self.known.clear()
-        self.known[key] = self.loop.now + FRESH_SECONDS, found
+        self.known[key] = self.loop.now + seconds, found
 
 
 def listen(
-    endpoints: Iterable[Endpoint], default_port: str, keepalive: bool
+    endpoints: Iterable[Endpoint], default_port: str, keepalive: bool, numeric: bool
 ) -> list[socket.socket]:
     """Bind and listen to each endpoint; without any, to all addresses of both families.
 
     Raises StartupError that names the address and what is wrong with it.
     """
+    flags = socket.AI_PASSIVE | (NUMERIC if numeric else 0)
     sockets: list[socket.socket] = []
     for endpoint in endpoints:
-        host, port = endpoint.host, endpoint.port or default_port
+        wanted = Endpoint(endpoint.host, endpoint.port or default_port)
         try:
-            found = lookup(Endpoint(host, port), socket.AI_PASSIVE)
+            found = lookup(wanted, flags)
         except OSError as error:
             raise StartupError(
-                f"bind_address {host}:{port}: {error.strerror}; give an address of this host"
+                f"bind_address {wanted}: {error.strerror}; give an address and a port of this host"
             ) from error
         sockets += [bind(address, keepalive) for address in found]
-    return sockets or listen_everywhere(default_port, keepalive)
+    return sockets or listen_everywhere(default_port, keepalive, flags)
 
 
-def listen_everywhere(port: str, keepalive: bool) -> list[socket.socket]:
+def listen_everywhere(port: str, keepalive: bool, flags: int) -> list[socket.socket]:
     """Listen to a port of all IPv4 and, where the system has it, all IPv6 addresses."""
-    sockets = [bind(lookup(Endpoint("0.0.0.0", port), socket.AI_PASSIVE)[0], keepalive)]
-    with suppress(OSError, StartupError):
-        number = str(sockets[0].getsockname()[1])
-        sockets.append(bind(lookup(Endpoint("::", number), socket.AI_PASSIVE)[0], keepalive))
+    try:
+        [address, *_] = lookup(Endpoint("0.0.0.0", port), flags)
+    except OSError as error:
+        raise StartupError(
+            f"listen_port {port}: {error.strerror}; give a number or name"
+        ) from error
+    sockets = [bind(address, keepalive)]
+    if socket.has_dualstack_ipv6():
+        number = sockets[0].getsockname()[1]
+        sockets.append(bind(Address(socket.AF_INET6, ("::", number)), keepalive))
     return sockets
 
 

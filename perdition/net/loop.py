@@ -33,9 +33,13 @@ class PoolFull(Exception):
 
 
 class Handler(Protocol):
-    """What is told that a descriptor that it watches is ready."""
+    """What is told that a descriptor that it watches is ready.
+
+    ``fail`` ends what the handler is there for, after a fault of ours in ``ready``.
+    """
 
     def ready(self, events: int) -> None: ...
+    def fail(self) -> None: ...
 
 
 class Timer:
@@ -72,6 +76,8 @@ class Timers:
         """Forget a timer; it may have gone off already."""
         if bucket := self.buckets.get(timer.tick):
             bucket.pop(timer, None)
+            if not bucket:  # a dictionary that has been large stays so
+                self.buckets[timer.tick] = {}
 
     def next(self) -> float | None:
         """Return the time of the next tick that has a timer."""
@@ -79,13 +85,13 @@ class Timers:
             del self.buckets[heapq.heappop(self.ticks)]
         return self.ticks[0] * TICK if self.ticks else None
 
-    def run(self, now: float) -> None:
-        """Do what is due."""
+    def pop(self, now: float) -> Timer | None:
+        """Return a timer that is due, and forget it."""
         while self.ticks and self.ticks[0] * TICK <= now:
-            bucket = self.buckets[self.ticks[0]]
-            while bucket:
-                bucket.popitem()[0].action()
+            if bucket := self.buckets[self.ticks[0]]:
+                return bucket.popitem()[0]
             del self.buckets[heapq.heappop(self.ticks)]
+        return None
 
 
 LONGEST_SLEEP = 3600.0
@@ -114,15 +120,21 @@ class Task:
     def wake(self, value: object = None, error: BaseException | None = None) -> None:
         """Let the coroutine go on until it waits again or ends."""
         self.disarm = None
+        caller, self.loop.current = self.loop.current, self
         try:
-            arm = self.coroutine.throw(error) if error else self.coroutine.send(value)
+            while not self.disarm:
+                arm = self.coroutine.throw(error) if error else self.coroutine.send(value)
+                try:
+                    self.disarm = arm(self)
+                except OSError as mistake:  # the system lets nobody wait for this
+                    error = mistake
         except (StopIteration, Cancelled):
             self.loop.tasks.discard(self)
         except BaseException:
             self.loop.tasks.discard(self)
             raise
-        else:
-            self.disarm = arm(self)
+        finally:
+            self.loop.current = caller
 
     def answer(self, value: object = None, error: BaseException | None = None) -> None:
         """End the task's waiting, with what it waits for or with an error."""
@@ -143,6 +155,8 @@ class Loop:
         self.now = time.monotonic()
         self.timers = Timers()
         self.tasks: set[Task] = set()
+        self.current: Task | None = None
+        self.on_fault: Callable[[Exception], None] = self.end_by
         self.running = False
         self.finished: deque[Callable[[], None]] = deque()
         self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -164,8 +178,20 @@ class Loop:
             ready = self.selector.select(min(max(0.0, seconds), LONGEST_SLEEP))
             self.now = time.monotonic()
             for key, events in ready:
-                key.data.ready(events)
-            self.timers.run(self.now)
+                try:
+                    key.data.ready(events)
+                except Exception as error:  # noqa: BLE001 - one session must not end the others
+                    self.on_fault(error)
+                    key.data.fail()
+            while timer := self.timers.pop(self.now):
+                try:
+                    timer.action()
+                except Exception as error:  # noqa: BLE001 - as above
+                    self.on_fault(error)
+
+    def end_by(self, error: Exception) -> None:
+        """End the loop by a fault of ours, where nobody has put something better in this place."""
+        raise error
 
     def stop(self) -> None:
         """Run no further than the events at hand."""
@@ -210,6 +236,9 @@ class Loop:
             os.eventfd_read(self.bell)
         while self.finished:
             self.finished.popleft()()
+
+    def fail(self) -> None:
+        """Go on: what another thread has asked for concerns nobody else."""
 
 
 class Pool:

@@ -100,6 +100,10 @@ class Way:
         except Broken as broken:
             splice.break_off(broken.connection)
 
+    def fail(self) -> None:
+        """End the session, after a fault of ours."""
+        self.splice.close()
+
     def move(self) -> None:
         """Move what has arrived: a buffer full, and in bulk if that was not all."""
         if tls_of(self.source):
@@ -155,6 +159,7 @@ class Way:
         except NOT_NOW:
             sent = 0
         except OSError as error:
+            self.octets -= len(octets)
             raise Broken(self.sink) from error
         if sent < len(octets):
             self.held = bytes(octets[sent:])
@@ -162,7 +167,10 @@ class Way:
 
     def move_bulk(self) -> None:
         """Move octets through a pipe, inside the kernel."""
-        self.pipe = borrow_pipe()
+        try:
+            self.pipe = borrow_pipe()
+        except OSError:
+            return  # out of descriptors: the buffer will do
         for _ in range(BULK_ROUNDS):
             try:
                 count = os.splice(self.source.fileno(), self.pipe[1], PIPE_SIZE)

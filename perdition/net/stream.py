@@ -4,8 +4,8 @@ import errno
 import os
 import socket
 import ssl
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from perdition.net.loop import READ, WRITE, Loop, Task, Timer, suspend
@@ -22,13 +22,28 @@ class PeerClosed(Exception):
     """The peer has ended the connection, or the network has."""
 
 
+class Abandoned(Exception):
+    """Thrown into a task that works for a peer who has left."""
+
+
 class Stream:
     """A non-blocking socket, read with a limit and a time limit.
 
     Each method raises PeerClosed, and TimeoutError after ``seconds`` without progress (0: never).
     """
 
-    __slots__ = ("buffer", "events", "loop", "seconds", "secure", "sock", "task", "timer", "tls")
+    __slots__ = (
+        "buffer",
+        "events",
+        "guard",
+        "loop",
+        "seconds",
+        "secure",
+        "sock",
+        "task",
+        "timer",
+        "tls",
+    )
 
     def __init__(self, loop: Loop, sock: socket.socket, seconds: float) -> None:
         self.loop = loop
@@ -39,6 +54,7 @@ class Stream:
         self.buffer = bytearray()
         self.events = 0
         self.task: Task | None = None
+        self.guard: Task | None = None
         self.timer: Timer | None = None
 
     async def connect(self, address: Any, seconds: float, greets: bool) -> None:
@@ -111,6 +127,8 @@ class Stream:
         while octets:
             try:
                 octets = octets[self.sock.send(octets) :]
+            except ssl.SSLWantReadError:
+                await self.wait(READ, self.seconds)
             except NOT_NOW:
                 await self.wait(WRITE, self.seconds)
             except OSError as error:
@@ -123,6 +141,7 @@ class Stream:
         """
         assert isinstance(self.sock, socket.socket)
         self.buffer.clear()
+        self.detach()  # the descriptor changes hands, and may be closed on the way
         try:
             self.sock = self.tls = wrap(self.sock)
             while True:
@@ -166,8 +185,38 @@ class Stream:
         if task := self.task:
             self.disarm()
             task.wake()
+        elif (guard := self.guard) and self.has_ended():
+            guard.answer(error=Abandoned())
         else:
             self.detach()
+
+    def fail(self) -> None:
+        """End the task that waits, after a fault of ours."""
+        self.detach()
+        if task := self.task:
+            self.disarm()
+            task.wake(error=PeerClosed())
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Have the current task given up with Abandoned if the peer leaves meanwhile."""
+        self.guard = self.loop.current
+        try:
+            yield
+        finally:
+            self.guard = None
+
+    def has_ended(self) -> bool:
+        """Tell whether the peer has left. Who has said more than was read is still there."""
+        if self.tls or self.buffer:
+            return False
+        assert isinstance(self.sock, socket.socket)
+        try:
+            return not self.sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     def late(self) -> None:
         """Tell the task that its time is over."""

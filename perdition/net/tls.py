@@ -40,7 +40,7 @@ class Identity:
         """Whose certificate it is; nobody's, if it is one that only OpenSSL understands."""
         try:
             return Holder.of(x509.load_pem_x509_certificate(self.certificates))
-        except ValueError:
+        except Exception:  # noqa: BLE001 - the library has many names for it
             return Holder((), ())
 
     def load_into(self, context: ssl.SSLContext) -> None:
@@ -226,8 +226,10 @@ def load_authorities(options: Options, load: Callable[[str | None, str | None], 
     chain = options.ssl_ca_chain_file
     for name in ("ssl_ca_chain_file",) if chain else ("ssl_ca_file", "ssl_ca_path"):
         path = getattr(options, name)
-        if not path or not (Path(path).exists() or is_given(options, name)):
+        if not path or not (is_given(options, name) or Path(path).exists()):
             continue
+        if not Path(path).exists():
+            raise StartupError(f"{name} {path}: there is no such file; give one that there is")
         try:
             load(None, path) if name == "ssl_ca_path" else load(path, None)
         except (ssl.SSLError, OSError) as error:

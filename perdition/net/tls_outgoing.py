@@ -50,6 +50,7 @@ class OutgoingTLS:
         self.options = options
         self.context = context = SSL.Context(SSL.TLS_METHOD)
         context.set_mode(RELEASE_BUFFERS)
+        context.set_options(ssl.OP_NO_RENEGOTIATION)
         context.set_min_proto_version(VERSIONS[options.ssl_outgoing_min_proto_version])
         if options.ssl_outgoing_max_proto_version:
             context.set_max_proto_version(VERSIONS[options.ssl_outgoing_max_proto_version])
@@ -128,7 +129,7 @@ class Connection:
         certificate = self.connection.get_peer_certificate()
         try:
             return bool(certificate) and Holder.of(certificate.to_cryptography()).is_named(host)
-        except ValueError:
+        except Exception:  # noqa: BLE001 - the library has many names for it
             return False
 
     def fileno(self) -> int:

@@ -11,6 +11,8 @@ from perdition.endpoint import Endpoint
 from perdition.failure import MapUnavailable, StartupError
 
 SYSCONFDIR = Path("/etc/perdition")
+START_DIRECTORY = Path.cwd()
+"""Where relative names begin, also when a daemon has left it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class FileMap(PopMap):
     """A map in a file that is opened anew when another file has taken its place."""
 
     def __init__(self, path: str, delimiter: str) -> None:
-        self.path = path
+        self.path = str(START_DIRECTORY / path)
         self.delimiter = delimiter
         self.signature: tuple[int, ...] = ()
 

@@ -5,8 +5,9 @@ import grp
 import os
 import pwd
 import resource
-from collections.abc import Iterable
-from contextlib import suppress
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from perdition.options import OPTIONS, Options
 UMASK = 0o027
 PID_DIRECTORY_MODE = 0o750
 PID_FILE_MODE = 0o660
+HIGHEST_ID = 0xFFFFFFFE
+HIGHEST_PID = 0x7FFFFFFF
+PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_NO_NEW_PRIVS = 38
 
@@ -56,17 +60,26 @@ class Owner:
             os.setgroups([])
             daemon.daemon.change_process_owner(self.uid, self.gid)
 
-    def give(self, path: Path, mode: int) -> None:
-        """Make a file or directory this owner's."""
-        path.chmod(mode)
-        if os.getuid() == 0:
-            os.chown(path, self.uid, self.gid)
+    @contextmanager
+    def acting(self) -> Iterator[None]:
+        """Act as this owner for a while, so that nothing is done that this owner could not do."""
+        if os.getuid() != 0:
+            yield
+            return
+        root = os.getegid()
+        os.setegid(self.gid)
+        os.seteuid(self.uid)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+            os.setegid(root)
 
 
 def user_id(name: str) -> int:
     """Return a user's number; raises StartupError."""
     if name.isdecimal():
-        return int(name)
+        return checked_id("username", name)
     try:
         return pwd.getpwnam(name).pw_uid
     except KeyError:
@@ -76,11 +89,18 @@ def user_id(name: str) -> int:
 def group_id(name: str) -> int:
     """Return a group's number; raises StartupError."""
     if name.isdecimal():
-        return int(name)
+        return checked_id("group", name)
     try:
         return grp.getgrnam(name).gr_gid
     except KeyError:
         raise StartupError(f"group {name}: no such group; give one that there is") from None
+
+
+def checked_id(option: str, number: str) -> int:
+    """Return a number that a user or group can have; raises StartupError."""
+    if not number.isascii() or int(number) > HIGHEST_ID:
+        raise StartupError(f"{option} {number}: no such number; give one up to {HIGHEST_ID}")
+    return int(number)
 
 
 class PidFile:
@@ -100,7 +120,9 @@ class PidFile:
         try:
             if not directory.is_dir():
                 directory.mkdir(parents=True)
-                self.owner.give(directory, PID_DIRECTORY_MODE)
+                directory.chmod(PID_DIRECTORY_MODE)
+                if os.getuid() == 0:
+                    os.chown(directory, self.owner.uid, self.owner.gid)
             if self.path.exists():
                 self.remove_stale()
         except OSError as error:
@@ -113,20 +135,37 @@ class PidFile:
 
     def remove_stale(self) -> None:
         """Remove the file of a process that is no more; raises StartupError for any other."""
-        pid = self.lock.read_pid()
-        if pid is None:
+        try:
+            pid = self.lock.read_pid() or 0
+        except ValueError:
+            pid = 0  # no text at all
+        if not 0 < pid <= HIGHEST_PID:
             raise StartupError(
-                f"pid_file {self.path}: no process id in it; remove it if nothing runs"
+                f"pid_file {self.path}: no process id in it; remove it if perdition does not run"
             )
         if process_exists(pid):
-            raise StartupError(f"pid_file {self.path}: process {pid} runs already; end it first")
+            raise StartupError(
+                f"pid_file {self.path}: process {pid} runs; end it if it is perdition, "
+                "else remove the file"
+            )
         self.lock.break_lock()
 
     def write(self) -> None:
-        """Write the file; raises StartupError."""
+        """Write the file; raises StartupError.
+
+        In the owner's own directory anybody of that name could put another file in its place
+        meanwhile: there it is written as the owner. Elsewhere nobody but root could.
+        """
         try:
-            self.lock.acquire(timeout=0)
-            self.owner.give(self.path, PID_FILE_MODE)
+            if self.path.parent.stat().st_uid == self.owner.uid:
+                with self.owner.acting():
+                    self.lock.acquire(timeout=0)
+                    self.path.chmod(PID_FILE_MODE)
+            else:
+                self.lock.acquire(timeout=0)
+                self.path.chmod(PID_FILE_MODE)
+                if os.getuid() == 0:
+                    os.chown(self.path, self.owner.uid, self.owner.gid)
         except (AlreadyLocked, LockFailed, OSError) as error:
             raise StartupError(f"pid_file {self.path}: cannot be written: {error}") from error
 
@@ -147,17 +186,37 @@ def process_exists(pid: int) -> bool:
     return True
 
 
-def detach(preserved: Iterable[int]) -> None:
-    """Go on without the terminal, in a new process; this one ends with 0.
+def detach(preserved: Iterable[int]) -> int:
+    """Go on without the terminal, in a new process; return what ``release_parent`` wants.
 
-    Descriptors are closed except those that are to be ``preserved``.
+    This process waits until it is released, and ends with 0, or until the new one has died, and
+    ends with 1. Descriptors are closed except those that are to be ``preserved``.
     """
+    source, sink = os.pipe2(os.O_CLOEXEC)
+    if os.fork():
+        os.close(sink)
+        os._exit(os.EX_OK if os.read(source, 1) else 1)
+    os.close(source)
     daemon.DaemonContext(
         detach_process=True,
-        files_preserve=list(preserved),
+        files_preserve=[*preserved, sink],
         umask=UMASK,
         signal_map={},
     ).open()
+    return sink
+
+
+def release_parent(sink: int) -> None:
+    """Let the process that was started end: everything runs."""
+    os.write(sink, b"\0")
+    os.close(sink)
+
+
+def die_with_parent() -> None:
+    """Have the system end this process when the one that forked it has died, however it died."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def renounce() -> None:

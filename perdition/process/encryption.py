@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from perdition.configuration import read_file
+from perdition.failure import StartupError
 from perdition.option_kinds import TLSUse
 from perdition.options import Options
 
@@ -37,7 +38,10 @@ class Encryption:
         from perdition.net import tls
 
         self.files = tls.identity_files(self.options)
-        files = {path: read_file(path) for path in self.files}
+        try:
+            files = {path: read_file(path) for path in self.files}
+        except StartupError as error:
+            raise StartupError(f"ssl_cert_file, ssl_key_file: {error}") from error
         if any(b"ENCRYPTED" in files[key] for key in self.options.ssl_key_file):
             self.passphrase = tls.read_passphrase(self.options)
         self.listening = tls.ListeningTLS(

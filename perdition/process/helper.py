@@ -18,6 +18,7 @@ from setproctitle import setproctitle
 from perdition.configuration import read_file
 from perdition.failure import StartupError
 from perdition.helper_line import HEAD, MESSAGE_SIZE, SIZE, Line, Status, Wanted, unpack
+from perdition.process.daemon import die_with_parent
 
 LOGINS_AT_ONCE = 64
 """Each is a process; further ones are refused."""
@@ -72,8 +73,7 @@ class Helper:
         body = message[HEAD.size :]
         if wanted == Wanted.FILE:
             try:
-                (number,) = SIZE.unpack(body)
-                answer(line, identifier, Status.READY, read_file(line.files[number]))
+                answer(line, identifier, Status.READY, self.read(line, body))
             except (StartupError, IndexError, struct.error) as error:
                 answer(line, identifier, Status.FAILED, str(error).encode())
         elif len(self.logins) >= LOGINS_AT_ONCE:
@@ -81,12 +81,21 @@ class Helper:
         else:
             self.begin_login(line, identifier, body)
 
+    def read(self, line: Line, body: bytes) -> bytes:
+        """Return the file whose number is asked for; raises StartupError."""
+        path = line.files[SIZE.unpack(body)[0]]
+        content = read_file(path)
+        if len(content) > MESSAGE_SIZE - HEAD.size:
+            raise StartupError(f"{path}: longer than {MESSAGE_SIZE - HEAD.size} octets; shorten it")
+        return content
+
     def begin_login(self, line: Line, identifier: int, body: bytes) -> None:
         """Ask PAM in a process of its own: a module may wait for seconds, hang, or crash."""
         pid = os.fork()
         if not pid:
             code = PAM_SYSTEM_ERROR
             try:
+                die_with_parent()
                 setproctitle(f"{self.name}: helper, authenticating")
                 user, password, address = unpack(body)
                 code = ask_pam(user, password, address)
@@ -129,8 +138,7 @@ class Login:
 def answer(line: Line, identifier: int, status: Status, body: bytes) -> None:
     """Send an answer; who no longer reads has no use for it."""
     with suppress(OSError):
-        message = HEAD.pack(identifier, status) + body[: MESSAGE_SIZE - HEAD.size]
-        line.helpers.send(message, socket.MSG_DONTWAIT)
+        line.helpers.send(HEAD.pack(identifier, status) + body, socket.MSG_DONTWAIT)
 
 
 def ask_pam(user: bytes, password: bytes, address: bytes) -> int:
@@ -182,6 +190,7 @@ def keep(name: str, helper: Helper) -> None:
         pid = os.fork()
         if not pid:
             try:
+                die_with_parent()
                 helper.serve()
             finally:
                 os._exit(os.EX_OK)

@@ -10,7 +10,7 @@ from perdition.auth import login_seconds
 from perdition.clients import Clients
 from perdition.failure import StartupError
 from perdition.helper_line import Asker, Line
-from perdition.log import Log
+from perdition.log import Log, fault
 from perdition.net.loop import Loop
 from perdition.options import Options
 from perdition.process import helper
@@ -46,6 +46,7 @@ def run(name: str, options: Options, log: Log) -> int:
     if options.debug:
         log.debug(options.logged())
     loop = Loop()
+    loop.on_fault = lambda error: log.error(f"a fault of our own: {fault(error)}")
     asker = Asker(loop, line) if line else None
     site = furnish(loop, options, log, tls, Clients(workers=1), asker, os.getppid())
     sock.setblocking(False)

@@ -18,12 +18,19 @@ from perdition.clients import Clients
 from perdition.configuration import Configuration, read_file
 from perdition.failure import StartupError
 from perdition.helper_line import Line
-from perdition.log import Log
+from perdition.log import Log, fault
 from perdition.net.address import listen
 from perdition.options import Options
 from perdition.popmap import open_map
 from perdition.process import helper
-from perdition.process.daemon import Owner, PidFile, detach, harden, renounce
+from perdition.process.daemon import (
+    Owner,
+    PidFile,
+    detach,
+    harden,
+    release_parent,
+    renounce,
+)
 from perdition.process.encryption import Encryption
 from perdition.process.scoreboard import Counter, Scoreboard
 from perdition.process.tokens import Tokens
@@ -33,6 +40,8 @@ RUN_DIRECTORY = Path("/var/run")
 SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD}
 GRACE_SECONDS = 5.0
 """What workers get beyond the drain timeout before they are killed."""
+RETRY_SECONDS = 1.0
+"""How soon a fork is tried again that the system has refused."""
 QUICK_DEATH_SECONDS = 1.0
 """A worker that has lived less long has died at once."""
 LONGEST_BACKOFF_SECONDS = 60.0
@@ -66,6 +75,7 @@ class Master:
             options.bind_address,
             options.listen_port or str(options.service.port),
             options.tcp_keepalive,
+            options.no_lookup,
         )
         self.pid_file = self.prepared_pid_file()
         count = options.workers or len(os.sched_getaffinity(0))
@@ -100,8 +110,8 @@ class Master:
     def run(self) -> int:
         """Detach if that is wanted, serve, and return the exit status."""
         harden()
-        if not self.options.foreground:
-            detach(self.descriptors())
+        self.log.reopen()  # a connection to syslog would not outlive the detaching
+        parent = None if self.options.foreground else detach(self.descriptors())
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         setproctitle(f"{self.name}: master")
         self.log_start()
@@ -118,13 +128,12 @@ class Master:
         gc.freeze()  # what is imported stays in pages that all processes share
         for slot in self.slots:
             self.start(slot)
+        if parent is not None:
+            release_parent(parent)
         while not (self.stopping and not any(slot.pid for slot in self.slots)):
             self.wait()
         if self.pid_file:
             self.pid_file.remove()
-        if self.keeper:
-            os.close(self.lifeline[1])
-            os.waitpid(self.keeper, 0)
         self.log.notice("perdition has ended")
         return os.EX_OK
 
@@ -152,7 +161,12 @@ class Master:
         """Fork a worker."""
         slot.started, slot.due = time.monotonic(), 0.0
         slot.orders, orders = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        slot.pid = os.fork()
+        try:
+            slot.pid = os.fork()
+        except OSError as error:
+            slot.due = slot.started + RETRY_SECONDS
+            self.log.error(f"worker {slot.number} cannot start: {error.strerror}; tried again soon")
+            return
         if slot.pid:
             orders.close()
             return
@@ -162,7 +176,7 @@ class Master:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             self.worker(slot, orders).run()
         except BaseException as error:  # noqa: BLE001 - it is logged and ends the process
-            self.log.error(f"worker {slot.number} cannot start: {type(error).__name__}: {error}")
+            self.log.error(f"worker {slot.number} has failed: {fault(error)}")
         finally:
             os._exit(os.EX_SOFTWARE)
 
@@ -195,9 +209,12 @@ class Master:
             received = signal.sigtimedwait(SIGNALS, seconds)
         else:
             received = signal.sigwaitinfo(SIGNALS)
-        if received:
-            self.handle(signal.Signals(received.si_signo))
-        self.do_what_is_due(time.monotonic())
+        try:
+            if received:
+                self.handle(signal.Signals(received.si_signo))
+            self.do_what_is_due(time.monotonic())
+        except Exception as error:  # noqa: BLE001 - without a master all would end
+            self.log.error(f"a fault of our own: {fault(error)}")
 
     def handle(self, received: signal.Signals) -> None:
         """Do what a signal asks for."""

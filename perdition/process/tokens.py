@@ -5,6 +5,8 @@ import os
 
 from perdition.failure import StartupError
 
+PAGE_SIZE = 4096
+"""A page takes octets back only when it is empty: one must be to spare."""
 PIPE_SIZE = 65536
 """Octets that a pipe holds unasked."""
 
@@ -15,8 +17,8 @@ class Tokens:
     def __init__(self, limit: int) -> None:
         self.source, self.sink = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            if limit > PIPE_SIZE:
-                fcntl.fcntl(self.sink, fcntl.F_SETPIPE_SZ, limit)
+            if limit + PAGE_SIZE > PIPE_SIZE:
+                fcntl.fcntl(self.sink, fcntl.F_SETPIPE_SZ, limit + PAGE_SIZE)
             self.put_back(limit)
         except OSError as error:
             raise StartupError(

@@ -16,7 +16,7 @@ from perdition.clients import Clients
 from perdition.configuration import read_file
 from perdition.failure import StartupError
 from perdition.helper_line import Asker, Line
-from perdition.log import Log
+from perdition.log import Log, fault
 from perdition.net.loop import READ, Loop
 from perdition.options import Options
 from perdition.process.encryption import Encryption
@@ -71,6 +71,7 @@ class Worker:
         self.tokens = heritage.tokens
         self.tls = heritage.tls
         self.loop = loop = Loop()
+        loop.on_fault = lambda error: log.error(f"a fault of our own: {fault(error)}")
         self.helper = Asker(loop, heritage.line) if heritage.line else None
         self.site = furnish(loop, options, log, heritage.tls, heritage.clients, self.helper)
         self.site.clients.belong_to(self.number - 1)
@@ -104,6 +105,9 @@ class Worker:
         self.log.error(f"worker {self.number}: the master has died, so does this worker")
         self.loop.watch(self.lifeline, 0, self)
         self.drain(0)
+
+    def fail(self) -> None:
+        """Go on: only the lifeline's end is handled here, and it comes once."""
 
     def reload(self) -> None:
         """Take up what the master has found good, for sessions to come.
@@ -226,3 +230,6 @@ class Listener:
                 self.worker.take_breather(error)
             return  # else another worker was faster, or the client has gone
         self.worker.begin(client, peer)
+
+    def fail(self) -> None:
+        """Go on: what went wrong with one client is no other client's."""

@@ -26,6 +26,11 @@ def as_it_is(octets: bytes) -> bytes:
     return octets
 
 
+def first_word(octets: bytes) -> bytes:
+    """Show only how an answer begins: a server that has the password could say it again."""
+    return octets.partition(b" ")[0] + b" " + BLANK
+
+
 @dataclass(frozen=True, slots=True)
 class ReadLine:
     """Read a line of at most ``limit`` octets; brings it without its CR LF or bare LF."""

@@ -15,6 +15,7 @@ from perdition.protocol.dialogue import (
     Terms,
     Upgrade,
     Write,
+    first_word,
     read_exactly,
     read_line,
     refuse,
@@ -197,7 +198,7 @@ class IMAP4(Protocol):
         """Await the ``+`` that invites a literal; return the untagged answers before it."""
         untagged = b""
         while True:
-            line = yield from read_line(SERVER_LINE_LIMIT)
+            line = yield from read_line(SERVER_LINE_LIMIT, first_word)
             if line.startswith(b"+"):
                 return untagged
             if line.startswith(OUR_TAG + b" "):
@@ -208,7 +209,7 @@ class IMAP4(Protocol):
         """Return the tagged answer to our command, without tag, and the untagged ones before."""
         untagged = b""
         while True:
-            line = yield from read_line(SERVER_LINE_LIMIT)
+            line = yield from read_line(SERVER_LINE_LIMIT, first_word)
             if line.startswith(OUR_TAG + b" "):
                 return line[len(OUR_TAG) + 1 :], untagged
             untagged = yield from self.with_untagged(untagged, line)
@@ -226,7 +227,7 @@ class IMAP4(Protocol):
             if len(untagged) + size > UNTAGGED_LIMIT:
                 break
             untagged += yield from read_exactly(size)
-            line = yield from read_line(SERVER_LINE_LIMIT)
+            line = yield from read_line(SERVER_LINE_LIMIT, first_word)
             untagged += line + b"\r\n"
         if len(untagged) > UNTAGGED_LIMIT or literal:
             raise unexpected("no end of untagged answers")

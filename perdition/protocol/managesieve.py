@@ -22,6 +22,7 @@ from perdition.protocol.dialogue import (
     Terms,
     Upgrade,
     Write,
+    first_word,
     read_exactly,
     read_line,
     refuse,
@@ -193,13 +194,13 @@ class ManageSieve(Protocol):
 
     def whole_line(self, what: str) -> Dialogue[bytes]:
         """Return a real server's line with the literals in it."""
-        line = whole = yield from read_line(SERVER_LINE_LIMIT)
+        line = whole = yield from read_line(SERVER_LINE_LIMIT, first_word)
         while literal := LITERAL.search(line):
             size = int(literal[1])
             if size > ANSWER_LIMIT or len(whole) > ANSWER_LIMIT:
                 raise unexpected(f"a literal too long in {what}")
             text = yield from read_exactly(size)
-            line = yield from read_line(SERVER_LINE_LIMIT)
+            line = yield from read_line(SERVER_LINE_LIMIT, first_word)
             whole += b"\r\n" + text + line
         return whole
 

@@ -14,6 +14,7 @@ from perdition.protocol.dialogue import (
     Terms,
     Upgrade,
     Write,
+    first_word,
     read_line,
     refuse,
 )
@@ -103,7 +104,7 @@ class POP3(Protocol):
         yield from self.command(b"USER " + user)
         password = b"PASS " + credentials.password + b"\r\n"
         yield Write(password, shown=b"PASS " + BLANK + b"\r\n")
-        line = yield from read_line(SERVER_LINE_LIMIT)
+        line = yield from read_line(SERVER_LINE_LIMIT, first_word)
         if not positive(line):
             raise Rejected(server_line=line)
         return Accepted(line)
