@@ -6,28 +6,50 @@ Each takes a `Login` and a folder for its files. The messages or the script name
 import imaplib
 import poplib
 import shutil
+import socket
+import ssl
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.support.sieve import SieveClient
 from tests.support.wait import DEADLINE
 
 
 class Login(NamedTuple):
-    """Where to go, and as whom."""
+    """Where to go, as whom, and how: with TLS ("ssl" or "starttls") an authority is trusted."""
 
     port: int
     user: str
     password: str
+    tls: str = ""
+    authority: Path | None = None
+
+    @property
+    def host(self) -> str:
+        """A name that certificates are for; without TLS it need not be looked up."""
+        return "localhost" if self.tls else "127.0.0.1"
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """TLS for Python's clients."""
+        return ssl.create_default_context(cafile=self.authority)
+
+    def choose(self, plain: str, from_the_first_byte: str, starttls: str) -> str:
+        """What a client's configuration says for this use of TLS."""
+        return {"": plain, "ssl": from_the_first_byte, "starttls": starttls}[self.tls].format(
+            authority=self.authority
+        )
 
 
 class Client(NamedTuple):
-    """A client: the protocol it speaks, how it reads, and the program that it is."""
+    """A client: the protocol it speaks, how it reads, the program that it is, and its TLS."""
 
     protocol: str
     read: Callable[[Login, Path], str]
     program: str | None = None
+    tls: tuple[str, ...] = ("ssl", "starttls")
 
     def missing(self) -> str | None:
         """Why it cannot run here, if so."""
@@ -38,17 +60,23 @@ class Client(NamedTuple):
 
 def curl_pop3(login: Login, _folder: Path) -> str:
     """The first message, by RETR."""
-    return _curl(login, f"pop3://127.0.0.1:{login.port}/1")
+    return _curl(login, login.choose("pop3", "pop3s", "pop3"), "1")
 
 
 def curl_imap4(login: Login, _folder: Path) -> str:
     """The first message, by FETCH."""
-    return _curl(login, f"imap://127.0.0.1:{login.port}/INBOX;MAILINDEX=1")
+    return _curl(login, login.choose("imap", "imaps", "imap"), "INBOX;MAILINDEX=1")
 
 
 def standard_pop3(login: Login, _folder: Path) -> str:
     """Python's poplib."""
-    client = poplib.POP3("127.0.0.1", login.port, timeout=DEADLINE)
+    client: poplib.POP3
+    if login.tls == "ssl":
+        client = poplib.POP3_SSL(login.host, login.port, timeout=DEADLINE, context=login.context)
+    else:
+        client = poplib.POP3(login.host, login.port, timeout=DEADLINE)
+    if login.tls == "starttls":
+        client.stls(login.context)
     client.user(login.user)
     client.pass_(login.password)
     _, lines, _ = client.retr(1)
@@ -58,7 +86,16 @@ def standard_pop3(login: Login, _folder: Path) -> str:
 
 def standard_imap4(login: Login, _folder: Path) -> str:
     """Python's imaplib."""
-    with imaplib.IMAP4("127.0.0.1", login.port, timeout=DEADLINE) as client:
+    client: imaplib.IMAP4
+    if login.tls == "ssl":
+        client = imaplib.IMAP4_SSL(
+            login.host, login.port, ssl_context=login.context, timeout=DEADLINE
+        )
+    else:
+        client = imaplib.IMAP4(login.host, login.port, timeout=DEADLINE)
+    with client:
+        if login.tls == "starttls":
+            client.starttls(login.context)
         client.login(login.user, login.password)
         client.select(readonly=True)
         _, [message, _] = client.fetch("1", "(BODY.PEEK[])")
@@ -78,16 +115,17 @@ def fetchmail_imap4(login: Login, folder: Path) -> str:
 
 def mbsync(login: Login, folder: Path) -> str:
     """isync's mbsync, into a maildir."""
+    trust = "\nSystemCertificates no\nCertificateFile {authority}"
     configuration = folder / "mbsyncrc"
     configuration.write_text(
         f"""
 IMAPAccount proxy
-Host 127.0.0.1
+Host {login.host}
 Port {login.port}
 User {login.user}
 Pass {login.password}
-SSLType None
 AuthMechs LOGIN
+{login.choose("SSLType None", *(f"SSLType {use}{trust}" for use in ("IMAPS", "STARTTLS")))}
 
 IMAPStore far
 Account proxy
@@ -109,18 +147,19 @@ SyncState *
 
 def mpop(login: Login, folder: Path) -> str:
     """mpop, into a maildir."""
+    trust = "tls on\ntls_trust_file {authority}\n"
     for part in ("cur", "new", "tmp"):
         (folder / "inbox" / part).mkdir(parents=True)
     configuration = _private(
         folder / "mpoprc",
         f"""
 account proxy
-host 127.0.0.1
+host {login.host}
 port {login.port}
 user {login.user}
 password {login.password}
 auth user
-tls off
+{login.choose("tls off", *(f"{trust}tls_starttls {word}" for word in ("off", "on")))}
 keep on
 delivery maildir {folder}/inbox
 uidls_file {folder}/uidls
@@ -134,10 +173,25 @@ def sieve_connect(login: Login, _folder: Path) -> str:
     """sieve-connect's list of scripts."""
     return _run(
         "sieve-connect",
-        *("--nosrv", "--clearchan", "--server", "127.0.0.1", "--port", str(login.port)),
+        *("--nosrv", "--server", login.host, "--port", str(login.port)),
+        login.choose("--clearchan", "", "--tlscafile={authority}"),
         *("--user", login.user, "--passwordfd", "0", "--list"),
         given=f"{login.password}\n",
     )
+
+
+def sieve_client(login: Login, _folder: Path) -> str:
+    """The list of scripts, by the tests' own client."""
+    connection = socket.create_connection((login.host, login.port), DEADLINE)
+    if login.tls == "ssl":
+        connection = login.context.wrap_socket(connection, server_hostname=login.host)
+    client = SieveClient(connection)
+    if login.tls == "starttls":
+        client.starttls(login.context, login.host)
+    client.login(login.user, login.password)
+    scripts = client.listscripts()
+    client.logout()
+    return "\n".join(scripts)
 
 
 CLIENTS: Mapping[str, Client] = {
@@ -149,19 +203,27 @@ CLIENTS: Mapping[str, Client] = {
     "fetchmail-imap4": Client("imap4", fetchmail_imap4, "fetchmail"),
     "mbsync": Client("imap4", mbsync, "mbsync"),
     "mpop": Client("pop3", mpop, "mpop"),
-    "sieve-connect": Client("managesieve", sieve_connect, "sieve-connect"),
+    "sieve-connect": Client("managesieve", sieve_connect, "sieve-connect", ("starttls",)),
+    "sieve-client": Client("managesieve", sieve_client),
 }
 
 
-def _curl(login: Login, url: str) -> str:
-    return _run("curl", "--silent", "--show-error", "--user", f"{login.user}:{login.password}", url)
+def _curl(login: Login, scheme: str, path: str) -> str:
+    trust = ("--ssl-reqd", "--cacert", login.authority) if login.authority else ()
+    return _run(
+        *("curl", "--silent", "--show-error", *trust),
+        *("--user", f"{login.user}:{login.password}"),
+        f"{scheme}://{login.host}:{login.port}/{path}",
+    )
 
 
 def _fetchmail(protocol: str, login: Login, folder: Path) -> str:
+    plain, trust = 'sslproto ""', 'sslproto TLS1.2+ sslcertck sslcertfile "{authority}"'
     configuration = _private(
         folder / "fetchmailrc",
-        f"poll 127.0.0.1 protocol {protocol} port {login.port} auth password\n"
-        f'user "{login.user}" password "{login.password}" sslproto "" keep fetchall\n'
+        f"poll {login.host} protocol {protocol} port {login.port} auth password\n"
+        f'user "{login.user}" password "{login.password}" keep fetchall\n'
+        f"{login.choose(plain, f'ssl {trust}', trust)}\n"
         f'mda "cat >>{folder}/mail"\n',
     )
     _run(

@@ -46,6 +46,14 @@ def _process(entry: Path) -> Process:
     return Process(int(entry.name), title, int(uids[1]))
 
 
+def memory(pid: int) -> int:
+    """The octets of memory that a process has for itself."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    resident = re.search(r"^RssAnon:\s+(\d+) kB", status, re.MULTILINE)
+    assert resident, status
+    return int(resident[1]) << 10
+
+
 def end_session(session: int) -> list[Process]:
     """End whatever is left of a session, and tell what that was."""
     left = of_session(session)

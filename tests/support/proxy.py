@@ -3,7 +3,7 @@
 import re
 import shlex
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -22,17 +22,26 @@ class Proxy:
 
     It listens on a port of its own on 127.0.0.1, reads no configuration file, writes no pidfile
     (unless told which) and logs to a file in *folder*. Used as a context it listens at the
-    beginning, and at the end none of its processes is left.
+    beginning, and at the end none of its processes is left. It inherits the descriptors that it is
+    told to, and standard input.
     """
 
     def __init__(
-        self, protocol: str, folder: Path, *options: str | Path, pid_file: Path | None = None
+        self,
+        protocol: str,
+        folder: Path,
+        *options: str | Path,
+        pid_file: Path | None = None,
+        stdin: int = subprocess.DEVNULL,
+        descriptors: Sequence[int] = (),
     ) -> None:
         self.protocol = protocol
         self.name = f"perdition.{protocol}"
         [self.port] = processes.free_ports(1)
         self.address = ("127.0.0.1", self.port)
         self.log = folder / f"{self.name}.{self.port}.log"
+        self._stdin = stdin
+        self._descriptors = descriptors
         self._output = folder / f"{self.name}.{self.port}.out"
         self.command = [
             str(BIN / self.name),
@@ -48,7 +57,8 @@ class Proxy:
         with self._output.open("wb") as output:
             self._master = subprocess.Popen(
                 self.command,
-                stdin=subprocess.DEVNULL,
+                stdin=self._stdin,
+                pass_fds=self._descriptors,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,

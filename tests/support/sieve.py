@@ -3,6 +3,7 @@
 import base64
 import re
 import socket
+import ssl
 
 
 class SieveError(Exception):
@@ -13,10 +14,13 @@ class SieveClient:
     """A session over a socket that is already connected; `capabilities` are the greeting's."""
 
     def __init__(self, connection: socket.socket) -> None:
-        self._socket = connection
-        self._file = connection.makefile("rb")
-        lines = self._answer()
-        self.capabilities = {name.decode(): b"".join(value).decode() for name, *value in lines}
+        self._listen_to(connection)
+
+    def starttls(self, context: ssl.SSLContext, host: str) -> None:
+        """STARTTLS, and the capabilities that follow it."""
+        self._command(b"STARTTLS")
+        self._file.close()
+        self._listen_to(context.wrap_socket(self._socket, server_hostname=host))
 
     def login(self, user: str, password: str) -> None:
         """AUTHENTICATE "PLAIN" with an initial response."""
@@ -40,6 +44,13 @@ class SieveClient:
         """LOGOUT, and close."""
         with self._socket, self._file:
             self._command(b"LOGOUT")
+
+    def _listen_to(self, connection: socket.socket) -> None:
+        """Hear the capabilities that a server tells unasked."""
+        self._socket = connection
+        self._file = connection.makefile("rb")
+        lines = self._answer()
+        self.capabilities = {name.decode(): b"".join(value).decode() for name, *value in lines}
 
     def _command(self, command: bytes) -> list[list[bytes]]:
         self._send(command)

@@ -4,6 +4,7 @@ import array
 import fcntl
 import re
 import socket
+import ssl
 import termios
 from types import TracebackType
 from typing import Self
@@ -45,6 +46,14 @@ class Wire:
     def close(self) -> None:
         """Close without a word."""
         self._socket.close()
+
+    def start_tls(self, context: ssl.SSLContext, host: str | None = None) -> ssl.SSLSocket:
+        """Go on with TLS: as a client that wants *host*, or without one as a server."""
+        assert not self._buffer, f"unread: {bytes(self._buffer)!r}\n{self._transcript}"
+        self._remember("tls", (host or "").encode())
+        secure = context.wrap_socket(self._socket, server_side=not host, server_hostname=host)
+        self._socket = secure
+        return secure
 
     def send(self, data: bytes) -> None:
         """Send the bytes."""
