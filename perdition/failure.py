@@ -1,9 +1,11 @@
 """What can go wrong between a client's credentials and a logged-in real server.
 
 Each failure says once, here, what the log's status is, what the client is told, with which
-response code of its protocol (RFC 3206, 5530, 5804), and whether another server may be tried.
+response code of its protocol (RFC 3206, 5530, 5804), how it is counted, and whether another
+server may be tried.
 """
 
+import re
 from typing import ClassVar
 
 
@@ -11,9 +13,15 @@ class StartupError(Exception):
     """perdition cannot start. Its text is one line that names the option or file and the mend."""
 
 
+FAILURES: list[type["Failure"]] = []
+"""All there are, in the order of this file."""
+
+
 class Failure(Exception):
     """A login that failed. ``detail`` is for the operator's log, never for the client."""
 
+    label: ClassVar[str]
+    """What it is counted as: its name, as map_unavailable."""
     status: ClassVar[str]
     reply: ClassVar[str]
     pop3_code: ClassVar[str] = ""
@@ -36,6 +44,8 @@ class Failure(Exception):
 
     def __init_subclass__(cls) -> None:
         """Tell the client what the log says, unless a failure has other words for it."""
+        cls.label = re.sub(r"(?<!^)(?=[A-Z][a-z])", "_", cls.__name__).lower()
+        FAILURES.append(cls)
         if "status" in cls.__dict__ and "reply" not in cls.__dict__:
             cls.reply = cls.status
 

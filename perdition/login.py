@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from perdition.auth import LocalAuthentication
 from perdition.clients import Clients
 from perdition.endpoint import Endpoint
-from perdition.failure import Failure, LoginDisabled, NoServer, TLSNotPresent
+from perdition.failure import Failure, LoginDisabled, MapUnavailable, NoServer, TLSNotPresent
 from perdition.log import Log, Login
 from perdition.net.address import Resolver
 from perdition.net.loop import Loop
@@ -17,7 +17,9 @@ from perdition.net.stream import Stream
 from perdition.option_kinds import State, TLSUse
 from perdition.options import Options
 from perdition.popmap import Destination, PopMap
+from perdition.process.scoreboard import Answer, Stage
 from perdition.protocol.dialogue import Accepted, Credentials
+from perdition.tally import Tally
 from perdition.upstream import Upstream
 from perdition.username import Ends, divide_server, in_state, query_keys, strip_levels
 
@@ -31,6 +33,7 @@ class Site:
 
     options: Options
     log: Log
+    tally: Tally
     loop: Loop
     popmap: PopMap
     clients: Clients
@@ -42,7 +45,7 @@ class Site:
     """Whose turn it is to be the first of several ``outgoing_server``."""
     splices: set[Splice]
     """The sessions whose clients are logged in."""
-    inetd_pid: int
+    inetd_pid: int = 0
     """The super-server that the only client comes from; 0: there is none."""
 
     def end_sessions(self) -> None:
@@ -89,7 +92,8 @@ class Attempt:
         if self.site.local:
             typed, _ = divide_server(self.credentials.user, self.options)
             user = in_state(typed, State.LOCAL_AUTHENTICATION, domain, self.options)
-            await self.site.local.check(user, self.credentials.password, self.ends.source)
+            with self.site.tally.stage(Stage.LOCAL_AUTHENTICATION):
+                await self.site.local.check(user, self.credentials.password, self.ends.source)
 
     async def log_in(self, own_greeting: bytes) -> tuple[Stream, Accepted]:
         """Return a stream on which the user is logged in, and the real server's answer.
@@ -129,6 +133,21 @@ class Attempt:
         """
         if self.named_server:
             return Destination(self.named_server)
+        tally = self.site.tally
+        try:
+            with tally.stage(Stage.MAP):
+                found = self.look_up(domain)
+        except MapUnavailable:
+            tally.popmap_answered(Answer.UNAVAILABLE)
+            raise
+        tally.popmap_answered(Answer.FOUND if found else Answer.MISSING)
+        return found
+
+    def look_up(self, domain: str) -> Destination | None:
+        """Return what the popmap has for the first of the user's keys that it knows.
+
+        Raises MapUnavailable.
+        """
         name = in_state(self.name, State.SERVERNAME_LOOKUP, domain, self.options)
         for key in query_keys(name, self.ends, self.options):
             found = self.site.popmap.lookup(key)

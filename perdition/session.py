@@ -130,11 +130,12 @@ class Session:
         return max(PAUSE_SECONDS, delay)
 
     def log_failure(self, attempt: Attempt, failure: Failure) -> None:
-        """Log a login that failed, and for the operator what lies behind it."""
+        """Log and count a login that failed, and log for the operator what lies behind it."""
         if failure.detail:
             write = self.site.log.debug if failure.everyday else self.site.log.error
             detail = printable(failure.detail[:DETAIL_SIZE])
             write(f"{self.ends}: {failure.status}: {detail}")
+        self.site.tally.login_failed(failure)
         login = attempt.record(failure.secure, failure)
         self.site.log.info(auth_line(self.ends, login))
 
@@ -147,7 +148,11 @@ class Established(Splice):
     def __init__(self, session: Session, server: Stream, login: Login) -> None:
         site = session.site
         super().__init__(
-            site.loop, session.stream.hand_over(), server.hand_over(), site.options.timeout
+            site.loop,
+            session.stream.hand_over(),
+            server.hand_over(),
+            site.options.timeout,
+            site.tally.octets,
         )
         self.site = site
         self.ends = session.ends
@@ -155,6 +160,7 @@ class Established(Splice):
         self.on_end = session.on_end
         self.relog_timer: Timer | None = None
         site.splices.add(self)
+        site.tally.logged_in(session.stream.tls_version(), server.tls_version())
         self.log_login()
 
     def log_login(self) -> None:
@@ -173,6 +179,7 @@ class Established(Splice):
         if self.relog_timer:
             self.loop.timers.cancel(self.relog_timer)
         self.site.splices.discard(self)
+        self.site.tally.left()
         moved = (self.up.octets, self.down.octets)
         login = self.login
         self.site.log.info(close_line(self.ends, login.authorisation, login.user, moved))

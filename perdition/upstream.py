@@ -13,7 +13,9 @@ from perdition.net.stream import PeerClosed, Stream
 from perdition.net.wire import TLSFailed
 from perdition.option_kinds import TLSUse
 from perdition.options import Options
+from perdition.process.scoreboard import Stage
 from perdition.protocol.dialogue import Accepted, Credentials, LineTooLong, Upgrade
+from perdition.tally import Tally
 
 if TYPE_CHECKING:
     from perdition.net.tls_outgoing import OutgoingTLS
@@ -40,12 +42,14 @@ class Upstream:
         options: Options,
         log: Log,
         tls: "OutgoingTLS | None",
+        tally: Tally,
     ) -> None:
         self.loop = loop
         self.resolver = resolver
         self.options = options
         self.log = log
         self.tls = tls
+        self.tally = tally
 
     async def log_in(
         self, server: Endpoint, credentials: Credentials, own_greeting: bytes
@@ -54,9 +58,11 @@ class Upstream:
 
         Raises a Failure; the connection is then closed.
         """
-        stream = await self.connect(server)
+        with self.tally.stage(Stage.CONNECT):
+            stream = await self.connect(server)
         try:
-            accepted = await self.negotiate(stream, server.host, credentials, own_greeting)
+            with self.tally.stage(Stage.LOGIN):
+                accepted = await self.negotiate(stream, server.host, credentials, own_greeting)
         except Failure as failure:
             failure.secure = stream.secure
             if failure.goodbye:

@@ -25,6 +25,8 @@ SPARE_PIPES = 16
 """Empty pipes that are kept."""
 
 Pipe = tuple[int, int]
+Total = memoryview | list[int]
+"""A cell that all sessions add what they move in a direction to."""
 Connection = socket.socket | TLSWire
 
 spare_pipes: list[Pipe] = []
@@ -69,9 +71,11 @@ class Way:
     more is read until it is gone.
     """
 
-    __slots__ = ("ended", "held", "octets", "pipe", "piped", "sink", "source", "splice")
+    __slots__ = ("ended", "held", "octets", "pipe", "piped", "sink", "source", "splice", "total")
 
-    def __init__(self, splice: "Splice", source: Connection, sink: Connection) -> None:
+    def __init__(
+        self, splice: "Splice", source: Connection, sink: Connection, total: Total
+    ) -> None:
         self.splice = splice
         self.source = source
         self.sink = sink
@@ -79,6 +83,7 @@ class Way:
         self.pipe: Pipe | None = None
         self.piped = 0
         self.octets = 0
+        self.total = total
         self.ended = False
 
     @property
@@ -104,6 +109,11 @@ class Way:
         """End the session, after a fault of ours."""
         self.splice.close()
 
+    def count(self, octets: int) -> None:
+        """Count what has come from the source."""
+        self.octets += octets
+        self.total[0] += octets
+
     def move(self) -> None:
         """Move what has arrived: a buffer full, and in bulk if that was not all."""
         if tls_of(self.source):
@@ -118,7 +128,7 @@ class Way:
         if not count:
             self.end()
             return
-        self.octets += count
+        self.count(count)
         self.send(BUFFER[:count])
         if count == len(BUFFER) and not self.held and not tls_of(self.sink):
             self.move_bulk()
@@ -138,7 +148,7 @@ class Way:
             pass
         except OSError as error:
             raise Broken(self.source) from error
-        self.octets += filled
+        self.count(filled)
         if filled:
             self.send(BUFFER[:filled])
         if ended:
@@ -146,7 +156,7 @@ class Way:
 
     def put(self, octets: bytes) -> None:
         """Send what the dialogue has read too much."""
-        self.octets += len(octets)
+        self.count(len(octets))
         self.send(memoryview(octets))
 
     def send(self, octets: memoryview) -> None:
@@ -159,7 +169,7 @@ class Way:
         except NOT_NOW:
             sent = 0
         except OSError as error:
-            self.octets -= len(octets)
+            self.count(-len(octets))
             raise Broken(self.sink) from error
         if sent < len(octets):
             self.held = bytes(octets[sent:])
@@ -180,7 +190,7 @@ class Way:
                 raise Broken(self.source) from error
             if not count:
                 break  # the end: the next read will tell
-            self.octets += count
+            self.count(count)
             self.piped += count
             if not self.drain():
                 self.splice.watch()
@@ -258,18 +268,25 @@ class Way:
 class Splice(ABC):
     """A session after its login: two connections, two ways, and a limit to idleness.
 
-    ``timeout`` is in seconds (0: none).
+    ``timeout`` is in seconds (0: none). ``totals`` are those of what clients and real servers send.
     """
 
     __slots__ = ("client", "closed", "down", "last", "loop", "server", "timeout", "timer", "up")
 
-    def __init__(self, loop: Loop, client: Connection, server: Connection, timeout: float) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        client: Connection,
+        server: Connection,
+        timeout: float,
+        totals: tuple[Total, Total],
+    ) -> None:
         self.loop = loop
         self.client = client
         self.server = server
         self.timeout = timeout
-        self.up = Way(self, client, server)
-        self.down = Way(self, server, client)
+        self.up = Way(self, client, server, totals[0])
+        self.down = Way(self, server, client, totals[1])
         self.closed = False
         self.last = loop.now
         self.timer: Timer | None = None

@@ -240,6 +240,10 @@ class Stream:
         self.events = 0
         return self.sock
 
+    def tls_version(self) -> str:
+        """Return the version of TLS, by OpenSSL's name; "" for plain text."""
+        return (self.tls and self.tls.version()) or ""
+
     def leftover(self) -> bytes:
         """Return what was read and not used."""
         return bytes(self.buffer)

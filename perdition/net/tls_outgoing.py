@@ -150,6 +150,9 @@ class Connection:
     def pending(self) -> int:
         return int(self.connection.pending())
 
+    def version(self) -> str:
+        return str(self.connection.get_protocol_version_name())
+
     def unwrap(self) -> None:
         """Tell the peer that we end."""
         call(self.connection.shutdown)

@@ -37,12 +37,14 @@ class TLSWire(Wire, Protocol):
     """A non-blocking connection with TLS.
 
     ``pending`` counts octets that are decrypted and wait in it, where no selector sees them.
-    ``unwrap`` tells the peer that nothing more will come.
+    ``unwrap`` tells the peer that nothing more will come. ``version`` is what OpenSSL calls the
+    version of TLS that was agreed on.
     """
 
     def do_handshake(self) -> None: ...
     def pending(self) -> int: ...
     def unwrap(self) -> object: ...
+    def version(self) -> str | None: ...
 
 
 def reason(error: Exception) -> str:

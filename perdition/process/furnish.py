@@ -14,6 +14,7 @@ from perdition.net.loop import Loop
 from perdition.options import Options
 from perdition.popmap import open_map
 from perdition.process.encryption import Encryption
+from perdition.tally import Tally
 from perdition.upstream import Upstream
 
 
@@ -23,13 +24,10 @@ def furnish(
     log: Log,
     tls: Encryption,
     clients: Clients,
+    tally: Tally,
     helper: Asker | None,
-    inetd_pid: int = 0,
 ) -> Site:
-    """Return what the sessions on a loop share; raises StartupError.
-
-    ``inetd_pid`` is the super-server that this process serves one client for.
-    """
+    """Return what the sessions on a loop share; raises StartupError."""
     local = None
     if options.authenticate_in:
         assert helper
@@ -38,16 +36,16 @@ def furnish(
     return Site(
         options=options,
         log=log,
+        tally=tally,
         loop=loop,
         popmap=open_map(options.map_library, options.map_library_opt, options.domain_delimiter),
         clients=clients,
         local=local,
         tls=tls.listening,
         resolver=resolver,
-        upstream=Upstream(loop, resolver, options, log, tls.outgoing),
+        upstream=Upstream(loop, resolver, options, log, tls.outgoing, tally),
         turns=itertools.count(random.randrange(1 << 16)),
         splices=set(),
-        inetd_pid=inetd_pid,
     )
 
 
@@ -57,5 +55,5 @@ def refurnish(site: Site, options: Options, tls: Encryption) -> Site:
         site,
         options=options,
         popmap=open_map(options.map_library, options.map_library_opt, options.domain_delimiter),
-        upstream=Upstream(site.loop, site.resolver, options, site.log, tls.outgoing),
+        upstream=Upstream(site.loop, site.resolver, options, site.log, tls.outgoing, site.tally),
     )

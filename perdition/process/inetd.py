@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+from dataclasses import replace
 
 from setproctitle import setproctitle
 
@@ -17,7 +18,9 @@ from perdition.process import helper
 from perdition.process.daemon import Owner, harden, renounce
 from perdition.process.encryption import Encryption
 from perdition.process.furnish import furnish
+from perdition.process.scoreboard import Scoreboard
 from perdition.session import Session
+from perdition.tally import Tally
 from perdition.username import Ends
 
 STDIN = 0
@@ -48,7 +51,9 @@ def run(name: str, options: Options, log: Log) -> int:
     loop = Loop()
     loop.on_fault = lambda error: log.error(f"a fault of our own: {fault(error)}")
     asker = Asker(loop, line) if line else None
-    site = furnish(loop, options, log, tls, Clients(workers=1), asker, os.getppid())
+    tally = Tally(Scoreboard(1).rows[0])
+    furniture = furnish(loop, options, log, tls, Clients(workers=1), tally, asker)
+    site = replace(furniture, inetd_pid=os.getppid())
     sock.setblocking(False)
 
     def begin() -> None:

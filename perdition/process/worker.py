@@ -21,9 +21,10 @@ from perdition.net.loop import READ, Loop
 from perdition.options import Options
 from perdition.process.encryption import Encryption
 from perdition.process.furnish import furnish, refurnish
-from perdition.process.scoreboard import Counter
+from perdition.process.scoreboard import Counter, Limit
 from perdition.process.tokens import Tokens
 from perdition.session import Session
+from perdition.tally import Tally
 from perdition.username import Ends
 
 TITLE_SECONDS = 1.0
@@ -34,7 +35,8 @@ ORDER_SIZE = 262144
 """Octets in the options that the master sends."""
 QUIET_SECONDS = 60.0
 """How long nothing is said of further clients that are turned away."""
-EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+EXHAUSTED = (*NO_DESCRIPTOR, errno.ENOBUFS, errno.ENOMEM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,10 @@ class Worker:
         self.loop = loop = Loop()
         loop.on_fault = lambda error: log.error(f"a fault of our own: {fault(error)}")
         self.helper = Asker(loop, heritage.line) if heritage.line else None
-        self.site = furnish(loop, options, log, heritage.tls, heritage.clients, self.helper)
+        self.tally = Tally(heritage.row)
+        self.site = furnish(
+            loop, options, log, heritage.tls, heritage.clients, self.tally, self.helper
+        )
         self.site.clients.belong_to(self.number - 1)
         self.listeners = [Listener(sock, self) for sock in heritage.listeners]
         self.lifeline = heritage.lifeline
@@ -140,6 +145,8 @@ class Worker:
 
     def take_breather(self, error: OSError) -> None:
         """Accept nobody for a while: without descriptors the loop would only spin."""
+        no_descriptor = error.errno in NO_DESCRIPTOR
+        self.tally.limit_hit(Limit.DESCRIPTORS if no_descriptor else Limit.MEMORY)
         self.log.error(f"no clients are accepted for {BREATHER_SECONDS} s: {error.strerror}")
         for listener in self.listeners:
             self.loop.watch(listener.sock.fileno(), 0, listener)
@@ -151,6 +158,7 @@ class Worker:
             sock.close()
             return
         sock.setblocking(False)
+        self.tally.connected()
         self.row[Counter.SESSIONS] += 1
         self.row[Counter.TOKENS] += bool(self.tokens)
         if self.options.connections_per_client:
@@ -163,18 +171,19 @@ class Worker:
         """Tell whether an address may have a connection more; take a token for it if so."""
         limit = self.options.connections_per_client
         if limit and self.site.clients.connections(address) >= limit:
-            self.note_limit(f"connections_per_client: {address} has {limit}")
+            self.note_limit(Limit.CONNECTIONS_PER_CLIENT, f"{address} has {limit}")
             return False
         if self.tokens and not self.tokens.take():
-            self.note_limit(f"connection_limit: all {self.options.connection_limit} are taken")
+            self.note_limit(Limit.CONNECTIONS, f"all {self.options.connection_limit} are taken")
             return False
         return True
 
-    def note_limit(self, text: str) -> None:
-        """Log that a client was turned away, but not each time in a storm of them."""
+    def note_limit(self, limit: Limit, why: str) -> None:
+        """Count that a client was turned away, and log it, but not each time in a storm of them."""
+        self.tally.limit_hit(limit)
         if self.loop.now >= self.quiet_until:
             self.quiet_until = self.loop.now + QUIET_SECONDS
-            self.log.notice(f"{text}; further connections are closed")
+            self.log.notice(f"{limit}: {why}; further connections are closed")
 
     def end(self, ends: Ends) -> None:
         """Note that a client has gone."""

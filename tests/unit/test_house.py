@@ -35,6 +35,7 @@ FLOORS = (
     "config_file",
     "makegdbm",
     "log",
+    "tally",
     "process.scoreboard",
     "endpoint",
     "failure",

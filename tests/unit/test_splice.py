@@ -124,7 +124,8 @@ class Noting(Splice):
     def __init__(
         self, loop: Loop, client: socket.socket, server: socket.socket, timeout: float
     ) -> None:
-        super().__init__(loop, client, server, timeout)
+        self.totals = ([0], [0])
+        super().__init__(loop, client, server, timeout, self.totals)
         self.told: list[str] = []
         self.at_end: Callable[[], None] = lambda: None
 
