@@ -245,6 +245,15 @@ def parse_absolute_path(text: str) -> str:
     return text
 
 
+def parse_metrics_address(text: str) -> Endpoint | Path | None:
+    if text.startswith("/"):
+        return Path(text)
+    endpoint = Endpoint.parse(text)
+    if text and not endpoint.port:
+        raise ValueError("a host and a port, as in 127.0.0.1:9100, or a full path")
+    return endpoint if text else None
+
+
 def parse_one_or_more(text: str) -> int:
     if not (number := parse_number(text)):
         raise ValueError("a number of at least 1")
@@ -282,6 +291,7 @@ SECONDS = Kind("SECONDS", parse_number)
 COUNT = Kind("LIMIT", parse_number)
 WORKERS = Kind("NUMBER", parse_one_or_more)
 ENDPOINTS: Kind[tuple[Endpoint, ...]] = Kind("SERVER[,SERVER...]", parse_servers, joined)
+METRICS_ADDRESS: Kind[Any] = Kind("HOST:PORT|FILENAME", parse_metrics_address, quoted)
 STATES = states("STATE[,STATE...]", parse_states)
 STATES_AND_DEPTH = states("STATE[,STATE...][,STRIP_DEPTH]", parse_states_and_depth)
 PROTOCOL: Kind[Any] = Kind("PROTOCOL", parse_protocol, quoted)

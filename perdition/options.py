@@ -6,6 +6,7 @@ configuration and the manual's OPTIONS section all come from the fields of ``Opt
 
 import grp
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 from perdition.endpoint import Endpoint
@@ -21,6 +22,7 @@ from perdition.option_kinds import (
     FORMATS,
     LOG_PASSWORD,
     LOWEST_VERSION,
+    METRICS_ADDRESS,
     NO_STATES,
     PATH,
     PORT,
@@ -253,6 +255,14 @@ class Options:
     )
     map_library_opt: str = option(
         STRING, "", "What the popmap is opened with; see perditiondb(5).", short="m"
+    )
+    metrics_address: Endpoint | Path | None = option(
+        METRICS_ADDRESS,
+        None,
+        "Tell Prometheus, by HTTP at this address or Unix socket, what there is to count: "
+        "sessions, logins and how they went, octets and time. The Unix socket is for the user and "
+        "the group that perdition runs as. Empty: nowhere.",
+        restart=True,
     )
     no_daemon: bool = option(FLAG, False, "Stay in the foreground.", restart=True)
     no_lookup: bool = option(

@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from setproctitle import setproctitle
 
@@ -43,24 +44,36 @@ GRACE_SECONDS = 5.0
 RETRY_SECONDS = 1.0
 """How soon a fork is tried again that the system has refused."""
 QUICK_DEATH_SECONDS = 1.0
-"""A worker that has lived less long has died at once."""
+"""A child that has lived less long has died at once."""
 LONGEST_BACKOFF_SECONDS = 60.0
 
 
 @dataclass(slots=True)
 class Slot:
-    """A worker's place: who has it, since when, or when the next one may."""
+    """A child's place: who has it, since when, or when the next one may.
 
-    number: int
+    ``number`` is a worker's, and 0 for who is none.
+    """
+
+    title: str
+    number: int = 0
     pid: int = 0
     started: float = 0.0
     due: float = 0.0
     orders: socket.socket | None = None
     quick_deaths: int = 0
 
+    def bereave(self, now: float) -> float:
+        """Note a death that nobody asked for; return the seconds until the next one starts."""
+        quick = now - self.started < QUICK_DEATH_SECONDS
+        self.quick_deaths = self.quick_deaths + 1 if quick else 0
+        delay = backoff(self.quick_deaths)
+        self.due = now + delay
+        return delay
+
 
 class Master:
-    """Starts up, then keeps the workers alive until a signal says to end."""
+    """Starts up, then keeps its children alive until a signal says to end."""
 
     def __init__(self, configuration: Configuration, options: Options, log: Log) -> None:
         """Do all that can go wrong; raises StartupError."""
@@ -79,7 +92,7 @@ class Master:
         )
         self.pid_file = self.prepared_pid_file()
         count = options.workers or len(os.sched_getaffinity(0))
-        self.slots = [Slot(number) for number in range(1, count + 1)]
+        self.slots = [Slot(f"worker {number}", number) for number in range(1, count + 1)]
         self.scoreboard = Scoreboard(count)
         self.clients = Clients(count)
         self.tokens = Tokens(options.connection_limit) if options.connection_limit else None
@@ -88,6 +101,9 @@ class Master:
         self.lines: list[Line] = []
         self.stopping = False
         self.kill_at: float | None = None
+        self.scrapers = self.prepared_metrics()
+        self.metrics = Slot("metrics")
+        self.children = [*self.slots, self.metrics] if self.scrapers else self.slots
 
     def prepared_pid_file(self) -> PidFile | None:
         """Return the pid file, ready to be written, if there is to be one.
@@ -106,6 +122,14 @@ class Master:
             self.log.notice(f"no pid file: {error}")
             return None
         return pid_file
+
+    def prepared_metrics(self) -> socket.socket | None:
+        """Return a socket that listens to scrapers, if there are to be some."""
+        if self.options.metrics_address is None:
+            return None
+        from perdition.process import metrics
+
+        return metrics.bind(self.options.metrics_address, self.owner)
 
     def run(self) -> int:
         """Detach if that is wanted, serve, and return the exit status."""
@@ -126,7 +150,7 @@ class Master:
         self.owner.become()
         renounce()
         gc.freeze()  # what is imported stays in pages that all processes share
-        for slot in self.slots:
+        for slot in self.children:
             self.start(slot)
         if parent is not None:
             release_parent(parent)
@@ -134,6 +158,7 @@ class Master:
             self.wait()
         if self.pid_file:
             self.pid_file.remove()
+        self.end_metrics()
         self.log.notice("perdition has ended")
         return os.EX_OK
 
@@ -144,6 +169,8 @@ class Master:
             found.append(self.log.sink.descriptor)
         if self.tokens:
             found += [self.tokens.source, self.tokens.sink]
+        if self.scrapers:
+            found.append(self.scrapers.fileno())
         return found
 
     def log_start(self) -> None:
@@ -158,27 +185,63 @@ class Master:
             self.log.warning(remark)
 
     def start(self, slot: Slot) -> None:
-        """Fork a worker."""
+        """Fork a child."""
         slot.started, slot.due = time.monotonic(), 0.0
+        if slot.number:
+            self.scoreboard.rows[slot.number - 1][Counter.STARTED] += 1
         slot.orders, orders = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             slot.pid = os.fork()
         except OSError as error:
             slot.due = slot.started + RETRY_SECONDS
-            self.log.error(f"worker {slot.number} cannot start: {error.strerror}; tried again soon")
+            self.log.error(f"{slot.title} cannot start: {error.strerror}; tried again soon")
             return
         if slot.pid:
             orders.close()
             return
         try:
             os.close(self.lifeline[1])
+            for other in self.children:
+                if other.orders:
+                    other.orders.close()  # nobody but the master gives orders
             orders.setblocking(False)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-            self.worker(slot, orders).run()
+            self.serve(slot, orders)
         except BaseException as error:  # noqa: BLE001 - it is logged and ends the process
-            self.log.error(f"worker {slot.number} has failed: {fault(error)}")
+            self.log.error(f"{slot.title} has failed: {fault(error)}")
         finally:
             os._exit(os.EX_SOFTWARE)
+
+    def serve(self, slot: Slot, orders: socket.socket) -> NoReturn:
+        """Do what a slot is for, until the process ends."""
+        if slot is self.metrics:
+            self.serve_scrapers()
+        if self.scrapers:
+            self.scrapers.close()
+        self.worker(slot, orders).run()
+
+    def serve_scrapers(self) -> NoReturn:
+        """Tell scrapers what the scoreboard shows, after closing all that is for others."""
+        from perdition.process import metrics
+
+        assert self.scrapers
+        for sock in (*self.listeners, *(line.ours for line in self.lines)):
+            sock.close()
+        if self.tokens:
+            self.tokens.close()
+        protocol = self.options.service.name
+        metrics.serve(
+            self.name, self.scrapers, self.scoreboard, protocol, self.log, self.lifeline[0]
+        )
+
+    def end_metrics(self) -> None:
+        """End the process that tells metrics, which has nothing to finish."""
+        if self.metrics.pid:
+            os.kill(self.metrics.pid, signal.SIGKILL)
+            os.waitpid(self.metrics.pid, 0)
+        if isinstance(path := self.options.metrics_address, Path):
+            with suppress(OSError):  # a socket that stays is stale to the next start
+                path.unlink()
 
     def worker(self, slot: Slot, orders: socket.socket) -> Worker:
         """Return a worker for a slot."""
@@ -201,7 +264,7 @@ class Master:
 
     def wait(self) -> None:
         """Sleep until something has to be done, and do it."""
-        times = [slot.due for slot in self.slots if slot.due]
+        times = [slot.due for slot in self.children if slot.due]
         if self.kill_at is not None:
             times.append(self.kill_at)
         if times:
@@ -271,7 +334,7 @@ class Master:
         self.stopping = True
         for sock in self.listeners:
             sock.close()
-        for slot in self.slots:
+        for slot in self.children:
             slot.due = 0.0
         self.signal_workers(how)
 
@@ -282,8 +345,8 @@ class Master:
                 os.kill(slot.pid, number)
 
     def bury(self) -> None:
-        """Note each worker that has died, and when the next one takes its place."""
-        for slot in self.slots:
+        """Note each child that has died, and when the next one takes its place."""
+        for slot in self.children:
             if slot.pid:
                 pid, status = os.waitpid(slot.pid, os.WNOHANG)
                 if pid:
@@ -293,30 +356,32 @@ class Master:
             self.log.error("the helper's keeper has died: restart perdition to have one again")
 
     def note_death(self, slot: Slot, code: int) -> None:
-        """Free a dead worker's slot, and what it held."""
-        now = time.monotonic()
-        row = slot.number - 1
-        lost = self.scoreboard.rows[row][Counter.SESSIONS]
+        """Free a dead child's slot, and what it held."""
+        lost = self.take_back(slot.number - 1) if slot.number else ""
+        pid, slot.pid = slot.pid, 0
+        if self.stopping:
+            return
+        delay = slot.bereave(time.monotonic())
+        how = signal.Signals(-code).name if code < 0 else f"status {code}"
+        self.log.error(
+            f"{slot.title} (pid {pid}) died of {how}{lost}; "
+            f"a new one starts {f'in {delay:g} s' if delay else 'now'}"
+        )
+
+    def take_back(self, row: int) -> str:
+        """Count a dead worker, take back what it held, and return what the log tells of that."""
+        counters = self.scoreboard.rows[row]
+        lost = counters[Counter.SESSIONS]
+        counters[Counter.DIED] += not self.stopping
         held = self.scoreboard.take_back_tokens(row)
         self.clients.shares[row].clear_connections()
         if self.tokens and held:
             self.tokens.put_back(held)
-        pid, slot.pid = slot.pid, 0
-        if self.stopping:
-            return
-        quick = now - slot.started < QUICK_DEATH_SECONDS
-        slot.quick_deaths = slot.quick_deaths + 1 if quick else 0
-        delay = backoff(slot.quick_deaths)
-        slot.due = now + delay
-        how = signal.Signals(-code).name if code < 0 else f"status {code}"
-        self.log.error(
-            f"worker {slot.number} (pid {pid}) died of {how} with {lost} sessions; "
-            f"a new one starts {f'in {delay:g} s' if delay else 'now'}"
-        )
+        return f" with {lost} sessions"
 
     def do_what_is_due(self, now: float) -> None:
-        """Start workers whose time has come, and kill those that do not end."""
-        for slot in self.slots:
+        """Start children whose time has come, and kill workers that do not end."""
+        for slot in self.children:
             if slot.due and slot.due <= now:
                 self.start(slot)
         if self.kill_at is not None and self.kill_at <= now:

@@ -32,6 +32,11 @@ class Tokens:
         except BlockingIOError:
             return False
 
+    def close(self) -> None:
+        """Let go of the tokens, in a process that is not to have any."""
+        os.close(self.source)
+        os.close(self.sink)
+
     def put_back(self, count: int = 1) -> None:
         """Put tokens back."""
         while count:

@@ -13,6 +13,8 @@ FLOORS = (
     "cli",
     "process.master",
     "process.worker",
+    "process.metrics",
+    "metrics",
     "process.inetd",
     "session",
     "process.furnish",

@@ -89,6 +89,8 @@ class TestCommandLine:
             (["--query_key", r"\x"], "--query_key '\\\\x': give formats with the codes"),
             (["--query_key", "\\"], "give formats with the codes"),
             (["--pid_file", "run.pid"], "--pid_file 'run.pid': give a full path"),
+            (["--metrics_address", "localhost"], "'localhost': give a host and a port"),
+            (["--metrics_address", "run/socket"], "'run/socket': give a host and a port"),
             (["--ssl_mode", "tls"], "--ssl_mode 'tls': give none, or modes among ssl_listen"),
             (["--ssl_mode", "ssl_all_force"], "not 'ssl_all_force'"),
             (["--ssl_mode", "ssl_all,tls_outgoing"], "give either ssl_outgoing or tls_outgoing"),
@@ -113,6 +115,10 @@ class TestValues:
     @pytest.mark.parametrize(
         ("arguments", "name", "value"),
         [
+            (["--metrics_address", ":9100"], "metrics_address", Endpoint("", "9100")),
+            (["--metrics_address", "[::1]:9100"], "metrics_address", Endpoint("::1", "9100")),
+            (["--metrics_address", "/run/socket"], "metrics_address", Path("/run/socket")),
+            (["--metrics_address", ""], "metrics_address", None),
             (["-Sall"], "strip_domain", States(ALL)),
             (["-S", "Server_Lookup,LOCAL_AUTH"], "strip_domain", States(LOOKUP | AUTH)),
             (
