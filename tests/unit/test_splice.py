@@ -249,6 +249,7 @@ def test_every_octet_arrives_both_ways_at_once(session: Session, count: int) -> 
     assert session.until_server_has(count) == up
     assert session.until_client_has(count) == down
     assert counts(session.splice) == (count, count)
+    assert session.splice.totals == ([count], [count])
     for way in (session.splice.up, session.splice.down):
         assert (way.held, way.pipe) == (b"", None), "an idle session owns no buffer and no pipe"
     assert len(module.spare_pipes) <= SPARE_PIPES

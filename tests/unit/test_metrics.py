@@ -1,0 +1,81 @@
+"""What Prometheus is told of a scoreboard."""
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from perdition import __version__
+from perdition.failure import FAILURES
+from perdition.metrics import ScoreboardCollector
+from perdition.process.scoreboard import GAUGES, TIMES, WIDTH, Counter, Scoreboard, Stage
+from perdition.tally import Tally
+
+
+@pytest.fixture
+def board() -> Scoreboard:
+    return Scoreboard(2)
+
+
+@pytest.fixture
+def registry(board: Scoreboard) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(ScoreboardCollector(board, "IMAP4"))
+    return registry
+
+
+def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None:
+    """One figure."""
+    return registry.get_sample_value(f"perdition_{name}", {"protocol": "IMAP4", **labels})
+
+
+def test_build(registry: CollectorRegistry) -> None:
+    assert value(registry, "build_info", version=__version__) == 1
+
+
+def test_workers_add_up(registry: CollectorRegistry, board: Scoreboard) -> None:
+    for row in board.rows:
+        Tally(row).logged_in("TLSv1.2", "")
+        row[Counter.SESSIONS] = 3
+    assert value(registry, "logins_total", result="ok") == 2
+    assert value(registry, "tls_logins_total", peer="client", version="TLSv1.2") == 2
+    assert value(registry, "sessions", state="before_login") == 4
+    assert value(registry, "sessions", state="established") == 2
+
+
+def test_a_session_that_ends_meanwhile_is_not_less_than_none(
+    registry: CollectorRegistry, board: Scoreboard
+) -> None:
+    board.rows[0][Counter.ESTABLISHED] = 1
+    assert value(registry, "sessions", state="before_login") == 0
+
+
+def test_each_failure_is_a_result(registry: CollectorRegistry, board: Scoreboard) -> None:
+    for failure in FAILURES:
+        Tally(board.rows[1]).login_failed(failure())
+        assert value(registry, "logins_total", result=failure.label) == 1
+
+
+def test_buckets_add_up_and_times_are_seconds(
+    registry: CollectorRegistry, board: Scoreboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter((0, 1_500_000, 0, 2_000_000_000))
+    monkeypatch.setattr("time.monotonic_ns", lambda: next(clock))
+    for row in board.rows:
+        with Tally(row).stage(Stage.LOGIN):
+            pass
+    name = "login_stage_duration_seconds"
+    for bound, count in (("0.001", 0), ("0.002", 1), ("1.0", 1), ("2.0", 2), ("+Inf", 2)):
+        assert value(registry, f"{name}_bucket", stage="login", le=bound) == count
+    assert value(registry, f"{name}_count", stage="login") == 2
+    assert value(registry, f"{name}_sum", stage="login") == pytest.approx(2.0015)
+
+
+def test_every_column_that_grows_is_told(registry: CollectorRegistry, board: Scoreboard) -> None:
+    """A figure for each, and nothing that is not bounded by the scoreboard."""
+    for column in range(WIDTH):
+        board.rows[0][column] = 1
+    told = [sample for family in registry.collect() for sample in family.samples]
+    figures = [s for s in told if s.name.endswith(("_total", "_sum", "_bucket"))]
+    assert len(figures) == WIDTH - len(GAUGES)
+    assert all(sample.value for sample in figures)
+    counts = [s.value for s in told if s.name.endswith("_count")]
+    assert counts == [len(TIMES[stage]) for stage in Stage]

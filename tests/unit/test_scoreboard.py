@@ -1,0 +1,129 @@
+"""The scoreboard: who counts what where, and what outlives whom."""
+
+import os
+
+import pytest
+
+from perdition.failure import FAILURES, LoginDisabled, MapUnavailable, TLSNotPresent
+from perdition.process import scoreboard
+from perdition.process.scoreboard import (
+    GAUGES,
+    LOGINS,
+    OCTETS,
+    TIMES,
+    TLS_LOGINS,
+    WIDTH,
+    Answer,
+    Counter,
+    Direction,
+    Limit,
+    Peer,
+    Scoreboard,
+    Stage,
+)
+from perdition.tally import Tally
+
+
+@pytest.fixture
+def board() -> Scoreboard:
+    return Scoreboard(2)
+
+
+def counted(row: memoryview) -> set[int]:
+    """The columns in which something is."""
+    return {column for column, count in enumerate(row) if count}
+
+
+def test_workers_add_up(board: Scoreboard) -> None:
+    for row in board.rows:
+        Tally(row).connected()
+    assert board.total(Counter.CONNECTIONS) == 2
+    assert [row[Counter.CONNECTIONS] for row in board.rows] == [1, 1]
+
+
+def test_other_processes_see_what_a_worker_counts(board: Scoreboard) -> None:
+    if not (pid := os.fork()):
+        Tally(board.rows[1]).connected()
+        os._exit(os.EX_OK)
+    os.waitpid(pid, 0)
+    assert board.total(Counter.CONNECTIONS) == 1
+
+
+def test_columns_are_used_once() -> None:
+    families = [
+        *(scoreboard.LOGINS, scoreboard.POPMAP_ANSWERS, scoreboard.LIMITS, scoreboard.OCTETS),
+        *(scoreboard.TOTAL_TIMES, *TLS_LOGINS.values()),
+    ]
+    columns = [
+        *Counter,
+        *(column for family in families for column in family.values()),
+        *(column for stage in TIMES.values() for column in stage),
+    ]
+    assert sorted(columns) == list(range(WIDTH))
+
+
+def test_only_what_is_over_goes_with_a_worker(board: Scoreboard) -> None:
+    for row in board.rows:
+        for column in range(WIDTH):
+            row[column] = 7
+    assert board.take_back_tokens(0) == 7
+    assert {column for column in range(WIDTH) if not board.rows[0][column]} == set(GAUGES)
+    assert set(board.rows[1]) == {7}
+
+
+def test_each_failure_has_a_column_by_its_name(board: Scoreboard) -> None:
+    for failure in FAILURES:
+        Tally(board.rows[0]).login_failed(failure())
+    assert counted(board.rows[0]) == {LOGINS[failure.label] for failure in FAILURES}
+    labels = [failure.label for failure in (LoginDisabled, MapUnavailable, TLSNotPresent)]
+    assert labels == ["login_disabled", "map_unavailable", "tls_not_present"]
+
+
+def test_sessions_come_and_go(board: Scoreboard) -> None:
+    tally = Tally(board.rows[0])
+    tally.logged_in("TLSv1.3", "")
+    tally.logged_in("", "TLSv9")
+    tally.left()
+    assert board.total(LOGINS["ok"]) == 2
+    assert board.total(Counter.ESTABLISHED) == 1
+    assert board.total(TLS_LOGINS[Peer.CLIENT]["TLSv1.3"]) == 1
+    assert board.total(TLS_LOGINS[Peer.REAL_SERVER]["other"]) == 1
+    assert sum(board.total(column) for column in TLS_LOGINS[Peer.REAL_SERVER].values()) == 1
+
+
+def test_octets_have_cells_of_their_own(board: Scoreboard) -> None:
+    received, sent = Tally(board.rows[0]).octets
+    received[0] += 5
+    sent[0] += 6
+    assert board.total(OCTETS[Direction.RECEIVED]) == 5
+    assert board.total(OCTETS[Direction.SENT]) == 6
+
+
+def test_answers_and_limits(board: Scoreboard) -> None:
+    tally = Tally(board.rows[0])
+    for answer in Answer:
+        tally.popmap_answered(answer)
+    for limit in Limit:
+        tally.limit_hit(limit)
+    assert len(counted(board.rows[0])) == len(Answer) + len(Limit)
+
+
+@pytest.mark.parametrize(
+    ("nanoseconds", "bucket"),
+    [(0, 0), (1_000_000, 0), (1_000_001, 1), (50_000_000_000, -2), (50_000_000_001, -1)],
+)
+def test_a_time_is_in_one_bucket(
+    nanoseconds: int, bucket: int, board: Scoreboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter((100, 100 + nanoseconds))
+    monkeypatch.setattr("time.monotonic_ns", lambda: next(clock))
+    with Tally(board.rows[0]).stage(Stage.CONNECT):
+        pass
+    assert board.rows[0][TIMES[Stage.CONNECT][bucket]] == 1
+    assert sum(board.rows[0]) == 1 + nanoseconds
+
+
+def test_a_stage_that_fails_took_its_time_too(board: Scoreboard) -> None:
+    with pytest.raises(MapUnavailable), Tally(board.rows[0]).stage(Stage.MAP):
+        raise MapUnavailable
+    assert sum(board.total(column) for column in TIMES[Stage.MAP]) == 1
