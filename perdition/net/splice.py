@@ -169,7 +169,7 @@ class Way:
         except NOT_NOW:
             sent = 0
         except OSError as error:
-            self.count(-len(octets))
+            self.octets -= len(octets)
             raise Broken(self.sink) from error
         if sent < len(octets):
             self.held = bytes(octets[sent:])
