@@ -170,6 +170,9 @@ class Ear:
         self.then()
         stop(self.loop)
 
+    def fail(self) -> None:
+        raise AssertionError("a handler has failed")
+
 
 class TestWatching:
     @pytest.fixture
