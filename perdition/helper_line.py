@@ -19,6 +19,9 @@ SIZE = struct.Struct("!I")
 MESSAGE_SIZE = 131072
 """Octets in a message: a certificate with its chain and the authorities above it fits well."""
 HIGHEST_ID = 0xFFFFFFFF
+FIRST_ID = 1
+STARTED_ANEW = 0
+"""The id of what a helper says first: whatever another one was asked, it will not answer."""
 ANSWER_SECONDS = 5.0
 """How long the answer with a file may take."""
 
@@ -62,14 +65,16 @@ class Line:
         """Return a file, waiting for it; raises StartupError. For who has nothing else to do."""
         self.ours.settimeout(ANSWER_SECONDS)
         body = SIZE.pack(self.files.index(path))
+        identifier = STARTED_ANEW
         try:
-            self.ours.send(HEAD.pack(0, Wanted.FILE) + body)
-            message = self.ours.recv(MESSAGE_SIZE)
+            self.ours.send(HEAD.pack(FIRST_ID, Wanted.FILE) + body)
+            while identifier == STARTED_ANEW:
+                message = self.ours.recv(MESSAGE_SIZE)
+                if not message:
+                    raise StartupError(f"{path}: the helper is gone")
+                identifier, status = HEAD.unpack_from(message)
         except OSError as error:
             raise StartupError(f"{path}: the helper does not answer ({error})") from error
-        if not message:
-            raise StartupError(f"{path}: the helper is gone")
-        _, status = HEAD.unpack_from(message)
         return checked_file(status, message[HEAD.size :])
 
 
@@ -151,7 +156,10 @@ class Asker:
                 self.give_up(identifier)
             return
         identifier, status = HEAD.unpack_from(message)
-        if task := self.waiting.get(identifier):
+        if identifier == STARTED_ANEW:
+            for waiting in list(self.waiting):
+                self.give_up(waiting)
+        elif task := self.waiting.get(identifier):
             task.answer((status, message[HEAD.size :]))
 
     def fail(self) -> None:

@@ -122,6 +122,10 @@ class File(Output):
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
         return os.open(self.path, flags, 0o640)
 
+    def give(self, uid: int, gid: int) -> None:
+        """Let a user open the file anew after a rotation, when root is no more."""
+        os.fchown(self.descriptor, uid, gid)
+
     def reopen(self) -> None:
         new = self.opened()
         os.dup2(new, self.descriptor, inheritable=False)
@@ -220,6 +224,12 @@ class Log:
 
     def debug(self, text: str) -> None:
         self.write(Priority.DEBUG, text)
+
+    def give(self, uid: int, gid: int) -> None:
+        """Make the log's file a user's, if it is one of ours to give away."""
+        if isinstance(self.sink, File):
+            with suppress(OSError):
+                self.sink.give(uid, gid)
 
     def reopen(self) -> None:
         """Open the file anew, after it was rotated; keep the old one if that cannot be."""

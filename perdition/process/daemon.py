@@ -60,6 +60,11 @@ class Owner:
             os.setgroups([])
             daemon.daemon.change_process_owner(self.uid, self.gid)
 
+    def give(self, path: Path) -> None:
+        """Make a file or directory this owner's: itself, not what a link in its place leads to."""
+        if os.getuid() == 0:
+            os.chown(path, self.uid, self.gid, follow_symlinks=False)
+
     @contextmanager
     def acting(self) -> Iterator[None]:
         """Act as this owner for a while, so that nothing is done that this owner could not do."""
@@ -121,8 +126,7 @@ class PidFile:
             if not directory.is_dir():
                 directory.mkdir(parents=True)
                 directory.chmod(PID_DIRECTORY_MODE)
-                if os.getuid() == 0:
-                    os.chown(directory, self.owner.uid, self.owner.gid)
+                self.owner.give(directory)
             if self.path.exists():
                 self.remove_stale()
         except OSError as error:
@@ -164,8 +168,7 @@ class PidFile:
             else:
                 self.lock.acquire(timeout=0)
                 self.path.chmod(PID_FILE_MODE)
-                if os.getuid() == 0:
-                    os.chown(self.path, self.owner.uid, self.owner.gid)
+                self.owner.give(self.path)
         except (AlreadyLocked, LockFailed, OSError) as error:
             raise StartupError(f"pid_file {self.path}: cannot be written: {error}") from error
 

@@ -17,15 +17,28 @@ from setproctitle import setproctitle
 
 from perdition.configuration import read_file
 from perdition.failure import StartupError
-from perdition.helper_line import HEAD, MESSAGE_SIZE, SIZE, Line, Status, Wanted, unpack
+from perdition.helper_line import (
+    HEAD,
+    MESSAGE_SIZE,
+    SIZE,
+    STARTED_ANEW,
+    Line,
+    Status,
+    Wanted,
+    unpack,
+)
 from perdition.process.daemon import die_with_parent
 
 LOGINS_AT_ONCE = 64
 """Each is a process; further ones are refused."""
+ENDED_BY_LIFELINE = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
+"""Signals that are for the master: keeper and helper end when it has."""
 RESTART_SECONDS = 0.2
 """How soon a helper that has died is replaced."""
 PAM_SERVICE = "perdition"
 PAM_SYSTEM_ERROR = 4
+RIGHT = 117
+"""The status of a process to which PAM has said yes: none that a module ends it with by chance."""
 PAM_RHOST = 4
 
 
@@ -44,6 +57,8 @@ class Helper:
         setproctitle(f"{self.name}: helper")
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.lifeline, selectors.EVENT_READ)
+        for line in self.lines:
+            answer(line, STARTED_ANEW, Status.FAILED, b"")
         for line in self.lines:
             self.selector.register(line.helpers, selectors.EVENT_READ, line)
         while True:
@@ -96,9 +111,11 @@ class Helper:
             code = PAM_SYSTEM_ERROR
             try:
                 die_with_parent()
+                for number in ENDED_BY_LIFELINE:
+                    signal.signal(number, signal.SIG_DFL)
                 setproctitle(f"{self.name}: helper, authenticating")
                 user, password, address = unpack(body)
-                code = ask_pam(user, password, address)
+                code = ask_pam(user, password, address) or RIGHT
             finally:
                 os._exit(code)
         login = Login(line, identifier, pid, time.monotonic() + self.login_seconds)
@@ -112,7 +129,7 @@ class Helper:
         del self.logins[login.pid]
         _, ended = os.waitpid(login.pid, 0)
         code = os.waitstatus_to_exitcode(ended)
-        status = Status.FAILED if code else Status.READY
+        status = Status.READY if code == RIGHT else Status.FAILED
         reason = code if code > 0 else PAM_SYSTEM_ERROR
         answer(login.line, login.identifier, status, SIZE.pack(reason))
 
@@ -175,12 +192,24 @@ def start(name: str, lines: list[Line], pipe: tuple[int, int], login_seconds: fl
     try:
         os.close(pipe[1])
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in ENDED_BY_LIFELINE:
+            signal.signal(number, signal.SIG_IGN)
+        silence()
         for line in lines:
             line.ours.close()
         keep(name, Helper(name, lines, pipe[0], login_seconds))
     finally:
         os._exit(os.EX_OK)
+
+
+def silence() -> None:
+    """Let nothing that a module prints reach whoever our standard descriptors lead to."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in range(3):
+        os.dup2(null, descriptor)
+    os.close(null)
+    with suppress(PermissionError):
+        os.setgroups([])
 
 
 def keep(name: str, helper: Helper) -> None:
@@ -190,7 +219,6 @@ def keep(name: str, helper: Helper) -> None:
         pid = os.fork()
         if not pid:
             try:
-                die_with_parent()
                 helper.serve()
             finally:
                 os._exit(os.EX_OK)

@@ -41,6 +41,8 @@ RUN_DIRECTORY = Path("/var/run")
 SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD}
 GRACE_SECONDS = 5.0
 """What workers get beyond the drain timeout before they are killed."""
+KEEPER_SECONDS = 1.0
+"""How long the master waits for its keeper's end: one that root has stopped may never come."""
 RETRY_SECONDS = 1.0
 """How soon a fork is tried again that the system has refused."""
 QUICK_DEATH_SECONDS = 1.0
@@ -147,6 +149,7 @@ class Master:
             self.lines = [Line(files) for _ in range(len(self.slots) + 1)]
             seconds = login_seconds(self.options.authenticate_timeout)
             self.keeper = helper.start(self.name, self.lines, self.lifeline, seconds)
+        self.log.give(self.owner.uid, self.owner.gid)
         self.owner.become()
         renounce()
         gc.freeze()  # what is imported stays in pages that all processes share
@@ -159,8 +162,18 @@ class Master:
         if self.pid_file:
             self.pid_file.remove()
         self.end_metrics()
+        self.end_keeper()
         self.log.notice("perdition has ended")
         return os.EX_OK
+
+    def end_keeper(self) -> None:
+        """Let keeper and helper end, which they do at the end of the lifeline; not for ever."""
+        os.close(self.lifeline[1])
+        until = time.monotonic() + KEEPER_SECONDS
+        while self.keeper and time.monotonic() < until:
+            if os.waitpid(self.keeper, os.WNOHANG)[0]:
+                return
+            signal.sigtimedwait(SIGNALS, KEEPER_SECONDS)
 
     def descriptors(self) -> list[int]:
         """Return what must stay open when the master detaches."""
@@ -189,8 +202,8 @@ class Master:
         slot.started, slot.due = time.monotonic(), 0.0
         if slot.number:
             self.scoreboard.rows[slot.number - 1][Counter.STARTED] += 1
-        slot.orders, orders = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
+            slot.orders, orders = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             slot.pid = os.fork()
         except OSError as error:
             slot.due = slot.started + RETRY_SECONDS

@@ -23,7 +23,7 @@ from perdition.net.address import lookup
 from perdition.process.daemon import Owner
 from perdition.process.scoreboard import Scoreboard
 
-SOCKET_MODE = 0o660
+SOCKET_UMASK = 0o117
 SCRAPES_AT_ONCE = 8
 """Further scrapers are sent away, so that those who hang cannot pile up."""
 SCRAPER_SECONDS = 10.0
@@ -55,8 +55,12 @@ def bind_path(path: Path, owner: Owner) -> socket.socket:
         except ConnectionRefusedError:
             path.unlink()
     sock = socket.socket(socket.AF_UNIX)
-    sock.bind(str(path))
-    owner.give(path, SOCKET_MODE)
+    mask = os.umask(SOCKET_UMASK)
+    try:
+        sock.bind(str(path))
+    finally:
+        os.umask(mask)
+    owner.give(path)
     sock.listen()
     return sock
 

@@ -85,6 +85,7 @@ class Worker:
         self.orders = heritage.orders
         self.on_end = self.end  # one bound method for all sessions
         self.quiet_until = 0.0
+        self.exhausted = False
         self.draining = False
         self.title_is_due = False
 
@@ -147,13 +148,16 @@ class Worker:
         """Accept nobody for a while: without descriptors the loop would only spin."""
         no_descriptor = error.errno in NO_DESCRIPTOR
         self.tally.limit_hit(Limit.DESCRIPTORS if no_descriptor else Limit.MEMORY)
-        self.log.error(f"no clients are accepted for {BREATHER_SECONDS} s: {error.strerror}")
+        if not self.exhausted:
+            self.exhausted = True
+            self.log.error(f"no clients are accepted until there is room: {error.strerror}")
         for listener in self.listeners:
             self.loop.watch(listener.sock.fileno(), 0, listener)
         self.loop.call_later(BREATHER_SECONDS, self.listen)
 
     def begin(self, sock: socket.socket, peer: tuple[str, int]) -> None:
         """Begin a client's session, if the limits have room for it."""
+        self.exhausted = False
         if not self.has_room(peer[0]):
             sock.close()
             return
