@@ -6,7 +6,7 @@ ARGS =
 VENV := .venv
 PIP  := $(VENV)/bin/pip -qq --disable-pip-version-check install --editable
 
-.PHONY: help build demo run test lint bench clean
+.PHONY: help build demo run test lint bench manual clean
 
 help:   ## List what can be made
 	@sed -n 's/^\([a-z]*\): .*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -30,6 +30,9 @@ lint: $(VENV)/built-for-test  ## Check style, layout and types
 
 bench: $(VENV)/built-for-test  ## Measure what logins, sessions and gigabytes cost
 	@$(VENV)/bin/python3 -m tests.bench
+
+manual: build  ## Write manual and sample configuration anew from the option table
+	@$(VENV)/bin/python3 -m perdition.manual man/perdition.8 packaging/etc/perdition/perdition.conf
 
 clean:  ## Remove everything that was made
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

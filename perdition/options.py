@@ -185,6 +185,7 @@ class Options:
         default_group(),
         "The group to run as, by name or number.",
         short="g",
+        derived="nobody, or nogroup where the system has no group nobody",
         restart=True,
     )
     help: bool = option(FLAG, False, "Show all options and end.", short="h", in_file=False)

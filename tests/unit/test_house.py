@@ -25,6 +25,7 @@ FLOORS = (
     "converse",
     "process",
     "configuration",
+    "manual",
     "helper_line",
     "net.tls_outgoing",
     "net.tls",
