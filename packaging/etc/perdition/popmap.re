@@ -1,0 +1,10 @@
+# popmap.re: an example of a popmap of regular expressions, see perditiondb(5). To use it:
+#
+#   map_library      posix_regex
+#   map_library_opt  /etc/perdition/popmap.re
+#
+# The first line that matches the user's name wins; without ^ and $ it may match anywhere in it.
+
+#^[a-k]            192.0.2.11
+#^[l-z]            192.0.2.12:1143
+#^(.*)@(.*)$       $1_$2@192.0.2.13
