@@ -1,0 +1,1 @@
+"""What needs root: starting, stopping and installing perdition as a system does."""

@@ -1,0 +1,347 @@
+"""What init scripts and systemd units say and do, with real instances in a folder of their own."""
+
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import free_ports
+from tests.support.wait import DEADLINE, until
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = ROOT / "initscripts"
+NAMES = {
+    "POP3": "perdition.pop3",
+    "POP3S": "perdition.pop3s",
+    "IMAP4": "perdition.imap4",
+    "IMAP4S": "perdition.imaps",
+    "MANAGESIEVE": "perdition.managesieve",
+}
+"""What the settings call the instances."""
+
+
+class Host:
+    """A system's settings and pid files in a folder, and its init script, which has them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.settings = folder / "default"
+        self.run = folder / "run"
+        self.run.mkdir()
+        self.log = folder / "log"
+        self.ports = dict(zip(NAMES, free_ports(len(NAMES)), strict=True))
+        self.said: list[str] = []
+        self.wants("POP3", "IMAP4")
+
+    def wants(self, *protocols: str, run: str = "yes", more: str = "") -> None:
+        """Write the settings: which instances are wanted."""
+        flags = f"--config_file= --map_library= --ssl_mode none -b 127.0.0.1 -F {self.log}"
+        lines = [f"RUN_PERDITION={run}", f'FLAGS="{flags} --workers 1"']
+        for protocol, port in self.ports.items():
+            lines.append(f"{protocol}={'yes' if protocol in protocols else 'no'}")
+            lines.append(f'{protocol}_FLAGS="--listen_port {port}"')
+        self.settings.write_text("\n".join([*lines, more, ""]))
+
+    def does(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run the script; what it says on either channel is in stdout."""
+        done = subprocess.run(
+            [SCRIPTS / "instances", *arguments],
+            env=os.environ
+            | {"SETTINGS": str(self.settings), "SBIN": str(ROOT / "bin"), "RUN": str(self.run)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=2 * DEADLINE,
+        )
+        self.said.append(f"$ {shlex.join(arguments)}\n{done.stdout}exits with {done.returncode}")
+        return done
+
+    def pid_file(self, protocol: str) -> Path:
+        """An instance's pid file."""
+        name = NAMES[protocol]
+        return self.run / name / f"{name}.pid"
+
+    def pid(self, protocol: str) -> int:
+        """An instance's process."""
+        return int(self.pid_file(protocol).read_text())
+
+    def listens(self, protocol: str) -> bool:
+        """Whether an instance has its port: a look at all sockets takes seconds on a busy host."""
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                sock.bind(("127.0.0.1", self.ports[protocol]))
+            except OSError:
+                return True
+        return False
+
+    def evidence(self) -> str:
+        """What was said, and the log."""
+        log = self.log.read_text() if self.log.exists() else ""
+        return "\n".join([*self.said, self.settings.read_text(), log])
+
+
+@pytest.fixture
+def host(folder: Path) -> Iterator[Host]:
+    """A host on which nothing of perdition's runs, neither before the test nor after it."""
+    host = Host(folder)
+    try:
+        yield host
+    finally:
+        host.does("stop")
+        left = [protocol for protocol in NAMES if host.listens(protocol)]
+    assert not left, host.evidence()
+
+
+@pytest.fixture
+def stranger() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that has nothing to do with perdition but the program that it runs: python3."""
+    waiting = [sys.executable, "-c", "import signal; signal.pause()", "perdition.pop3: master"]
+    with subprocess.Popen(waiting) as process:
+        yield process
+        process.kill()
+
+
+def test_starts_those_that_are_wanted(host: Host) -> None:
+    started = host.does("start")
+    assert started.returncode == 0
+    assert started.stdout.splitlines() == [
+        f"perdition.pop3 is started (process {host.pid('POP3')})",
+        f"perdition.imap4 is started (process {host.pid('IMAP4')})",
+    ]
+    assert [protocol for protocol in NAMES if host.listens(protocol)] == ["POP3", "IMAP4"]
+
+
+def test_all_five_under_their_names(host: Host) -> None:
+    host.wants(*NAMES)
+    host.does("start")
+    for protocol, name in NAMES.items():
+        title = Path(f"/proc/{host.pid(protocol)}/cmdline").read_bytes()
+        assert title.startswith(f"{name}: master".encode())
+        assert host.listens(protocol)
+    assert host.does("status").returncode == 0
+
+
+@pytest.mark.parametrize("word", ["yes", "on", "YES", "On"])
+def test_words_for_yes(host: Host, word: str) -> None:
+    host.wants(run=word, more=f"POP3={word}")
+    host.does("start")
+    assert host.listens("POP3")
+
+
+@pytest.mark.parametrize("word", ["no", "off", "", "maybe"])
+def test_everything_else_means_no(host: Host, word: str) -> None:
+    host.wants("IMAP4", run=word)
+    started = host.does("start")
+    assert started.returncode == 0
+    assert "RUN_PERDITION" in started.stdout
+    assert host.does("status").returncode == 3
+    assert not host.listens("IMAP4")
+
+
+def test_start_of_what_runs(host: Host) -> None:
+    host.does("start")
+    pid = host.pid("POP3")
+    again = host.does("start")
+    assert again.returncode == 0
+    assert f"perdition.pop3 runs already (process {pid})" in again.stdout
+    assert host.pid("POP3") == pid
+
+
+def test_stop_and_stop_of_what_is_dead(host: Host) -> None:
+    host.does("start")
+    stopped = host.does("stop")
+    assert stopped.returncode == 0
+    assert stopped.stdout.splitlines() == [
+        "perdition.pop3 is stopped",
+        "perdition.imap4 is stopped",
+    ]
+    assert not host.listens("POP3")
+    assert not host.pid_file("POP3").exists()
+    again = host.does("stop")
+    assert again.returncode == 0
+    assert "perdition.pop3 is not running" in again.stdout
+
+
+def test_stop_of_what_is_no_longer_wanted(host: Host) -> None:
+    host.does("start")
+    host.wants("IMAP4")
+    assert "perdition.pop3 is stopped" in host.does("restart").stdout
+    assert not host.listens("POP3")
+    assert host.listens("IMAP4")
+
+
+def test_restart(host: Host) -> None:
+    host.does("start")
+    before = host.pid("IMAP4")
+    assert host.does("restart").returncode == 0
+    assert host.pid("IMAP4") != before
+    assert host.listens("IMAP4")
+
+
+def test_try_restart_starts_nothing_new(host: Host) -> None:
+    host.wants("IMAP4")
+    host.does("start")
+    before = host.pid("IMAP4")
+    host.wants("POP3", "IMAP4")
+    assert host.does("try-restart").returncode == 0
+    assert host.pid("IMAP4") != before
+    assert not host.listens("POP3")
+
+
+@pytest.mark.parametrize("verb", ["reload", "force-reload"])
+def test_reload(host: Host, verb: str) -> None:
+    host.does("start")
+    pid = host.pid("IMAP4")
+    assert host.does(verb).returncode == 0
+    until(lambda: host.log.read_text().count("SIGHUP") >= 2, host.evidence)
+    assert host.pid("IMAP4") == pid
+
+
+def test_reload_of_what_is_dead(host: Host) -> None:
+    reloaded = host.does("reload")
+    assert reloaded.returncode == 7
+    assert "perdition.imap4 is not running" in reloaded.stdout
+
+
+def test_status(host: Host) -> None:
+    assert host.does("status").returncode == 3
+    host.does("start")
+    running = host.does("status")
+    assert running.returncode == 0
+    assert f"perdition.imap4 runs (process {host.pid('IMAP4')})" in running.stdout
+    pid = host.pid("IMAP4")
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not host.listens("IMAP4"), host.evidence)
+    dead = host.does("status")
+    assert dead.returncode == 1
+    assert "perdition.imap4 is dead" in dead.stdout
+
+
+def test_pid_file_of_a_stranger(host: Host, stranger: subprocess.Popen[bytes]) -> None:
+    host.wants("POP3")
+    pid_file = host.pid_file("POP3")
+    pid_file.parent.mkdir()
+    pid_file.write_text(f"{stranger.pid}\n")
+    assert host.does("status").returncode == 1
+    assert host.does("reload").returncode == 7
+    assert host.does("stop").returncode == 0
+    assert host.does("start").returncode == 0
+    assert host.does("stop").returncode == 0
+    assert stranger.poll() is None
+
+
+@pytest.mark.parametrize("number", ["", "4194305", "-1", "x", "1 2"])
+def test_pid_file_of_nobody(host: Host, number: str) -> None:
+    host.wants("POP3")
+    pid_file = host.pid_file("POP3")
+    pid_file.parent.mkdir()
+    pid_file.write_text(number)
+    assert host.does("status").returncode == 1
+    assert host.does("stop").returncode == 0
+    assert host.does("start").returncode == 0
+
+
+def test_stale_pid_file_is_replaced(host: Host) -> None:
+    host.wants("POP3")
+    host.does("start")
+    os.kill(host.pid("POP3"), signal.SIGKILL)
+    until(lambda: not host.listens("POP3"), host.evidence)
+    assert host.does("start").returncode == 0
+    assert host.does("status").returncode == 0
+
+
+def test_one_that_cannot_start(host: Host) -> None:
+    with socket.create_server(("127.0.0.1", host.ports["POP3"])):
+        started = host.does("start")
+    assert started.returncode == 1
+    assert f"cannot listen to 127.0.0.1:{host.ports['POP3']}" in started.stdout
+    assert "perdition.pop3 cannot start" in started.stdout
+    assert host.listens("IMAP4"), "the other one is started all the same"
+
+
+def test_one_that_does_not_end_is_killed(host: Host) -> None:
+    host.wants("POP3", more="STOP_SECONDS=1")
+    host.does("start")
+    os.kill(host.pid("POP3"), signal.SIGSTOP)
+    stopped = host.does("stop")
+    assert stopped.returncode == 0
+    assert "is killed" in stopped.stdout
+    until(lambda: not host.listens("POP3"), host.evidence)
+
+
+def test_others_of_the_same_name_live_on(host: Host, folder: Path) -> None:
+    (folder / "elsewhere").mkdir()
+    other = Host(folder / "elsewhere")
+    other.wants("IMAP4")
+    try:
+        other.does("start")
+        host.does("start")
+        host.does("stop")
+        assert other.does("status").returncode == 0
+    finally:
+        other.does("stop")
+    assert not other.listens("IMAP4")
+
+
+def test_own_pid_file_goes_before_other_options(host: Host, folder: Path) -> None:
+    host.wants("POP3", more=f'FLAGS="$FLAGS --pid_file {folder}/mine.pid"')
+    host.does("start")
+    assert host.does("status").returncode == 0
+    assert not (folder / "mine.pid").exists()
+
+
+def test_supervisor_asks_who_is_wanted(host: Host) -> None:
+    assert host.does("wanted", "perdition.pop3").returncode == 0
+    assert host.does("wanted", "perdition.imaps").returncode == 1
+    assert host.does("wanted", "perdition.imap").returncode == 1
+    assert host.does("run", "perdition.pop3").returncode == 0
+    until(lambda: host.pid_file("POP3").exists(), host.evidence)
+    assert host.does("status").returncode == 3, "imap4 is missing"
+
+
+def test_unknown_verb(host: Host) -> None:
+    done = host.does("begin")
+    assert done.returncode == 2
+    assert "Usage: instances start|stop" in done.stdout
+
+
+SHELL = [SCRIPTS / name for name in ("instances", "debian", "redhat", "suse")]
+
+
+@pytest.mark.parametrize("script", SHELL, ids=lambda path: path.name)
+def test_scripts_are_sound(script: Path) -> None:
+    if not shutil.which("shellcheck"):
+        pytest.skip("shellcheck is not installed")
+    command = ["shellcheck", "--shell", "sh", "--exclude", "SC1091", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=DEADLINE)
+    assert not done.stdout
+
+
+def test_units_are_sound(folder: Path) -> None:
+    if not shutil.which("systemd-analyze"):
+        pytest.skip("systemd-analyze is not installed")
+    units = folder / "usr/lib/systemd/system"
+    shutil.copytree(SCRIPTS / "systemd", units)
+    for program in ("bin/true", "bin/kill", "usr/share/perdition/instances"):
+        stand_in = folder / program
+        stand_in.parent.mkdir(parents=True, exist_ok=True)
+        stand_in.touch(mode=0o755)
+    names = ["perdition.service", "perdition@imaps.service"]
+    command = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no"]
+    done = subprocess.run(
+        [*command, f"--root={folder}", *names],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=DEADLINE,
+    )
+    assert not done.stderr
+    assert done.returncode == 0
