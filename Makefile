@@ -6,10 +6,10 @@ ARGS =
 VENV := .venv
 PIP  := $(VENV)/bin/pip -qq --disable-pip-version-check install --editable
 
-.PHONY: help build demo run test lint bench manual clean
+.PHONY: help build demo run test testpackages lint bench manual deb rpm clean
 
 help:   ## List what can be made
-	@sed -n 's/^\([a-z]*\): .*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z]*\): .*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 21
 
 build: $(VENV)/built  ## Install what is missing, then make .venv for bin/* to run in
 
@@ -21,7 +21,12 @@ run: build  ## The same, then stay until Ctrl-C for clients of your own
 
 test: $(VENV)/built-for-test  ## Run the tests; ARGS="-k imap" reaches pytest
 	@tests/support/packages test
-	@$(VENV)/bin/pytest $(ARGS)
+	@$(VENV)/bin/pytest --ignore tests/packaging $(ARGS)
+
+testpackages: $(VENV)/built-for-test  ## Build both packages, install, use and remove them (root)
+	@tests/support/packages deb
+	@tests/support/packages rpm
+	@$(VENV)/bin/pytest tests/packaging $(ARGS)
 
 lint: $(VENV)/built-for-test  ## Check style, layout and types
 	@$(VENV)/bin/ruff check
@@ -34,8 +39,16 @@ bench: $(VENV)/built-for-test  ## Measure what logins, sessions and gigabytes co
 manual: build  ## Write manual and sample configuration anew from the option table
 	@$(VENV)/bin/python3 -m perdition.manual man/perdition.8 packaging/etc/perdition/perdition.conf
 
+deb:  ## Build the Debian package of what is committed, in dist/
+	@tests/support/packages deb
+	@packaging/deb/build dist
+
+rpm:  ## Build the RPM of what is committed, in dist/
+	@tests/support/packages rpm
+	@packaging/rpm/build dist
+
 clean:  ## Remove everything that was made
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/built: pyproject.toml

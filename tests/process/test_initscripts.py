@@ -313,7 +313,12 @@ def test_unknown_verb(host: Host) -> None:
     assert "Usage: instances start|stop" in done.stdout
 
 
-SHELL = [SCRIPTS / name for name in ("instances", "debian", "redhat", "suse")]
+PACKAGING = ROOT / "packaging"
+SHELL = [
+    *(SCRIPTS / name for name in ("instances", "debian", "redhat", "suse")),
+    *(PACKAGING / name for name in ("install", "deb/build", "rpm/build")),
+    *(PACKAGING / f"deb/perdition.{name}" for name in ("preinst", "postinst", "postrm")),
+]
 
 
 @pytest.mark.parametrize("script", SHELL, ids=lambda path: path.name)

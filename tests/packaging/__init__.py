@@ -1,0 +1,1 @@
+"""The packages: built, installed and removed on a machine of their own."""

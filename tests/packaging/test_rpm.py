@@ -1,0 +1,103 @@
+"""The RPM, from its build to its removal. Debian's packages stand in for what it requires."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from perdition.configuration import NAMES
+from tests.packaging.steps import ROOT, install, left_behind, run
+from tests.support.machine import Machine
+
+RPM = "rpm --force-debian --nodeps --nosignature"
+"""Debian's rpm wants to be told that this is meant."""
+SUSE = 'rc_reset() { :; }\nrc_status() { result=$?; }\nrc_exit() { exit "$result"; }\n'
+"""What /etc/rc.status has of SUSE's own."""
+
+
+OLD_SPEC = r"""
+Name: perdition
+Version: 2.2
+Release: 1
+Summary: stands in for perdition 2.2
+License: none
+BuildArch: noarch
+%description
+It has an init script, and settings that somebody has made.
+%install
+mkdir -p %{buildroot}/etc/init.d %{buildroot}/etc/sysconfig
+printf '#!/bin/sh\necho "$1" >>/run/old\n' >%{buildroot}/etc/init.d/perdition
+chmod +x %{buildroot}/etc/init.d/perdition
+echo RUN_PERDITION=no >%{buildroot}/etc/sysconfig/perdition
+%files
+/etc/init.d/perdition
+%config(noreplace) /etc/sysconfig/perdition
+"""
+
+
+def test_build_is_reproducible(rpm: Path, folder: Path) -> None:
+    run(str(ROOT / "packaging/rpm/build"), str(folder))
+    assert (folder / rpm.name).read_bytes() == rpm.read_bytes()
+
+
+def test_rpmlint_says_nothing(rpm: Path) -> None:
+    if not shutil.which("rpmlint"):
+        pytest.skip("rpmlint is not installed")
+    said = run("rpmlint", "-c", str(ROOT / "packaging/rpm/rpmlint.toml"), str(rpm))
+    assert "0 errors, 0 warnings" in said, said
+
+
+def test_has_all_names_and_pages(rpm: Path) -> None:
+    files = run("rpm", "-qlp", str(rpm)).splitlines()
+    for name in ("perdition", *NAMES):
+        assert f"/usr/sbin/{name}" in files
+        assert any(file.startswith(f"/usr/share/man/man8/{name}.8") for file in files)
+    configuration = run("rpm", "-qcp", str(rpm)).splitlines()
+    assert "/etc/sysconfig/perdition" in configuration
+    assert "/etc/perdition/perdition.conf" in configuration
+
+
+def install_requirements(machine: Machine, deb: Path) -> None:
+    """Install what the RPM requires, as Debian has it."""
+    requires = run("dpkg-deb", "--field", str(deb), "Depends").split(",")
+    install(machine, deb.parent, " ".join(name.split()[0].partition(":")[0] for name in requires))
+
+
+def test_takes_over_from_perdition_22(machine: Machine, deb: Path, rpm: Path, folder: Path) -> None:
+    spec = folder / "old.spec"
+    spec.write_text(OLD_SPEC)
+    run("rpmbuild", "-bb", "--quiet", "--define", f"_topdir {folder}/old", str(spec))
+    install_requirements(machine, deb)
+    machine.does(f"{RPM} --install {folder}/old/RPMS/noarch/*.rpm")
+    settings = "RUN_PERDITION=yes\nPOP3=yes\nPOP3S=no\nIMAP4=on\nIMAP4S=no\nMANAGESIEVE=no\n"
+    machine.does(f"printf '{settings}' >/etc/sysconfig/perdition")
+
+    machine.does(f"{RPM} --upgrade {rpm}")
+
+    assert machine.does("cat /run/old") == "stop\n"
+    assert machine.does("cat /etc/sysconfig/perdition") == settings.replace("\\n", "\n")
+    status = machine.does("/etc/init.d/perdition status").splitlines()
+    assert [line.partition(" (")[0] for line in status] == [
+        "perdition.pop3 runs",
+        "perdition.imap4 runs",
+    ]
+
+
+def test_install_until_removal(machine: Machine, deb: Path, rpm: Path) -> None:
+    install_requirements(machine, deb)
+    machine.does(f"{RPM} --install {rpm}")
+    assert not machine.does("rpm --verify --nodeps perdition")
+    assert "perdition.pop3 is not running" in machine.tries("/etc/init.d/perdition status").stdout
+
+    assert "perdition.pop3 is started" in machine.does("/etc/init.d/perdition start")
+    machine.does(f"cat > /etc/rc.status <<'END'\n{SUSE}END")
+    assert "perdition.imap4 runs" in machine.does(f"{ROOT}/initscripts/suse status")
+    assert "perdition.imap4 is stopped" in machine.does("/etc/init.d/perdition condrestart")
+    assert "perdition.managesieve is stopped" in machine.does(f"{ROOT}/initscripts/suse stop")
+    assert machine.tries(f"{ROOT}/initscripts/suse status").returncode == 3
+
+    machine.does("/etc/init.d/perdition start; rm /etc/rc.status")
+    assert not machine.does("rpm --verify --nodeps perdition"), "running it has changed it"
+    machine.does(f"{RPM} --erase perdition")
+    assert "perdition." not in machine.does("ps -e -o args"), "it still runs"
+    assert not left_behind(machine)

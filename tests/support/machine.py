@@ -1,0 +1,114 @@
+"""This machine once more, for a test to install things on."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.support.wait import DEADLINE
+
+_SET_UP = """
+set -e
+cd "$1"
+mount -t tmpfs machine .
+mkdir upper work root
+mount -t overlay -o lowerdir=/,upperdir=upper,workdir=work machine root
+mount -t proc proc root/proc
+mount --rbind /dev root/dev
+ip link set lo up
+exec chroot root "$2" -c "$3"
+"""
+
+_REAP = """
+import signal
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+print("ready", flush=True)
+while True:
+    signal.pause()
+"""
+"""What the first process does: those that others have left end as they do anywhere."""
+
+SECONDS = 120.0
+"""What a package manager may take."""
+
+
+class Machine:
+    """Sees the files of this one; what it changes, and its processes, are gone when it is left.
+
+    It has a network of its own, which leads nowhere. Only root can have one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "machine"
+        self.folder.mkdir()
+        self.said: list[str] = []
+
+    def __enter__(self) -> Self:
+        namespaces = ["unshare", "--mount", "--pid", "--net", "--fork", "--kill-child"]
+        first = ["sh", "-c", _SET_UP, "sh", str(self.folder), sys.executable, _REAP]
+        self._unshare = subprocess.Popen(
+            [*namespaces, *first], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert self._unshare.stdout
+        line = self._unshare.stdout.readline()
+        assert line == "ready\n", line + self._unshare.stdout.read()
+        pid = self._unshare.pid
+        self._first = Path(f"/proc/{pid}/task/{pid}/children").read_text().strip()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._unshare.kill()
+        with self._unshare:
+            pass
+
+    def command(self, *command: str) -> list[str]:
+        """What to run here so that a command runs there."""
+        inside = ["--mount", "--pid", "--net", f"--root={self._root}", f"--wd={self._root}"]
+        return ["nsenter", f"--target={self._first}", *inside, *command]
+
+    @property
+    def _root(self) -> str:
+        return f"/proc/{self._first}/root"
+
+    def tries(self, script: str) -> subprocess.CompletedProcess[str]:
+        """Run a shell script; what it says on either channel is in stdout."""
+        done = subprocess.run(
+            self.command("sh", "-c", script),
+            env={
+                "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+                "DEBIAN_FRONTEND": "noninteractive",
+                "LC_ALL": "C",
+                "HOME": os.environ.get("HOME", "/"),
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=SECONDS,
+        )
+        self.said.append(f"$ {script}\n{done.stdout}exits with {done.returncode}")
+        return done
+
+    def does(self, script: str) -> str:
+        """Run a shell script that must succeed; gives what it says."""
+        done = self.tries(script)
+        assert done.returncode == 0, self.said[-1]
+        return done.stdout
+
+    def wait_for(self, script: str) -> None:
+        """Wait until a shell script succeeds."""
+        self.does(
+            f"for _ in $(seq {int(10 * DEADLINE)}); do {script} && exit; sleep 0.1; done; exit 1"
+        )
+
+    def evidence(self) -> str:
+        """What was done there, and said."""
+        return "\n".join(self.said)
