@@ -16,7 +16,8 @@ from perdition.net.splice import Splice
 from perdition.net.stream import Stream
 from perdition.option_kinds import State, TLSUse
 from perdition.options import Options
-from perdition.popmap import Destination, PopMap
+from perdition.popmap import Destination, Query
+from perdition.popmap.directory import Directory
 from perdition.protocol.dialogue import Accepted, Credentials
 from perdition.upstream import Upstream
 from perdition.username import Ends, divide_server, in_state, query_keys, strip_levels
@@ -32,7 +33,7 @@ class Site:
     options: Options
     log: Log
     loop: Loop
-    popmap: PopMap
+    popmap: Directory
     clients: Clients
     local: LocalAuthentication | None
     tls: "ListeningTLS | None"
@@ -101,7 +102,7 @@ class Attempt:
         if self.options.tls.listen is TLSUse.TLS_FORCE and self.secure == "plaintext":
             raise TLSNotPresent
         domain = await self.domain()
-        destination = self.destination(domain)
+        destination = await self.destination(domain)
         if destination and destination.server.host:
             self.servers = [destination.server]
         if not self.servers:
@@ -122,7 +123,7 @@ class Attempt:
         hostname = await self.site.resolver.name(self.ends.destination)
         return strip_levels(hostname, self.options.add_domain.depth)
 
-    def destination(self, domain: str) -> Destination | None:
+    async def destination(self, domain: str) -> Destination | None:
         """Return the server that the client names, or what the popmap has for it.
 
         Raises MapUnavailable.
@@ -131,7 +132,7 @@ class Attempt:
             return Destination(self.named_server)
         name = in_state(self.name, State.SERVERNAME_LOOKUP, domain, self.options)
         for key in query_keys(name, self.ends, self.options):
-            found = self.site.popmap.lookup(key)
+            found = await self.site.popmap.lookup(Query(key, self.ends))
             if self.site.log.debugging:
                 self.site.log.debug(f"popmap: {key!r} has {found}")
             if found:

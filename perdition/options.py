@@ -21,6 +21,7 @@ from perdition.option_kinds import (
     FORMATS,
     LOG_PASSWORD,
     LOWEST_VERSION,
+    MAP_OPTION,
     NO_STATES,
     PATH,
     PORT,
@@ -30,6 +31,7 @@ from perdition.option_kinds import (
     STATES,
     STATES_AND_DEPTH,
     STRING,
+    TIME_LIMIT,
     TLS_VERSIONS,
     VERSION,
     WORKERS,
@@ -252,7 +254,23 @@ class Options:
         short="M",
     )
     map_library_opt: str = option(
-        STRING, "", "What the popmap is opened with; see perditiondb(5).", short="m"
+        MAP_OPTION,
+        "",
+        "What the popmap is opened with; see perditiondb(5). Where a password stands in it, "
+        "@ and the full path of a file stand for that file's first line.",
+        short="m",
+    )
+    map_cache: int = option(
+        SECONDS,
+        0,
+        "Use a popmap's answer again for so long, and longer while the popmap cannot be asked. "
+        "SIGHUP forgets all answers. 0: never.",
+    )
+    map_timeout: int = option(
+        TIME_LIMIT,
+        10,
+        "Refuse a login for the time being when a popmap that is not a local file gives no "
+        "answer for so long.",
     )
     no_daemon: bool = option(FLAG, False, "Stay in the foreground.", restart=True)
     no_lookup: bool = option(

@@ -5,15 +5,17 @@ from os import fsdecode, fsencode
 from typing import Any
 
 from perdition.failure import MapUnavailable
-from perdition.popmap import SYSCONFDIR, Destination, FileMap
+from perdition.options import Options
+from perdition.popmap import SYSCONFDIR, Destination, FileMap, Query
 
 READ_UNLOCKED = "ru"
 """A lock held as long as the file is open would keep makegdbm from writing it."""
 
 
-def open_map(option: str, delimiter: str) -> "GdbmMap":
-    """Open a gdbm map; ``option`` is its file."""
-    return GdbmMap(option or str(SYSCONFDIR / "popmap.gdbm.db"), delimiter)
+def open_map(options: Options) -> "GdbmMap":
+    """Open a gdbm map; ``map_library_opt`` is its file."""
+    path = options.map_library_opt or str(SYSCONFDIR / "popmap.gdbm.db")
+    return GdbmMap(path, options.domain_delimiter)
 
 
 class GdbmMap(FileMap):
@@ -29,10 +31,10 @@ class GdbmMap(FileMap):
         except dbm.gnu.error as error:
             raise ValueError(f"no gdbm file, or a damaged one ({error})") from error
 
-    def lookup(self, key: str) -> Destination | None:
+    def lookup(self, query: Query) -> Destination | None:
         self.refresh()
         try:
-            value = self.database.get(fsencode(key))
+            value = self.database.get(fsencode(query.key))
         except dbm.gnu.error as error:
             self.close()
             raise MapUnavailable(f"popmap {self.path}: damaged ({error})") from error

@@ -1,0 +1,59 @@
+"""The kinds of popmaps, and which one a site has."""
+
+import re
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import NamedTuple
+
+from perdition.failure import StartupError
+from perdition.options import Options
+from perdition.popmap import NoMap, PopMap
+
+ENTRY_POINTS = "perdition.popmaps"
+"""Where other Python packages offer kinds of their own; each is an ``open_map`` function."""
+
+C_LIBRARY = re.compile(r"(?:.*/)?libperditiondb_(\w+)\.so[\d.]*")
+
+
+class Kind(NamedTuple):
+    """A module with an ``open_map``, and what to install if what it imports is missing."""
+
+    module: str
+    needs: str = ""
+
+
+KINDS = {
+    "gdbm": Kind("gdbm", "Debian's python3-gdbm"),
+    "posix_regex": Kind("posix_regex"),
+}
+"""What ``--map_library`` takes. A module is imported only when it is used."""
+
+
+def open_map(options: Options) -> PopMap:
+    """Open the popmap that a site has; raises StartupError if that cannot be one."""
+    library = options.map_library
+    if not library:
+        return NoMap()
+    named = C_LIBRARY.fullmatch(library)
+    name = named[1] if named else library
+    if kind := KINDS.get(name):
+        return open_kind(name, kind, options)
+    for found in entry_points(group=ENTRY_POINTS, name=library):
+        popmap: PopMap = found.load()(options)
+        return popmap
+    raise StartupError(
+        f"map_library {library}: no such kind of popmap here; give one of "
+        f"{', '.join(KINDS)}, or nothing"
+    )
+
+
+def open_kind(name: str, kind: Kind, options: Options) -> PopMap:
+    """Open a popmap of one of our kinds; raises StartupError, also for what is not installed."""
+    try:
+        module = import_module(f"perdition.popmap.{kind.module}")
+    except ModuleNotFoundError as error:
+        raise StartupError(
+            f"map_library {name}: there is no module {error.name}; install {kind.needs}"
+        ) from error
+    popmap: PopMap = module.open_map(options)
+    return popmap
