@@ -1,13 +1,11 @@
 """Popmaps: who is whose real server. A file for each kind, and here what they have in common."""
 
-import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from perdition.endpoint import Endpoint
-from perdition.failure import MapUnavailable
 from perdition.username import Ends
 
 SYSCONFDIR = Path("/etc/perdition")
@@ -82,37 +80,3 @@ class NoMap(PopMap):
 
     def close(self) -> None:
         pass
-
-
-class FileMap(PopMap):
-    """A map in a file that is opened anew when another file has taken its place."""
-
-    blocks = False
-
-    def __init__(self, path: str, delimiter: str) -> None:
-        self.path = str(START_DIRECTORY / path)
-        self.delimiter = delimiter
-        self.signature: tuple[int, ...] = ()
-
-    @abstractmethod
-    def load(self) -> None:
-        """Open the file; raises OSError, or ValueError that says what is wrong in it."""
-
-    def refresh(self) -> None:
-        """Open the file if it is not the one that is open; raises MapUnavailable."""
-        try:
-            found = os.stat(self.path)  # noqa: PTH116 - a tenth of what a Path costs, each login
-            signature = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
-            if signature != self.signature:
-                self.close()
-                self.load()
-                self.signature = signature
-        except (OSError, ValueError) as error:
-            self.close()
-            raise MapUnavailable(f"popmap {self.path}: {reason(error)}") from error
-
-    def reopen(self) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self.signature = ()

@@ -24,6 +24,8 @@ class Kind(NamedTuple):
 
 KINDS = {
     "gdbm": Kind("gdbm", "Debian's python3-gdbm"),
+    "bdb": Kind("bdb", "Debian's python3-bsddb3, or perdition[bdb] by pip"),
+    "cdb": Kind("cdb"),
     "posix_regex": Kind("posix_regex"),
 }
 """What ``--map_library`` takes. A module is imported only when it is used."""

@@ -9,7 +9,8 @@ import regex
 from perdition import config_file
 from perdition.failure import MapUnavailable
 from perdition.options import Options
-from perdition.popmap import SYSCONFDIR, Destination, FileMap, Query
+from perdition.popmap import SYSCONFDIR, Destination, Query
+from perdition.popmap.files import FileMap
 
 MATCH_SECONDS = 0.1
 """How long all expressions together may take for one key, while the worker does nothing else: some
