@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
-from perdition.makedb import files
+from perdition.makedb import files, servers
 
-sys.exit(files.main(Path(sys.argv[1]).name, sys.argv[2:]))
+name = Path(sys.argv[1]).name
+tool = servers if name in servers.LANGUAGES else files
+sys.exit(tool.main(name, sys.argv[2:]))

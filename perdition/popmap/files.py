@@ -9,6 +9,12 @@ from perdition.failure import MapUnavailable
 from perdition.popmap import START_DIRECTORY, Destination, PopMap, Query, reason
 
 
+def signature(path: str) -> tuple[int, ...]:
+    """Return what tells a file from one that has taken its place; raises OSError."""
+    found = os.stat(path)  # noqa: PTH116 - a tenth of what a Path costs, each login
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
 class FileMap(PopMap):
     """A map in a file that is opened anew when another file has taken its place."""
 
@@ -26,12 +32,11 @@ class FileMap(PopMap):
     def refresh(self) -> None:
         """Open the file if it is not the one that is open; raises MapUnavailable."""
         try:
-            found = os.stat(self.path)  # noqa: PTH116 - a tenth of what a Path costs, each login
-            signature = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
-            if signature != self.signature:
+            now = signature(self.path)
+            if now != self.signature:
                 self.close()
                 self.load()
-                self.signature = signature
+                self.signature = now
         except (OSError, ValueError) as error:
             self.close()
             raise MapUnavailable(f"popmap {self.path}: {reason(error)}") from error

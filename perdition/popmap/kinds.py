@@ -26,7 +26,11 @@ KINDS = {
     "gdbm": Kind("gdbm", "Debian's python3-gdbm"),
     "bdb": Kind("bdb", "Debian's python3-bsddb3, or perdition[bdb] by pip"),
     "cdb": Kind("cdb"),
+    "sqlite": Kind("sqlite"),
     "posix_regex": Kind("posix_regex"),
+    "mysql": Kind("mysql", "Debian's python3-pymysql, or perdition[mysql] by pip"),
+    "postgresql": Kind("postgresql", "Debian's python3-psycopg, or perdition[postgresql] by pip"),
+    "odbc": Kind("odbc", "Debian's python3-pyodbc, or perdition[odbc] by pip"),
 }
 """What ``--map_library`` takes. A module is imported only when it is used."""
 
