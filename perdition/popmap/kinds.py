@@ -31,6 +31,10 @@ KINDS = {
     "mysql": Kind("mysql", "Debian's python3-pymysql, or perdition[mysql] by pip"),
     "postgresql": Kind("postgresql", "Debian's python3-psycopg, or perdition[postgresql] by pip"),
     "odbc": Kind("odbc", "Debian's python3-pyodbc, or perdition[odbc] by pip"),
+    "ldap": Kind("ldap", "Debian's python3-ldap, or perdition[ldap] by pip"),
+    "redis": Kind("redis", "Debian's python3-redis, or perdition[redis] by pip"),
+    "http": Kind("auth_http"),
+    "daemon": Kind("daemon"),
 }
 """What ``--map_library`` takes. A module is imported only when it is used."""
 

@@ -53,7 +53,7 @@ class ServerMap(PopMap, Generic[C]):
             try:
                 return self.ask_and_keep(self.connect(server), query)
             except self.errors as error:
-                reasons.append(f"{server}: {reason(error)}")
+                reasons.append(f"{server}: {self.explain(error)}")
         raise MapUnavailable(f"popmap: {'; '.join(reasons)}")
 
     def ask_and_keep(self, connection: C, query: Query) -> Destination | None:
@@ -76,6 +76,10 @@ class ServerMap(PopMap, Generic[C]):
             return self.idle.pop()
         except IndexError:  # not looked for before: another thread may be faster
             return None
+
+    def explain(self, error: Exception) -> str:
+        """Return what an error says, on one line."""
+        return reason(error)
 
     def discard(self, connection: C) -> None:
         """Close a connection whatever its state."""

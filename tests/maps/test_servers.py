@@ -14,10 +14,17 @@ from perdition.popmap.kinds import open_map
 from perdition.username import Ends
 from tests.support import processes
 from tests.support.folders import public_folder
-from tests.support.map_servers import MapServer, MariaDB, PostgreSQL
+from tests.support.map_servers import (
+    AuthService,
+    MapServer,
+    MariaDB,
+    OpenLDAP,
+    PostgreSQL,
+    Redis,
+)
 
 ENDS = Ends("192.0.2.1", 4242, "192.0.2.9", 143)
-SERVERS: list[type[MapServer]] = [MariaDB, PostgreSQL]
+SERVERS: list[type[MapServer]] = [MariaDB, PostgreSQL, OpenLDAP, Redis, AuthService]
 
 LINES = """\
 joe:north

@@ -9,6 +9,7 @@ import pwd
 import shutil
 import signal
 import subprocess
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +18,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from tests.support import processes
-from tests.support.proxy import BIN
+from tests.support.proxy import BIN, ROOT
 from tests.support.wait import DEADLINE, until
 
 
@@ -96,7 +97,7 @@ class MapServer(ABC):
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                cwd=self.folder,
+                cwd=ROOT,
                 **self.as_account(),
             )
         running = self._process
@@ -126,8 +127,10 @@ class MapServer(ABC):
     @contextmanager
     def hung(self) -> Iterator[None]:
         """Have it accept connections and say nothing."""
-        self._signal(self.family(), signal.SIGSTOP)
+        family = self.family()
+        self._signal(family, signal.SIGSTOP)
         try:
+            until(lambda: all(stat(pid)[:1] == ["T"] for pid in family), "all of it stops")
             yield
         finally:
             self._signal(self.family(), signal.SIGCONT)
@@ -182,13 +185,18 @@ class MapServer(ABC):
             os.chown(path, account["user"], account["group"])
 
 
-def parent_of(pid: int) -> int:
-    """A process's parent; 0 if there is no such process, or it has ended."""
+def stat(pid: int) -> list[str]:
+    """What the system tells of a process: its state, its parent, and more; empty without one."""
     with suppress(FileNotFoundError, ProcessLookupError):
         # The command's name is in parentheses and may itself have blanks and parentheses.
-        state, parent, *_ = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return 0 if state == "Z" else int(parent)
-    return 0
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return []
+
+
+def parent_of(pid: int) -> int:
+    """A process's parent; 0 if there is no such process, or it has ended."""
+    state, parent, *_ = stat(pid) or ["Z", "0"]
+    return 0 if state == "Z" else int(parent)
 
 
 def alive(pid: int) -> bool:
@@ -300,3 +308,151 @@ class PostgreSQL(SQLServer):
             self.run("psql", "-h", f"{self.folder}/data", "-p", str(self.port), "-l", "postgres")
             return True
         return False
+
+
+class OpenLDAP(MapServer):
+    """OpenLDAP, with TLS on a second port and StartTLS on the first."""
+
+    kind = "ldap"
+    programs = ("slapd", "slapadd", "ldapadd", "openssl")
+    loose = frozenset({"JOE", "joe ", " joe"})  # uid ignores case and blanks
+
+    base = "ou=mailbox,dc=nodomain"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        [self.tls_port] = processes.free_ports(1)
+        self.password_file = folder / "password"
+        self.password_file.write_text(f"{PASSWORD}\n")
+        self.certificate = folder / "certificate.pem"
+
+    def prepare(self) -> None:
+        (self.folder / "data").mkdir()
+        self.run(
+            *("openssl", "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-days", "2"),
+            *("-subj", "/CN=directory", "-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-keyout", str(self.folder / "key.pem"), "-out", str(self.certificate)),
+        )
+        (self.folder / "slapd.conf").write_text(
+            f"""\
+include /etc/ldap/schema/core.schema
+include {ROOT}/etc/ldap/perdition.schema
+pidfile {self.folder}/pid
+modulepath /usr/lib/ldap
+moduleload back_mdb
+TLSCertificateFile {self.certificate}
+TLSCertificateKeyFile {self.folder}/key.pem
+allow bind_v2
+disallow bind_anon
+require bind
+database mdb
+suffix dc=nodomain
+directory {self.folder}/data
+maxsize 67108864
+dbnosync
+rootdn cn=perdition,dc=nodomain
+rootpw {PASSWORD}
+index uid eq
+"""
+        )
+
+    def command(self) -> list[str]:
+        plain, tls = f"ldap://127.0.0.1:{self.port}", f"ldaps://127.0.0.1:{self.tls_port}"
+        return [
+            self.program("slapd") or "",
+            *("-f", f"{self.folder}/slapd.conf", "-h", f"{plain} {tls}", "-d", "none"),
+        ]
+
+    def load(self, lines: str) -> None:
+        running = bool(self._process)
+        self.stop()
+        for file in (self.folder / "data").iterdir():
+            file.unlink()
+        top = "dn: dc=nodomain\nobjectClass: dcObject\nobjectClass: organization\no: n\n\n"
+        entries = makedb("ldap", lines)
+        self.run("slapadd", "-q", "-f", f"{self.folder}/slapd.conf", text=top + entries)
+        if running:
+            self.start()
+
+    def option(self, *, port: int | None = None) -> str:
+        return self.url(f"ldap://127.0.0.1:{port or self.port}")
+
+    def option_of_two(self, first: int) -> str:
+        return self.url(f"ldap://127.0.0.1:{first} 127.0.0.1:{self.port}")
+
+    def url(self, where: str, *extensions: str) -> str:
+        """The option that looks for users there."""
+        account = [
+            "!bindname=cn=perdition%2cdc=nodomain",
+            f"x-bindpw=@{self.password_file}",
+            *extensions,
+        ]
+        return f"{where}/{self.base}?username,mailhost,port?one?(uid=%s)?{','.join(account)}"
+
+
+class Redis(MapServer):
+    """Redis."""
+
+    kind = "redis"
+    programs = ("redis-server", "redis-cli")
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.password_file = folder / "password"
+        self.password_file.write_text(f"{PASSWORD}\n")
+
+    def prepare(self) -> None:
+        pass
+
+    def command(self) -> list[str]:
+        return [
+            *(self.program("redis-server") or "", "--port", str(self.port), "--bind", "127.0.0.1"),
+            *("--requirepass", PASSWORD, "--appendonly", "yes", "--dir", str(self.folder)),
+        ]
+
+    def load(self, lines: str) -> None:
+        commands = [["FLUSHDB"]]
+        commands += [["SET", f"perdition:{key}", value] for key, value in pairs(lines)]
+        protocol = b"".join(
+            b"*%d\r\n" % len(words)
+            + b"".join(b"$%d\r\n%b\r\n" % (len(word.encode()), word.encode()) for word in words)
+            for words in commands
+        )
+        where = ("-p", str(self.port), "-a", PASSWORD, "--no-auth-warning")
+        self.run("redis-cli", *where, "--pipe", text=protocol.decode())
+
+    def option(self, *, port: int | None = None) -> str:
+        return f"redis://:@{self.password_file}@127.0.0.1:{port or self.port}/0"
+
+    def option_of_two(self, first: int) -> str:
+        return f"{self.option(port=first)},{self.option()}"
+
+
+class AuthService(MapServer):
+    """An HTTP service such as nginx asks, in a process of its own."""
+
+    kind = "http"
+    programs = ()
+
+    def prepare(self) -> None:
+        (self.folder / "users").write_text("")
+
+    def command(self) -> list[str]:
+        return [
+            *(sys.executable, "-m", "tests.support.auth_service"),
+            *(str(self.port), f"{self.folder}/users"),
+        ]
+
+    def load(self, lines: str) -> None:
+        (self.folder / "users").write_text(lines)
+
+    def option(self, *, port: int | None = None) -> str:
+        return f"http://127.0.0.1:{port or self.port}/auth"
+
+    def option_of_two(self, first: int) -> str:
+        return f"{self.option(port=first)},{self.option()}"
+
+
+def pairs(lines: str) -> list[tuple[str, str]]:
+    """The keys and values of ``key:value`` lines."""
+    return [(line.partition(":")[0], line.partition(":")[2]) for line in lines.splitlines()]
