@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from perdition.failure import StartupError
 from perdition.options import Options
-from perdition.popmap import NoMap, PopMap
+from perdition.popmap import NoMap, PopMap, c_library
 
 ENTRY_POINTS = "perdition.popmaps"
 """Where other Python packages offer kinds of their own; each is an ``open_map`` function."""
@@ -51,9 +51,11 @@ def open_map(options: Options) -> PopMap:
     for found in entry_points(group=ENTRY_POINTS, name=library):
         popmap: PopMap = found.load()(options)
         return popmap
+    if "/" in library or ".so" in library:
+        return c_library.open_map(library, options)
     raise StartupError(
         f"map_library {library}: no such kind of popmap here; give one of "
-        f"{', '.join(KINDS)}, or nothing"
+        f"{', '.join(KINDS)}, the file of a C library, or nothing"
     )
 
 
