@@ -102,15 +102,9 @@ class Attempt:
         if self.options.tls.listen is TLSUse.TLS_FORCE and self.secure == "plaintext":
             raise TLSNotPresent
         domain = await self.domain()
-        destination = await self.destination(domain)
-        if destination and destination.server.host:
-            self.servers = [destination.server]
-        if not self.servers:
-            raise NoServer
+        await self.find_servers(domain)
         self.server = self.written(self.servers[0])
         await self.authenticate(domain)
-        if destination and destination.user and self.options.username_from_database:
-            self.name = destination.user
         remote = in_state(self.name, State.REMOTE_LOGIN, domain, self.options)
         return await self.first_that_answers(self.named(remote), own_greeting)
 
@@ -122,6 +116,19 @@ class Attempt:
             return self.options.explicit_domain
         hostname = await self.site.resolver.name(self.ends.destination)
         return strip_levels(hostname, self.options.add_domain.depth)
+
+    async def find_servers(self, domain: str) -> None:
+        """Settle which servers are tried, and the user's name there.
+
+        Raises NoServer, MapUnavailable.
+        """
+        destination = await self.destination(domain)
+        if destination and destination.server.host:
+            self.servers = [destination.server]
+        if not self.servers:
+            raise NoServer
+        if destination and destination.user and self.options.username_from_database:
+            self.name = destination.user
 
     async def destination(self, domain: str) -> Destination | None:
         """Return the server that the client names, or what the popmap has for it.

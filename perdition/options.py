@@ -235,6 +235,14 @@ class Options:
         LogPassword.NEVER,
         "With debug: log the password of logins that fail, that are ok, always or never.",
     )
+    lookup: str | None = option(
+        text("USER[,USER...]"),
+        None,
+        "Tell for each user which keys are looked up, what the popmap has for them, and where the "
+        "user would be logged in; then end, with 0 if all have a server, 1 if one has none and 2 "
+        "if the popmap cannot be asked.",
+        in_file=False,
+    )
     lower_case: States = option(
         STATES,
         NO_STATES,
@@ -249,8 +257,9 @@ class Options:
     map_library: str = option(
         text("FILENAME"),
         "/usr/lib/libperditiondb_gdbm.so.0",
-        "The popmap's kind: gdbm or posix_regex, or the file name of the C library that it had "
-        "in perdition 2.2. Empty: no popmap.",
+        "The popmap's kind: gdbm, bdb, cdb, sqlite, posix_regex, mysql, postgresql, odbc, ldap, "
+        "redis, http, daemon, or the file name of the C library that it had in perdition 2.2. "
+        "Or a C library, or a kind of a Python package, of the site's own. Empty: no popmap.",
         short="M",
     )
     map_library_opt: str = option(
