@@ -39,6 +39,8 @@ class MapServer(ABC):
         [self.port] = processes.free_ports(1)
         self._process: subprocess.Popen[bytes] | None = None
         self._output = folder / "output"
+        self.certificate = folder / "tls" / "certificate.pem"
+        self.key = folder / "tls" / "key.pem"
 
     @classmethod
     def missing(cls) -> str:
@@ -178,6 +180,15 @@ class MapServer(ABC):
         written: str = done.stdout.decode()
         return written
 
+    def certify(self) -> None:
+        """Make a certificate for 127.0.0.1 and its key."""
+        self.give(self.key.parent)
+        self.run(
+            *("openssl", "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-days", "2"),
+            *("-subj", "/CN=popmap", "-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-keyout", str(self.key), "-out", str(self.certificate)),
+        )
+
     def give(self, path: Path) -> None:
         """Make a folder that is the account's."""
         path.mkdir(exist_ok=True)
@@ -225,9 +236,14 @@ class SQLServer(MapServer):
         super().__init__(folder)
         self.password_file = folder / "password"
         self.password_file.write_text(f"{PASSWORD}\n")
+        self.has_tls = True
 
     def option(self, *, port: int | None = None) -> str:
         return f"127.0.0.1:{port or self.port}:dbperdition:::@{self.password_file}"
+
+    def option_with_tls(self, authorities: str | Path, host: str = "127.0.0.1") -> str:
+        """One whose server must show a certificate for its name, from those authorities."""
+        return f"{host}:{self.port}:dbperdition:::@{self.password_file}::::{authorities}"
 
     def option_of_two(self, first: int) -> str:
         # The hosts share a port: the first one is an address where nobody listens on it.
@@ -240,10 +256,11 @@ class MariaDB(SQLServer):
 
     kind = "mysql"
     loose = frozenset({"joe "})  # SQL pads texts for a comparison
-    programs = ("mariadbd", "mariadb-install-db", "mariadb")
+    programs = ("mariadbd", "mariadb-install-db", "mariadb", "openssl")
     account = "mysql"
 
     def prepare(self) -> None:
+        self.certify()
         self.give(self.folder / "data")
         self.run(
             "mariadb-install-db",
@@ -261,6 +278,7 @@ class MariaDB(SQLServer):
             f"--socket={self.folder}/data/socket",
             f"--port={self.port}",
             "--bind-address=127.0.0.1",
+            *((f"--ssl-cert={self.certificate}", f"--ssl-key={self.key}") if self.has_tls else ()),
             "--innodb-buffer-pool-size=16M",
             "--innodb-flush-log-at-trx-commit=2",
         ]
@@ -281,11 +299,12 @@ class PostgreSQL(SQLServer):
     """PostgreSQL."""
 
     kind = "postgresql"
-    programs = ("initdb", "postgres", "psql", "createdb")
+    programs = ("initdb", "postgres", "psql", "createdb", "openssl")
     account = "postgres"
     killed_by = signal.SIGQUIT  # immediately; after SIGKILL others of its processes go on
 
     def prepare(self) -> None:
+        self.certify()
         self.give(self.folder / "data")
         self.run("initdb", "-D", f"{self.folder}/data", "--no-sync", "--auth-host=scram-sha-256")
 
@@ -293,6 +312,8 @@ class PostgreSQL(SQLServer):
         return [
             *(self.program("postgres") or "", "-D", f"{self.folder}/data"),
             *("-p", str(self.port), "-k", f"{self.folder}/data"),
+            *("-c", f"ssl={'on' if self.has_tls else 'off'}"),
+            *("-c", f"ssl_cert_file={self.certificate}", "-c", f"ssl_key_file={self.key}"),
             *("-c", "fsync=off", "-c", "listen_addresses=127.0.0.1", "-c", "shared_buffers=16MB"),
         ]
 
@@ -324,15 +345,10 @@ class OpenLDAP(MapServer):
         [self.tls_port] = processes.free_ports(1)
         self.password_file = folder / "password"
         self.password_file.write_text(f"{PASSWORD}\n")
-        self.certificate = folder / "certificate.pem"
 
     def prepare(self) -> None:
         (self.folder / "data").mkdir()
-        self.run(
-            *("openssl", "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-days", "2"),
-            *("-subj", "/CN=directory", "-addext", "subjectAltName=IP:127.0.0.1"),
-            *("-keyout", str(self.folder / "key.pem"), "-out", str(self.certificate)),
-        )
+        self.certify()
         (self.folder / "slapd.conf").write_text(
             f"""\
 include /etc/ldap/schema/core.schema
@@ -341,7 +357,7 @@ pidfile {self.folder}/pid
 modulepath /usr/lib/ldap
 moduleload back_mdb
 TLSCertificateFile {self.certificate}
-TLSCertificateKeyFile {self.folder}/key.pem
+TLSCertificateKeyFile {self.key}
 allow bind_v2
 disallow bind_anon
 require bind
