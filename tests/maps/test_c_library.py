@@ -1,6 +1,7 @@
 """Libraries that a site has made: C, by perditiondb(5)'s interface, and Python, by entry points."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from perdition.popmap import Destination, PopMap, Query
 from perdition.popmap.c_library import CLibraryMap
 from perdition.popmap.kinds import open_map
 from perdition.username import Ends
+from tests.support.proxy import ROOT
 from tests.support.wait import until
 
 ENDS = Ends("192.0.2.1", 4242, "192.0.2.9", 143)
@@ -247,22 +249,14 @@ def test_missing_file_stops_the_start() -> None:
 
 def test_python_package_offers_a_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The example of the documentation."""
-    (tmp_path / "site_popmap.py").write_text(
-        "from perdition.endpoint import Endpoint\n"
-        "from perdition.popmap import Destination, PopMap\n"
-        "class ByLetter(PopMap):\n"
-        "    blocks = False\n"
-        "    def __init__(self, options): self.domain = options.map_library_opt\n"
-        "    def lookup(self, query):\n"
-        "        if query.key: return Destination(Endpoint(f'{query.key[0]}.{self.domain}'))\n"
-        "    def reopen(self): pass\n"
-        "    def close(self): pass\n"
-    )
-    metadata = tmp_path / "site_popmap-1.dist-info"
+    page = (ROOT / "docs" / "popmaps.md").read_text()
+    [example] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "popmap_of_site.py").write_text(example)
+    metadata = tmp_path / "popmap_of_site-1.dist-info"
     metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: site-popmap\nVersion: 1\n")
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: popmap-of-site\nVersion: 1\n")
     (metadata / "entry_points.txt").write_text(
-        "[perdition.popmaps]\nbyletter = site_popmap:ByLetter\n"
+        "[perdition.popmaps]\nbyletter = popmap_of_site:ByLetter\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     popmap = opened("byletter", "example.org")
