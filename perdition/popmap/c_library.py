@@ -36,21 +36,7 @@ FAREWELL_SECONDS = 5.0
 
 
 def open_map(path: str, options: Options) -> "CLibraryMap":
-    """Open a site's library; raises StartupError if it cannot be loaded or has not what it must."""
-    try:
-        checked = subprocess.run(
-            [*COMMAND, path],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=options.map_timeout,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise StartupError(f"map_library {path}: loading it takes too long; mend it") from None
-    if checked.returncode:
-        said = checked.stderr.decode(errors="replace").strip().splitlines()
-        fate = said[-1] if said and checked.returncode > 0 else how_it_ended(checked.returncode)
-        raise StartupError(f"map_library {path}: {fate}; give a library as in perditiondb(5)")
+    """Open a site's library."""
     return CLibraryMap(path, options)
 
 
@@ -69,6 +55,25 @@ class CLibraryMap(ServerMap[Child]):
     def __init__(self, path: str, options: Options) -> None:
         super().__init__([path], options)
         self.option = options.map_library_opt
+        self.time_limit = options.map_timeout
+
+    def check(self) -> None:
+        """Have a process of its own load the library and look for what it must have."""
+        path = self.servers[0]
+        try:
+            checked = subprocess.run(
+                [*COMMAND, path],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=self.time_limit,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise StartupError(f"map_library {path}: loading it takes too long; mend it") from None
+        if code := checked.returncode:
+            said = checked.stderr.decode(errors="replace").strip().splitlines()
+            fate = said[-1] if said and code > 0 else how_it_ended(code)
+            raise StartupError(f"map_library {path}: {fate}; give a library as in perditiondb(5)")
 
     def connect(self, server: str) -> Child:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

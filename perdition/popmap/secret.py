@@ -9,6 +9,10 @@ from perdition.failure import StartupError
 IN_URL = re.compile(r"(://[^/?#@:]*:)(@/[^@]*)@")
 
 
+READ_AS_ROOT: dict[str, str] = {}
+"""What was read at the start: after a SIGHUP, perdition may not be able to read it any more."""
+
+
 def secret(text: str) -> str:
     """Return a password; ``@`` and a full path stand for the first line of that file.
 
@@ -16,12 +20,15 @@ def secret(text: str) -> str:
     """
     if not text.startswith("@/"):
         return text
+    path = text[1:]
     try:
-        return Path(text[1:]).read_text(errors="surrogateescape").partition("\n")[0]
+        READ_AS_ROOT[path] = Path(path).read_text(errors="surrogateescape").partition("\n")[0]
     except OSError as error:
-        raise StartupError(
-            f"map_library_opt: {text[1:]}: {error.strerror}; give a readable file with the password"
-        ) from error
+        if not (isinstance(error, PermissionError) and path in READ_AS_ROOT):
+            raise StartupError(
+                f"map_library_opt: {path}: {error.strerror}; give a readable file with the password"
+            ) from error
+    return READ_AS_ROOT[path]
 
 
 def url_with_secret(url: str) -> str:

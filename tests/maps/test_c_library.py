@@ -239,12 +239,12 @@ def test_what_is_no_library_stops_the_start(
     tmp_path: Path, source: str, arguments: tuple[str, ...], complaint: str
 ) -> None:
     with pytest.raises(StartupError, match=complaint):
-        opened(compiled(tmp_path, source, *arguments))
+        opened(compiled(tmp_path, source, *arguments)).check()
 
 
 def test_missing_file_stops_the_start() -> None:
     with pytest.raises(StartupError, match="No such file or directory; give a library"):
-        opened("/usr/lib/libperditiondb_site.so.0")
+        opened("/usr/lib/libperditiondb_site.so.0").check()
 
 
 def test_python_package_offers_a_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

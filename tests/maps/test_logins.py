@@ -1,5 +1,7 @@
 """Logins through perdition itself, while the popmap's server comes, goes and hangs."""
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -180,6 +182,25 @@ def test_password_file_that_only_root_may_read(redis: Redis, folder: Path) -> No
     """The master reads it; the workers, who are nobody, need not."""
     redis.password_file.chmod(0o600)
     with proxy_with(redis, folder) as proxy:
+        assert log_in(proxy, "joe").ok
+
+
+def test_sighup_opens_the_map_by_the_options_that_are_there_now(
+    redis: Redis, real_server: RealServer, folder: Path
+) -> None:
+    """Even where the password's file is one that only root may read."""
+    redis.password_file.chmod(0o600)
+    file = folder / "perdition.conf"
+    file.write_text(f"map_library redis\nmap_library_opt '{redis.option()} elsewhere:%s'\n")
+    with Proxy("imap4", folder, "--workers", "1", "-f", file) as proxy:
+        assert not log_in(proxy, "joe").ok
+        file.write_text(f"map_library redis\nmap_library_opt '{redis.option()}'\n")
+        os.kill(proxy.pid, signal.SIGHUP)
+        proxy.wait_for_log("are read again")
+        until(lambda: log_in(proxy, "joe").ok, proxy.evidence)
+        file.write_text("map_library nosuch\n")
+        os.kill(proxy.pid, signal.SIGHUP)
+        proxy.wait_for_log("nothing is changed: map_library nosuch: no such kind")
         assert log_in(proxy, "joe").ok
 
 
