@@ -258,7 +258,7 @@ class Options:
         text("FILENAME"),
         "/usr/lib/libperditiondb_gdbm.so.0",
         "The popmap's kind: gdbm, bdb, cdb, sqlite, posix_regex, mysql, postgresql, odbc, ldap, "
-        "redis, http, daemon, or the file name of the C library that it had in perdition 2.2. "
+        "redis, http, daemon, nis, or the file name of the C library that it had in perdition 2.2. "
         "Or a C library, or a kind of a Python package, of the site's own. Empty: no popmap.",
         short="M",
     )

@@ -2,22 +2,17 @@
 
     python3 -m perdition.popmap.c_library_process LIBRARY [DESCRIPTOR]
 
-Without the descriptor of a socket it only tells whether the library can be used. With one, it reads
-the library's option and then keys from it, and answers each with a status and what was found: a
-value, or user, server and port with NUL in between.
+Without the descriptor of a socket it only tells whether the library can be used.
 """
 
 import ctypes
 import os
-import select
-import signal
-import socket
 import sys
-import threading
 from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_void_p
 from typing import Any
 
-from perdition.popmap.c_library import FAREWELL_SECONDS, FAULT, FOUND, LONGEST, MARK, STATUS
+from perdition.popmap.lookup_process import serve
+from perdition.popmap.process import FAULT, FOUND
 
 FREE = ctypes.CDLL(None).free
 FREE.argtypes = [c_void_p]
@@ -50,14 +45,15 @@ class Library:
             found.restype = c_int
         return found
 
-    def start(self, option: bytes) -> int:
-        """Start the library, if it wants that; return what it returns."""
+    def start(self, option: bytes) -> tuple[int, bytes]:
+        """Start the library, if it wants that."""
         self.option = option
-        if not hasattr(self.library, "dbserver_init"):
-            return FOUND
-        # It may write into its argument, and keep it.
-        self.kept = ctypes.create_string_buffer(option)
-        return int(self.library.dbserver_init(self.kept))
+        if hasattr(self.library, "dbserver_init"):
+            # It may write into its argument, and keep it.
+            self.kept = ctypes.create_string_buffer(option)
+            if said := self.library.dbserver_init(self.kept):
+                return FAULT, b"dbserver_init returns %d" % said
+        return FOUND, b""
 
     def end(self) -> None:
         """End the library, if it wants that."""
@@ -81,44 +77,18 @@ def taken(pointer: c_void_p, length: int = -1) -> bytes:
         return b""
     octets = ctypes.string_at(pointer, length)
     FREE(pointer)
-    # Some libraries count the NUL behind the value, too.
-    return octets.rstrip(b"\0")
-
-
-def serve(library: Library, line: socket.socket) -> None:
-    """Answer until the other side has gone."""
-    status = library.start(line.recv(LONGEST).removeprefix(MARK))
-    if status != FOUND:
-        line.send(STATUS.pack(FAULT) + b"dbserver_init returns %d" % status)
-        return
-    line.send(STATUS.pack(FOUND))
-    while question := line.recv(LONGEST):
-        status, found = library.lookup(question.removeprefix(MARK))
-        line.send(STATUS.pack(status) + found)
-    library.end()
-
-
-def end_with(line: socket.socket) -> None:
-    """End, if need be in the middle of the library's waiting, when the other side has gone."""
-    poll = select.poll()
-    poll.register(line, select.POLLRDHUP)
-    poll.poll()
-    threading.Event().wait(FAREWELL_SECONDS)
-    os._exit(os.EX_TEMPFAIL)
+    return octets.partition(b"\0")[0]  # some libraries count the NUL behind the value, too
 
 
 def main(path: str, descriptor: str = "") -> int:
     """Run the process; returns its status."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's; our end is the socket's
     try:
         library = Library(path)
     except Unusable as error:
         print(error, file=sys.stderr)
         return os.EX_UNAVAILABLE
     if descriptor:
-        line = socket.socket(fileno=int(descriptor))
-        threading.Thread(target=end_with, args=(line,), daemon=True).start()
-        serve(library, line)
+        serve(library, int(descriptor))
     return os.EX_OK
 
 

@@ -35,6 +35,7 @@ KINDS = {
     "redis": Kind("redis", "Debian's python3-redis, or perdition[redis] by pip"),
     "http": Kind("auth_http"),
     "daemon": Kind("daemon"),
+    "nis": Kind("nis"),
 }
 """What ``--map_library`` takes. A module is imported only when it is used."""
 

@@ -160,10 +160,10 @@ def test_get2(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "complaint"),
     [
-        ("down", "the library says -1: its database cannot be reached"),
-        ("fault", "the library says -3: an error"),
-        ("odd", "the library says 4711: an error"),
-        ("crash", "the library's process died of SIGABRT"),
+        ("down", "status -1: the database cannot be reached"),
+        ("fault", "status -3: an error"),
+        ("odd", "status 4711: an error"),
+        ("crash", "its process died of SIGABRT"),
     ],
 )
 def test_failures_hurt_nobody(library: str, tmp_path: Path, key: str, complaint: str) -> None:

@@ -95,7 +95,7 @@ def test_hung_popmap_ends_with_its_time() -> None:
     ("options", "complaint"),
     [
         (("-M", "none"), "map_library none: no such kind of popmap here"),
-        (("-f", "/none"), "config_file /none: No such file or directory"),
+        (("-f", "/none"), "/none: No such file or directory"),
         (("--none",), "--none: no such option"),
     ],
 )
