@@ -16,6 +16,7 @@ from perdition.endpoint import Endpoint
 from perdition.failure import StartupError
 from perdition.makedb.entries import entries
 from perdition.popmap import Destination
+from perdition.popmap.ldap_escape import escaped
 from perdition.popmap.secret import secret
 
 Given = argparse.Namespace
@@ -210,13 +211,6 @@ class LDIF:
 
 SAFE = re.compile(r"[!-9;=-~]([ -~]*[!-~])?")
 """What needs no base64 in LDIF (RFC 2849)."""
-
-
-def escaped(value: str) -> str:
-    """Return a value as it may stand in a distinguished name (RFC 4514)."""
-    return re.sub(
-        rb"[^0-9A-Za-z._-]", lambda found: b"\\%02x" % ord(found[0]), fsencode(value)
-    ).decode()
 
 
 LANGUAGES: dict[str, type[Language]] = {

@@ -2,7 +2,7 @@
 
 import re
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import NamedTuple
 
 from perdition.failure import StartupError
@@ -50,14 +50,23 @@ def open_map(options: Options) -> PopMap:
     if kind := KINDS.get(name):
         return open_kind(name, kind, options)
     for found in entry_points(group=ENTRY_POINTS, name=library):
-        popmap: PopMap = found.load()(options)
-        return popmap
+        return open_foreign(found, options)
     if "/" in library or ".so" in library:
         return c_library.open_map(library, options)
     raise StartupError(
         f"map_library {library}: no such kind of popmap here; give one of "
         f"{', '.join(KINDS)}, the file of a C library, or nothing"
     )
+
+
+def open_foreign(found: EntryPoint, options: Options) -> PopMap:
+    """Open a popmap of another package's kind; raises StartupError, also if it is not whole."""
+    try:
+        opener = found.load()
+    except (ImportError, AttributeError) as error:
+        raise StartupError(f"map_library {found.name}: {error}; mend its package") from error
+    popmap: PopMap = opener(options)
+    return popmap
 
 
 def open_kind(name: str, kind: Kind, options: Options) -> PopMap:

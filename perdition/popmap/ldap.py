@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from os import fsdecode, fsencode
+from os import fsdecode
 
 import ldap
 import ldapurl
@@ -13,6 +13,7 @@ from perdition.endpoint import Endpoint
 from perdition.failure import StartupError
 from perdition.options import Options
 from perdition.popmap import Destination, Query, reason
+from perdition.popmap.ldap_escape import escaped
 from perdition.popmap.secret import secret
 from perdition.popmap.server import ServerMap
 
@@ -155,8 +156,3 @@ def marked(url: str) -> str:
 def with_key(text: str, key: str) -> str:
     """Return a name or a filter with the key in the place of its marks."""
     return KEY_MARK.sub(lambda found: escaped(key.rjust(int(found[1] or 0))), text)
-
-
-def escaped(key: str) -> str:
-    """Return a key as it may stand in a filter (RFC 4515) and in a name (RFC 4514) alike."""
-    return re.sub(rb"[^0-9A-Za-z]", lambda found: b"\\%02x" % ord(found[0]), fsencode(key)).decode()

@@ -48,6 +48,8 @@ class Table:
                 f"in between: {', '.join(names)}"
             )
         given = {name: part for name, part in zip(names, parts, strict=False) if part}
+        if not given.get("port", "0").isdecimal():
+            raise StartupError("map_library_opt: the second part, the port, must be a number")
         if "password" in given:
             given["password"] = secret(given["password"])
         return cls(**given)

@@ -264,6 +264,18 @@ def test_python_package_offers_a_kind(tmp_path: Path, monkeypatch: pytest.Monkey
     assert popmap.lookup(Query("", ENDS)) is None
 
 
+def test_python_package_that_is_not_whole_stops_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metadata = tmp_path / "broken_popmap-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-popmap\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text("[perdition.popmaps]\nbroken = no_such:Map\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(StartupError, match="map_library broken: No module named 'no_such'; mend"):
+        opened("broken")
+
+
 def test_unknown_kind_stops_the_start() -> None:
     with pytest.raises(StartupError, match="map_library none: no such kind of popmap here; give"):
         opened("none")

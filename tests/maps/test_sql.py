@@ -166,6 +166,11 @@ def test_option_password_from_a_file(tmp_path: Path) -> None:
         Table.parse(f":::::@{tmp_path}/none")
 
 
+def test_option_with_a_port_that_is_none() -> None:
+    with pytest.raises(StartupError, match="the second part, the port, must be a number"):
+        Table.parse("h:mysql:d")
+
+
 def test_option_with_too_many_parts_is_told_without_them() -> None:
     with pytest.raises(StartupError) as error:
         Table.parse("h:1:d:t:u:secret:s:c:o:tls:more")

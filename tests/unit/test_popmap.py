@@ -93,6 +93,28 @@ def test_unknown_library_is_told(library: str) -> None:
         open_map(library, "", "@")
 
 
+@pytest.mark.parametrize(
+    ("kind", "module", "package"),
+    [
+        ("ldap", "ldap", "python3-ldap"),
+        ("mysql", "pymysql", "python3-pymysql"),
+        ("odbc", "pyodbc", "python3-pyodbc"),
+        ("postgresql", "psycopg", "python3-psycopg"),
+        ("redis", "redis", "python3-redis"),
+    ],
+)
+def test_missing_library_is_told_with_its_package(
+    monkeypatch: pytest.MonkeyPatch, kind: str, module: str, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules, f"perdition.popmap.{kind}", raising=False)
+    with pytest.raises(StartupError) as error:
+        open_map(kind, "", "@")
+    assert str(error.value).startswith(f"map_library {kind}: there is no module {module}; install ")
+    assert package in str(error.value)
+    assert f"perdition[{kind}] by pip" in str(error.value)
+
+
 class TestEveryFile:
     """What both kinds of file have in common; each maps joe to the host that a test writes."""
 
