@@ -11,9 +11,11 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.maps.test_c_library import GET, compiled
 from tests.maps.test_servers import SERVERS
 from tests.support.folders import public_folder
-from tests.support.map_servers import PASSWORD, MapServer, Redis
+from tests.support.map_server import MapServer
+from tests.support.map_servers import PASSWORD, Redis
 from tests.support.proxy import Proxy
 from tests.support.real_server import RealServer
 from tests.support.session import DIALOGUES, Session
@@ -202,6 +204,26 @@ def test_sighup_opens_the_map_by_the_options_that_are_there_now(
         os.kill(proxy.pid, signal.SIGHUP)
         proxy.wait_for_log("nothing is changed: map_library nosuch: no such kind")
         assert log_in(proxy, "joe").ok
+
+
+def test_library_that_crashes_and_hangs(real_server: RealServer, folder: Path) -> None:
+    """It does so in processes of its own: perdition's lose no session, and outlive none of them."""
+    library = compiled(folder, GET.replace("max@north:1143", real_server.server("imap4")))
+    notes = folder / "notes"
+    notes.touch()
+    notes.chmod(0o666)
+    options = ("-M", library, "-m", str(notes), "--workers", "1", "--map_timeout", "2")
+    with Proxy("imap4", folder, *options) as proxy:
+        session = Session(proxy.address, "imap4", "joe", "secret")
+        workers = proxy.workers()
+        for user in ("crash", "hang", "down"):
+            assert "[UNAVAILABLE]" in log_in(proxy, user).answer
+            assert log_in(proxy, "joe").ok
+        assert "[AUTHENTICATIONFAILED]" in log_in(proxy, "nobody").answer
+        session.use()
+        session.log_out()
+        assert proxy.logged("its process died of SIGABRT")
+        assert [worker.pid for worker in proxy.workers()] == [worker.pid for worker in workers]
 
 
 def test_missing_password_file_stops_the_start(redis: Redis, folder: Path) -> None:

@@ -14,9 +14,9 @@ from perdition.popmap.kinds import open_map
 from perdition.username import Ends
 from tests.support import processes
 from tests.support.folders import public_folder
+from tests.support.map_server import MapServer
 from tests.support.map_servers import (
     AuthService,
-    MapServer,
     MariaDB,
     OpenLDAP,
     PostgreSQL,
