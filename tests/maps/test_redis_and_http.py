@@ -9,11 +9,11 @@ import pytest
 
 from perdition.failure import MapUnavailable, StartupError
 from perdition.options import Options
-from perdition.popmap import Query
+from perdition.popmap import Destination, Query
 from perdition.popmap.kinds import open_map
 from tests.maps.test_servers import ANSWERS, ENDS
 from tests.support.folders import public_folder
-from tests.support.map_servers import AuthService, Redis
+from tests.support.map_servers import AuthService, AuthServiceWithTLS, Redis, RedisWithTLS
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +109,42 @@ def test_redis_option_that_is_no_address() -> None:
     with pytest.raises(StartupError, match=r"give e\.g\. redis://localhost:6379/0") as error:
         open_map(Options(map_library="redis", map_library_opt="host://:secret@here"))
     assert "secret" not in str(error.value)
+
+
+def test_redis_with_tls() -> None:
+    """A certificate from a known authority, and for the right name; else nobody is asked."""
+    if reason := RedisWithTLS.missing():
+        pytest.skip(reason)
+    with public_folder() as folder, RedisWithTLS(folder) as running:
+        running.load("joe:north\n")
+        plain = running.option().replace("redis://", "rediss://")
+        tls = plain.replace(str(running.port), str(running.tls_port))
+        known = f"{tls}?ssl_ca_certs={running.certificate}"
+        assert answer("redis", known) == ANSWERS["joe"]
+        for bad in (tls, known.replace("127.0.0.1", "localhost")):
+            with pytest.raises(MapUnavailable, match=r"(?i)certificate verify failed"):
+                answer("redis", bad)
+
+
+def test_https(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same, with the system's authorities."""
+    if reason := AuthServiceWithTLS.missing():
+        pytest.skip(reason)
+    with public_folder() as folder, AuthServiceWithTLS(folder) as running:
+        running.load("joe:north\n")
+        option = running.option().replace("http://", "https://")
+        with pytest.raises(MapUnavailable, match="certificate verify failed"):
+            answer("http", option)
+        monkeypatch.setenv("SSL_CERT_FILE", str(running.certificate))
+        assert answer("http", option) == ANSWERS["joe"]
+        with pytest.raises(MapUnavailable, match="certificate verify failed"):
+            answer("http", option.replace("127.0.0.1", "localhost"))
+
+
+def answer(kind: str, option: str) -> Destination | None:
+    """What the map has for joe."""
+    popmap = open_map(Options(map_library=kind, map_library_opt=option))
+    try:
+        return popmap.lookup(Query("joe", ENDS))
+    finally:
+        popmap.close()

@@ -1,12 +1,13 @@
 """An HTTP service such as nginx asks where a user's real server is.
 
-    python3 -m tests.support.auth_service PORT FILE
+    python3 -m tests.support.auth_service PORT FILE [CERTIFICATE KEY]
 
 FILE has lines of ``key:value`` as makegdbm reads them; a value of ``later`` makes the service say
-that it cannot tell now. What it was asked is in the header X-Asked of the answer.
+that it cannot tell now.
 """
 
 import re
+import ssl
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -53,4 +54,8 @@ if __name__ == "__main__":
     Handler.users = Path(sys.argv[2])
     server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler)
     server.daemon_threads = True
+    if sys.argv[3:]:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*sys.argv[3:])
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     server.serve_forever()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import ClassVar
 
 from tests.support import processes
 from tests.support.map_server import MapServer
@@ -210,7 +211,7 @@ class Redis(MapServer):
     """Redis."""
 
     kind = "redis"
-    programs = ("redis-server", "redis-cli")
+    programs: ClassVar[tuple[str, ...]] = ("redis-server", "redis-cli")
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -244,11 +245,30 @@ class Redis(MapServer):
         return f"{self.option(port=first)},{self.option()}"
 
 
+class RedisWithTLS(Redis):
+    """Redis that also listens for TLS."""
+
+    programs = ("redis-server", "redis-cli", "openssl")
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        [self.tls_port] = processes.free_ports(1)
+
+    def prepare(self) -> None:
+        self.certify()
+
+    def command(self) -> list[str]:
+        return [
+            *(*super().command(), "--tls-port", str(self.tls_port), "--tls-auth-clients", "no"),
+            *("--tls-cert-file", str(self.certificate), "--tls-key-file", str(self.key)),
+        ]
+
+
 class AuthService(MapServer):
     """An HTTP service such as nginx asks, in a process of its own."""
 
     kind = "http"
-    programs = ()
+    programs: ClassVar[tuple[str, ...]] = ()
 
     def prepare(self) -> None:
         (self.folder / "users").write_text("")
@@ -267,6 +287,19 @@ class AuthService(MapServer):
 
     def option_of_two(self, first: int) -> str:
         return f"{self.option(port=first)},{self.option()}"
+
+
+class AuthServiceWithTLS(AuthService):
+    """The same behind https."""
+
+    programs = ("openssl",)
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.certify()
+
+    def command(self) -> list[str]:
+        return [*super().command(), str(self.certificate), str(self.key)]
 
 
 def pairs(lines: str) -> list[tuple[str, str]]:
