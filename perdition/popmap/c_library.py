@@ -4,12 +4,13 @@ import subprocess
 
 from perdition.failure import StartupError
 from perdition.options import Options
+from perdition.popmap import START_DIRECTORY
 from perdition.popmap.process import PYTHON, ProcessMap, how_it_ended
 
 
 def open_map(path: str, options: Options) -> "CLibraryMap":
-    """Open a site's library."""
-    return CLibraryMap(path, options)
+    """Open a site's library; a bare name is looked for where the system's libraries are."""
+    return CLibraryMap(str(START_DIRECTORY / path) if "/" in path else path, options)
 
 
 class CLibraryMap(ProcessMap):

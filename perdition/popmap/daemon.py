@@ -15,7 +15,7 @@ from typing import ClassVar
 from perdition.endpoint import Endpoint
 from perdition.failure import MapUnavailable, StartupError
 from perdition.options import Options
-from perdition.popmap import Destination, PopMap, Query, reason
+from perdition.popmap import START_DIRECTORY, Destination, PopMap, Query, reason
 
 HEAD = struct.Struct(">LHHHHLLHH")
 """Magic number, version, flags, length, kind of checksum, addresses, ports."""
@@ -47,7 +47,7 @@ def open_map(options: Options) -> "DaemonMap":
         )
     seconds, retries = [*numbers, "", ""][:2]
     return DaemonMap(
-        path or DEFAULT_SOCKET,
+        str(START_DIRECTORY / (path or DEFAULT_SOCKET)),
         int(seconds or DEFAULT_SECONDS),
         int(retries or DEFAULT_RETRIES),
         options,

@@ -8,7 +8,7 @@ from typing import Any
 
 from perdition.failure import StartupError
 from perdition.options import Options
-from perdition.popmap import SYSCONFDIR, Destination, Query
+from perdition.popmap import START_DIRECTORY, SYSCONFDIR, Destination, Query
 from perdition.popmap.files import signature
 from perdition.popmap.sql import SQLMap, Table
 
@@ -26,9 +26,8 @@ def open_map(options: Options) -> "SQLiteMap":
             "map_library_opt: too many parts; give file:table:servercolumn:usercolumn:portcolumn"
         )
     given = {name: part for name, part in zip(names, parts, strict=False) if part}
-    return SQLiteMap(
-        replace(Table(), **given), [path or str(SYSCONFDIR / "popmap.sqlite")], options
-    )
+    file = START_DIRECTORY / (path or SYSCONFDIR / "popmap.sqlite")
+    return SQLiteMap(replace(Table(), **given), [str(file)], options)
 
 
 class SQLiteMap(SQLMap):
@@ -50,7 +49,7 @@ class SQLiteMap(SQLMap):
 
     def connect(self, server: str) -> Any:
         return sqlite3.connect(
-            f"{Path(server).absolute().as_uri()}?mode=ro",
+            f"{Path(server).as_uri()}?mode=ro",
             uri=True,
             timeout=self.patience,
             isolation_level=None,

@@ -135,6 +135,17 @@ def test_sqlite_option_names_table_and_columns(tmp_path: Path) -> None:
     assert popmap.table == Table(table="mail", server_column="host", port_column="number")
 
 
+def test_sqlite_file_is_where_perdition_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon has left that directory when it opens the file."""
+    monkeypatch.setattr("perdition.popmap.sqlite.START_DIRECTORY", tmp_path)
+    fill(tmp_path / "popmap", LINES)
+    popmap = open_map(Options(map_library="sqlite", map_library_opt="popmap"))
+    assert popmap.lookup(Query("joe", ENDS)) == ANSWERS["joe"]
+    popmap.close()
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

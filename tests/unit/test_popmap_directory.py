@@ -10,7 +10,7 @@ import pytest
 
 from perdition.endpoint import Endpoint
 from perdition.failure import MapUnavailable
-from perdition.log import Log, Output, Priority
+from perdition.log import Log, Priority
 from perdition.net.loop import Loop
 from perdition.options import Options
 from perdition.popmap import Destination, PopMap, Query
@@ -63,15 +63,19 @@ class SlowMap(LocalMap):
         return super().lookup(query)
 
 
-class Memory(Output):
+class Memory:
     """Keeps the log's lines."""
 
+    descriptor = -1
+
     def __init__(self) -> None:
-        super().__init__(-1)
         self.lines = io.StringIO()
 
     def write(self, priority: Priority, line: str) -> None:
         self.lines.write(f"{line}\n")
+
+    def reopen(self) -> None:
+        pass
 
 
 class Desk:
