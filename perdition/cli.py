@@ -6,6 +6,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from perdition.configuration import Configuration
 from perdition.failure import StartupError
@@ -14,6 +15,9 @@ from perdition.option_kinds import FLAG
 from perdition.options import OPTIONS, SHORT, Given, Options
 
 STDIN, STDERR = 0, 2
+
+LOOKUP_ERROR = 2
+"""What ``--lookup`` ends with when it cannot tell."""
 
 
 def main(argv: list[str]) -> int:
@@ -29,6 +33,8 @@ def main(argv: list[str]) -> int:
             log = Log(name, open_sink(facility))
         configuration = Configuration(name, command_line)
         options = configuration.read()
+        if options.lookup is not None:
+            look_up(name, options.lookup, options)
         log = Log(name, open_sink(options.log_facility), options.debug, options.quiet)
         for remark in configuration.remarks:
             log.warning(remark)
@@ -37,7 +43,7 @@ def main(argv: list[str]) -> int:
         log.error(str(error))
         if not (log.sink.descriptor == STDERR or socket_family(STDERR)):  # inetd's is the client
             print(f"{name}: {error}", file=sys.stderr)
-        return os.EX_USAGE
+        return LOOKUP_ERROR if "--lookup" in " ".join(argv) else os.EX_USAGE
     except Exception as error:  # noqa: BLE001 - one line is more use than a traceback
         log.error(f"cannot start: {fault(error)}: {error}")
         print(f"{name}: cannot start: {fault(error)}: {error}", file=sys.stderr)
@@ -57,6 +63,18 @@ def run(configuration: Configuration, options: Options, log: Log) -> int:
     from perdition.process.master import Master
 
     return Master(configuration, options, log).run()
+
+
+def look_up(name: str, users: str, options: Options) -> NoReturn:
+    """Tell where users would be sent, and end the process with the status of that.
+
+    Raises StartupError.
+    """
+    from perdition import lookup
+
+    status = lookup.run(name, users, options)
+    sys.stdout.flush()
+    os._exit(status)  # no thread that still waits for a hung popmap holds us up
 
 
 def socket_family(descriptor: int) -> int:

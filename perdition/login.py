@@ -16,7 +16,8 @@ from perdition.net.splice import Splice
 from perdition.net.stream import Stream
 from perdition.option_kinds import State, TLSUse
 from perdition.options import Options
-from perdition.popmap import Destination, PopMap
+from perdition.popmap import Destination, Query
+from perdition.popmap.directory import Directory
 from perdition.process.scoreboard import Answer, Stage
 from perdition.protocol.dialogue import Accepted, Credentials
 from perdition.tally import Tally
@@ -35,7 +36,7 @@ class Site:
     log: Log
     tally: Tally
     loop: Loop
-    popmap: PopMap
+    popmap: Directory
     clients: Clients
     local: LocalAuthentication | None
     tls: "ListeningTLS | None"
@@ -105,15 +106,9 @@ class Attempt:
         if self.options.tls.listen is TLSUse.TLS_FORCE and self.secure == "plaintext":
             raise TLSNotPresent
         domain = await self.domain()
-        destination = self.destination(domain)
-        if destination and destination.server.host:
-            self.servers = [destination.server]
-        if not self.servers:
-            raise NoServer
+        await self.find_servers(domain)
         self.server = self.written(self.servers[0])
         await self.authenticate(domain)
-        if destination and destination.user and self.options.username_from_database:
-            self.name = destination.user
         remote = in_state(self.name, State.REMOTE_LOGIN, domain, self.options)
         return await self.first_that_answers(self.named(remote), own_greeting)
 
@@ -126,7 +121,20 @@ class Attempt:
         hostname = await self.site.resolver.name(self.ends.destination)
         return strip_levels(hostname, self.options.add_domain.depth)
 
-    def destination(self, domain: str) -> Destination | None:
+    async def find_servers(self, domain: str) -> None:
+        """Settle which servers are tried, and the user's name there.
+
+        Raises NoServer, MapUnavailable.
+        """
+        destination = await self.destination(domain)
+        if destination and destination.server.host:
+            self.servers = [destination.server]
+        if not self.servers:
+            raise NoServer
+        if destination and destination.user and self.options.username_from_database:
+            self.name = destination.user
+
+    async def destination(self, domain: str) -> Destination | None:
         """Return the server that the client names, or what the popmap has for it.
 
         Raises MapUnavailable.
@@ -136,21 +144,21 @@ class Attempt:
         tally = self.site.tally
         try:
             with tally.stage(Stage.MAP):
-                found = self.look_up(domain)
+                found = await self.look_up(domain)
         except MapUnavailable:
             tally.popmap_answered(Answer.UNAVAILABLE)
             raise
         tally.popmap_answered(Answer.FOUND if found else Answer.MISSING)
         return found
 
-    def look_up(self, domain: str) -> Destination | None:
+    async def look_up(self, domain: str) -> Destination | None:
         """Return what the popmap has for the first of the user's keys that it knows.
 
         Raises MapUnavailable.
         """
         name = in_state(self.name, State.SERVERNAME_LOOKUP, domain, self.options)
         for key in query_keys(name, self.ends, self.options):
-            found = self.site.popmap.lookup(key)
+            found = await self.site.popmap.lookup(Query(key, self.ends))
             if self.site.log.debugging:
                 self.site.log.debug(f"popmap: {key!r} has {found}")
             if found:

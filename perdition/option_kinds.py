@@ -264,6 +264,17 @@ def quoted(value: object) -> str:
     return f'"{"" if value is None else value}"'
 
 
+PLAIN_NAME = re.compile(r"[\w./+-]*")
+
+
+def without_secrets(value: str) -> str:
+    """Return a popmap's option as the log may show it.
+
+    Only the popmap knows where a password is in it, so that only a bare name is shown.
+    """
+    return quoted(value if PLAIN_NAME.fullmatch(value) else "(not shown: it may hold a password)")
+
+
 def joined(parts: Iterable[object]) -> str:
     return quoted(",".join(map(str, parts)))
 
@@ -287,7 +298,9 @@ FILES: Kind[tuple[str, ...]] = Kind(
 )
 DEPTH = Kind("DEPTH", parse_number)
 DESCRIPTOR: Kind[Any] = Kind("N", parse_number, lambda value: "" if value is None else str(value))
+MAP_OPTION = Kind("STRING", str, without_secrets)
 SECONDS = Kind("SECONDS", parse_number)
+TIME_LIMIT = Kind("SECONDS", parse_one_or_more)
 COUNT = Kind("LIMIT", parse_number)
 WORKERS = Kind("NUMBER", parse_one_or_more)
 ENDPOINTS: Kind[tuple[Endpoint, ...]] = Kind("SERVER[,SERVER...]", parse_servers, joined)

@@ -22,6 +22,7 @@ from perdition.option_kinds import (
     FORMATS,
     LOG_PASSWORD,
     LOWEST_VERSION,
+    MAP_OPTION,
     METRICS_ADDRESS,
     NO_STATES,
     PATH,
@@ -32,6 +33,7 @@ from perdition.option_kinds import (
     STATES,
     STATES_AND_DEPTH,
     STRING,
+    TIME_LIMIT,
     TLS_VERSIONS,
     VERSION,
     WORKERS,
@@ -236,6 +238,14 @@ class Options:
         LogPassword.NEVER,
         "With debug: log the password of logins that fail, that are ok, always or never.",
     )
+    lookup: str | None = option(
+        text("USER[,USER...]"),
+        None,
+        "Tell for each user which keys are looked up, what the popmap has for them, and where the "
+        "user would be logged in; then end, with 0 if all have a server, 1 if one has none and 2 "
+        "if the popmap cannot be asked.",
+        in_file=False,
+    )
     lower_case: States = option(
         STATES,
         NO_STATES,
@@ -250,12 +260,29 @@ class Options:
     map_library: str = option(
         text("FILENAME"),
         "/usr/lib/libperditiondb_gdbm.so.0",
-        "The popmap's kind: gdbm or posix_regex, or the file name of the C library that it had "
-        "in perdition 2.2. Empty: no popmap.",
+        "The popmap's kind: gdbm, bdb, cdb, sqlite, posix_regex, mysql, postgresql, odbc, ldap, "
+        "redis, http, daemon, nis, or the file name of the C library that it had in perdition 2.2. "
+        "Or a C library, or a kind of a Python package, of the site's own. Empty: no popmap.",
         short="M",
     )
     map_library_opt: str = option(
-        STRING, "", "What the popmap is opened with; see perditiondb(5).", short="m"
+        MAP_OPTION,
+        "",
+        "What the popmap is opened with; see perditiondb(5). Where a password stands in it, "
+        "@ and the full path of a file stand for that file's first line.",
+        short="m",
+    )
+    map_cache: int = option(
+        SECONDS,
+        0,
+        "Use a popmap's answer again for so long, and longer while the popmap cannot be asked. "
+        "SIGHUP forgets all answers. 0: never.",
+    )
+    map_timeout: int = option(
+        TIME_LIMIT,
+        10,
+        "Refuse a login for the time being when a popmap that is not a local file gives no "
+        "answer for so long.",
     )
     metrics_address: Endpoint | Path | None = option(
         METRICS_ADDRESS,

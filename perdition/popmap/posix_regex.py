@@ -8,15 +8,19 @@ import regex
 
 from perdition import config_file
 from perdition.failure import MapUnavailable
-from perdition.popmap import SYSCONFDIR, Destination, FileMap
+from perdition.options import Options
+from perdition.popmap import SYSCONFDIR, Destination, Query
+from perdition.popmap.files import FileMap
 
-MATCH_SECONDS = 0.5
-"""How long all expressions together may take for one key: some of them never end."""
+MATCH_SECONDS = 0.1
+"""How long all expressions together may take for one key, while the worker does nothing else: some
+would take for ever."""
 
 
-def open_map(option: str, delimiter: str) -> "PosixRegexMap":
-    """Open a map of regular expressions; ``option`` is its file."""
-    return PosixRegexMap(option or str(SYSCONFDIR / "popmap.re"), delimiter)
+def open_map(options: Options) -> "PosixRegexMap":
+    """Open a map of regular expressions; ``map_library_opt`` is its file."""
+    path = options.map_library_opt or str(SYSCONFDIR / "popmap.re")
+    return PosixRegexMap(path, options.domain_delimiter)
 
 
 class Rule(NamedTuple):
@@ -50,21 +54,22 @@ class PosixRegexMap(FileMap):
         except regex.error as error:
             raise ValueError(f"line {entry.line}: {error}") from error
 
-    def lookup(self, key: str) -> Destination | None:
+    def lookup(self, query: Query) -> Destination | None:
         self.refresh()
+        key = query.key
         if "\n" in key:
             return None  # POSIX's $ does not match before it, as this library's would
-        end = time.monotonic() + MATCH_SECONDS
-        for rule in self.rules:
-            try:
-                found = rule.expression.search(key, timeout=max(0.0, end - time.monotonic()))
-            except TimeoutError as error:
-                raise MapUnavailable(
-                    f"popmap {self.path}: matching took more than {MATCH_SECONDS} s"
-                ) from error
-            if found:
-                value = key[: found.start()] + substitute(rule.substitution, found)
-                return Destination.parse(value, self.delimiter)
+        deadline = time.monotonic() + MATCH_SECONDS
+        try:
+            for rule in self.rules:
+                left = max(0.0, deadline - time.monotonic())
+                if found := rule.expression.search(key, timeout=left):
+                    value = key[: found.start()] + substitute(rule.substitution, found)
+                    return Destination.parse(value, self.delimiter)
+        except TimeoutError as error:
+            raise MapUnavailable(
+                f"popmap {self.path}: matching took more than {MATCH_SECONDS} s"
+            ) from error
         return None
 
 

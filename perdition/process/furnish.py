@@ -12,16 +12,20 @@ from perdition.login import Site
 from perdition.net.address import Resolver
 from perdition.net.loop import Loop
 from perdition.options import Options
-from perdition.popmap import open_map
+from perdition.popmap import PopMap
+from perdition.popmap.directory import Directory
+from perdition.popmap.kinds import open_map
 from perdition.process.encryption import Encryption
 from perdition.tally import Tally
 from perdition.upstream import Upstream
 
 
-def furnish(
+def furnish(  # noqa: PLR0913 - all that a Site is made of
     loop: Loop,
     options: Options,
     log: Log,
+    *,
+    popmap: PopMap,
     tls: Encryption,
     clients: Clients,
     tally: Tally,
@@ -38,7 +42,7 @@ def furnish(
         log=log,
         tally=tally,
         loop=loop,
-        popmap=open_map(options.map_library, options.map_library_opt, options.domain_delimiter),
+        popmap=Directory(loop, popmap, options, log),
         clients=clients,
         local=local,
         tls=tls.listening,
@@ -51,9 +55,11 @@ def furnish(
 
 def refurnish(site: Site, options: Options, tls: Encryption) -> Site:
     """Return what sessions share from now on, under other options; raises StartupError."""
+    popmap = open_map(options)
+    site.popmap.close()
     return replace(
         site,
         options=options,
-        popmap=open_map(options.map_library, options.map_library_opt, options.domain_delimiter),
+        popmap=Directory(site.loop, popmap, options, site.log),
         upstream=Upstream(site.loop, site.resolver, options, site.log, tls.outgoing, site.tally),
     )

@@ -14,6 +14,7 @@ from perdition.helper_line import Asker, Line
 from perdition.log import Log, fault
 from perdition.net.loop import Loop
 from perdition.options import Options
+from perdition.popmap.kinds import open_map
 from perdition.process import helper
 from perdition.process.daemon import Owner, harden, renounce
 from perdition.process.encryption import Encryption
@@ -35,6 +36,8 @@ def run(name: str, options: Options, log: Log) -> int:
             f"inetd_mode: standard input: {error.strerror}; have a super-server start perdition"
         ) from error
     tls = Encryption(options)
+    popmap = open_map(options)
+    popmap.check()
     owner = Owner.wanted(options)
     harden()
     line = None
@@ -52,7 +55,16 @@ def run(name: str, options: Options, log: Log) -> int:
     loop.on_fault = lambda error: log.error(f"a fault of our own: {fault(error)}")
     asker = Asker(loop, line) if line else None
     tally = Tally(Scoreboard(1).rows[0])
-    furniture = furnish(loop, options, log, tls, Clients(workers=1), tally, asker)
+    furniture = furnish(
+        loop,
+        options,
+        log,
+        popmap=popmap,
+        tls=tls,
+        clients=Clients(workers=1),
+        tally=tally,
+        helper=asker,
+    )
     site = replace(furniture, inetd_pid=os.getppid())
     sock.setblocking(False)
 

@@ -22,7 +22,7 @@ from perdition.helper_line import Line
 from perdition.log import Log, fault
 from perdition.net.address import listen
 from perdition.options import Options
-from perdition.popmap import open_map
+from perdition.popmap.kinds import open_map
 from perdition.process import helper
 from perdition.process.daemon import (
     Owner,
@@ -85,7 +85,8 @@ class Master:
         self.log = log
         self.owner = Owner.wanted(options)
         self.tls = Encryption(options)
-        open_map(options.map_library, options.map_library_opt, options.domain_delimiter).close()
+        self.popmap = open_map(options)
+        self.popmap.check()
         self.listeners = listen(
             options.bind_address,
             options.listen_port or str(options.service.port),
@@ -264,6 +265,7 @@ class Master:
                 number=slot.number,
                 options=self.options,
                 log=self.log,
+                popmap=self.popmap,
                 listeners=self.listeners,
                 row=self.scoreboard.rows[slot.number - 1],
                 clients=self.clients,
@@ -313,12 +315,14 @@ class Master:
         self.log.reopen()
         try:
             options = self.configuration.read_again(self.options, self.read)
-            open_map(options.map_library, options.map_library_opt, options.domain_delimiter).close()
+            popmap = open_map(options)
+            popmap.check()
             if self.tls.listening:
                 self.tls.renew({path: self.read(path) for path in self.tls.files})
         except StartupError as error:
             self.log.error(f"SIGHUP: nothing is changed: {error}")
         else:
+            self.popmap = popmap
             self.adopt(options)
         self.signal_workers(signal.SIGHUP)
 

@@ -19,6 +19,7 @@ from perdition.helper_line import Asker, Line
 from perdition.log import Log, fault
 from perdition.net.loop import READ, Loop
 from perdition.options import Options
+from perdition.popmap import PopMap
 from perdition.process.encryption import Encryption
 from perdition.process.furnish import furnish, refurnish
 from perdition.process.scoreboard import Counter, Limit
@@ -51,6 +52,7 @@ class Heritage:
     number: int
     options: Options
     log: Log
+    popmap: PopMap
     listeners: list[socket.socket]
     row: memoryview
     clients: Clients
@@ -77,7 +79,14 @@ class Worker:
         self.helper = Asker(loop, heritage.line) if heritage.line else None
         self.tally = Tally(heritage.row)
         self.site = furnish(
-            loop, options, log, heritage.tls, heritage.clients, self.tally, self.helper
+            loop,
+            options,
+            log,
+            popmap=heritage.popmap,
+            tls=heritage.tls,
+            clients=heritage.clients,
+            tally=self.tally,
+            helper=self.helper,
         )
         self.site.clients.belong_to(self.number - 1)
         self.listeners = [Listener(sock, self) for sock in heritage.listeners]

@@ -11,7 +11,7 @@ from perdition.configuration import NAMES
 from perdition.failure import Failure
 from perdition.manual import page
 from perdition.options import OPTIONS, Given
-from perdition.popmap import KINDS
+from perdition.popmap.kinds import KINDS
 from tests.support.wait import DEADLINE
 
 ROOT = Path(__file__).parents[2]

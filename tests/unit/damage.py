@@ -9,11 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from perdition.failure import MapUnavailable
+from perdition.popmap import Query
 from perdition.popmap.gdbm import GdbmMap
+from perdition.username import Ends
 
 HEADER = 512
 STRIDE = 29
 STDOUT = 1
+NOBODY = Ends("", 0, "", 0)
 
 
 def damages(sound: bytes) -> Iterator[tuple[int, bytes]]:
@@ -34,7 +37,7 @@ def main(sound: Path, damaged: Path, keys: list[str]) -> None:
         popmap = GdbmMap(str(damaged), "@")
         for key in keys:
             try:
-                popmap.lookup(key)
+                popmap.lookup(Query(key, NOBODY))
             except MapUnavailable:
                 break
         popmap.close()

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from perdition.makegdbm import entries, main
+from perdition.makedb.entries import entries
+from perdition.makedb.files import main
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ class Command:
 
     def __call__(self, lines: bytes, *arguments: str | Path) -> int:
         self.monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
-        return main(["makegdbm", *map(str, arguments)])
+        return main("makegdbm", [*map(str, arguments)])
 
 
 @pytest.fixture
@@ -129,9 +130,10 @@ def test_undoing_what_is_no_gdbm_file_is_a_failure(
     [
         (["-h"], 0, "out"),
         (["--help", "x"], 0, "out"),
-        ([], os.EX_USAGE, "err"),
-        (["a", "b"], os.EX_USAGE, "err"),
-        (["-x", "a"], os.EX_USAGE, "err"),
+        ([], 2, "err"),
+        (["a", "b"], 2, "err"),
+        (["-x", "a"], 2, "err"),
+        (["--und", "a"], 2, "err"),
     ],
 )
 def test_usage(
@@ -141,5 +143,7 @@ def test_usage(
     status: int,
     stream: str,
 ) -> None:
-    assert makegdbm(b"", *arguments) == status
-    assert getattr(capsys.readouterr(), stream).startswith("Usage: makegdbm FILE")
+    with pytest.raises(SystemExit) as end:
+        makegdbm(b"", *arguments)
+    assert end.value.code == status
+    assert getattr(capsys.readouterr(), stream).startswith("usage: makegdbm [-h] [-u] FILE")

@@ -1,0 +1,1 @@
+"""The tools that turn ``key:value`` lines into popmaps."""

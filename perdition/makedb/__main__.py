@@ -1,0 +1,10 @@
+"""``python3 -m perdition.makedb NAME [argument...]``: NAME is what the tool was called by."""
+
+import sys
+from pathlib import Path
+
+from perdition.makedb import files, servers
+
+name = Path(sys.argv[1]).name
+tool = servers if name in servers.LANGUAGES else files
+sys.exit(tool.main(name, sys.argv[2:]))

@@ -1,0 +1,40 @@
+"""A popmap that a site has made: a C library as perditiondb(5) describes them."""
+
+import subprocess
+
+from perdition.failure import StartupError
+from perdition.options import Options
+from perdition.popmap import START_DIRECTORY
+from perdition.popmap.process import PYTHON, ProcessMap, how_it_ended
+
+
+def open_map(path: str, options: Options) -> "CLibraryMap":
+    """Open a site's library; a bare name is looked for where the system's libraries are."""
+    return CLibraryMap(str(START_DIRECTORY / path) if "/" in path else path, options)
+
+
+class CLibraryMap(ProcessMap):
+    """A site's library, opened with the site's own option."""
+
+    def __init__(self, path: str, options: Options) -> None:
+        command = (*PYTHON, "perdition.popmap.c_library_process", path)
+        super().__init__(path, command, options)
+        self.time_limit = options.map_timeout
+
+    def check(self) -> None:
+        """Have a process of its own load the library and look for what it must have."""
+        path = self.servers[0]
+        try:
+            checked = subprocess.run(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=self.time_limit,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise StartupError(f"map_library {path}: loading it takes too long; mend it") from None
+        if code := checked.returncode:
+            said = checked.stderr.decode(errors="replace").strip().splitlines()
+            fate = said[-1] if said and code > 0 else how_it_ended(code)
+            raise StartupError(f"map_library {path}: {fate}; give a library as in perditiondb(5)")

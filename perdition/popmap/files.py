@@ -1,0 +1,91 @@
+"""Popmaps in files: what they have in common."""
+
+import os
+from abc import abstractmethod
+from os import fsdecode, fsencode
+from typing import ClassVar, Protocol
+
+from perdition.failure import MapUnavailable
+from perdition.popmap import START_DIRECTORY, Destination, PopMap, Query, reason
+
+
+def signature(path: str) -> tuple[int, ...]:
+    """Return what tells a file from one that has taken its place; raises OSError."""
+    found = os.stat(path)  # noqa: PTH116 - a tenth of what a Path costs, each login
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+class FileMap(PopMap):
+    """A map in a file that is opened anew when another file has taken its place."""
+
+    blocks = False
+
+    def __init__(self, path: str, delimiter: str) -> None:
+        self.path = str(START_DIRECTORY / path)
+        self.delimiter = delimiter
+        self.signature: tuple[int, ...] = ()
+
+    @abstractmethod
+    def load(self) -> None:
+        """Open the file; raises OSError, or ValueError that says what is wrong in it."""
+
+    def refresh(self) -> None:
+        """Open the file if it is not the one that is open; raises MapUnavailable."""
+        try:
+            now = signature(self.path)
+            if now != self.signature:
+                self.close()
+                self.load()
+                self.signature = now
+        except (OSError, ValueError) as error:
+            self.close()
+            raise MapUnavailable(f"popmap {self.path}: {reason(error)}") from error
+
+    def reopen(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.signature = ()
+
+
+class Database(Protocol):
+    """An open file of keys and values."""
+
+    def get(self, key: bytes, /) -> bytes | None: ...
+
+    def close(self) -> object: ...
+
+
+class DatabaseMap(FileMap):
+    """A map in a file of keys and values, without trailing NUL in either."""
+
+    errors: ClassVar[tuple[type[Exception], ...]]
+    """What the file's library raises when the file is not what it should be."""
+
+    database: Database | None = None
+
+    @abstractmethod
+    def open_database(self) -> Database:
+        """Open the file for reading; raises OSError and ``errors``."""
+
+    def load(self) -> None:
+        try:
+            self.database = self.open_database()
+        except self.errors as error:
+            raise ValueError(f"not such a database, or a damaged one ({reason(error)})") from error
+
+    def lookup(self, query: Query) -> Destination | None:
+        self.refresh()
+        assert self.database is not None
+        try:
+            value = self.database.get(fsencode(query.key))
+        except self.errors as error:
+            self.close()
+            raise MapUnavailable(f"popmap {self.path}: damaged ({reason(error)})") from error
+        return Destination.parse(fsdecode(value), self.delimiter) if value is not None else None
+
+    def close(self) -> None:
+        super().close()
+        if self.database is not None:
+            self.database.close()
+            self.database = None

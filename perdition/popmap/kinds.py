@@ -1,0 +1,81 @@
+"""The kinds of popmaps, and which one a site has."""
+
+import re
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import NamedTuple
+
+from perdition.failure import StartupError
+from perdition.options import Options
+from perdition.popmap import NoMap, PopMap, c_library
+
+ENTRY_POINTS = "perdition.popmaps"
+"""Where other Python packages offer kinds of their own; each is an ``open_map`` function."""
+
+C_LIBRARY = re.compile(r"(?:.*/)?libperditiondb_(\w+)\.so[\d.]*")
+
+
+class Kind(NamedTuple):
+    """A module with an ``open_map``, and what to install if what it imports is missing."""
+
+    module: str
+    needs: str = ""
+
+
+KINDS = {
+    "gdbm": Kind("gdbm", "Debian's python3-gdbm"),
+    "bdb": Kind("bdb", "Debian's python3-bsddb3, or perdition[bdb] by pip"),
+    "cdb": Kind("cdb"),
+    "sqlite": Kind("sqlite"),
+    "posix_regex": Kind("posix_regex"),
+    "mysql": Kind("mysql", "Debian's python3-pymysql, or perdition[mysql] by pip"),
+    "postgresql": Kind("postgresql", "Debian's python3-psycopg, or perdition[postgresql] by pip"),
+    "odbc": Kind("odbc", "Debian's python3-pyodbc, or perdition[odbc] by pip"),
+    "ldap": Kind("ldap", "Debian's python3-ldap, or perdition[ldap] by pip"),
+    "redis": Kind("redis", "Debian's python3-redis, or perdition[redis] by pip"),
+    "http": Kind("auth_http"),
+    "daemon": Kind("daemon"),
+    "nis": Kind("nis"),
+}
+"""What ``--map_library`` takes. A module is imported only when it is used."""
+
+
+def open_map(options: Options) -> PopMap:
+    """Open the popmap that a site has; raises StartupError if that cannot be one."""
+    library = options.map_library
+    if not library:
+        return NoMap()
+    named = C_LIBRARY.fullmatch(library)
+    name = named[1] if named else library
+    if kind := KINDS.get(name):
+        return open_kind(name, kind, options)
+    for found in entry_points(group=ENTRY_POINTS, name=library):
+        return open_foreign(found, options)
+    if "/" in library or ".so" in library:
+        return c_library.open_map(library, options)
+    raise StartupError(
+        f"map_library {library}: no such kind of popmap here; give one of "
+        f"{', '.join(KINDS)}, the file of a C library, or nothing"
+    )
+
+
+def open_foreign(found: EntryPoint, options: Options) -> PopMap:
+    """Open a popmap of another package's kind; raises StartupError, also if it is not whole."""
+    try:
+        opener = found.load()
+    except (ImportError, AttributeError) as error:
+        raise StartupError(f"map_library {found.name}: {error}; mend its package") from error
+    popmap: PopMap = opener(options)
+    return popmap
+
+
+def open_kind(name: str, kind: Kind, options: Options) -> PopMap:
+    """Open a popmap of one of our kinds; raises StartupError, also for what is not installed."""
+    try:
+        module = import_module(f"perdition.popmap.{kind.module}")
+    except ModuleNotFoundError as error:
+        raise StartupError(
+            f"map_library {name}: there is no module {error.name}; install {kind.needs}"
+        ) from error
+    popmap: PopMap = module.open_map(options)
+    return popmap

@@ -1,0 +1,13 @@
+"""A popmap in NIS.
+
+Its functions wait for as long as there is no server, and know no time limit: they run in processes
+of their own. Python's module for them is gone since 3.13; the C library's are not.
+"""
+
+from perdition.options import Options
+from perdition.popmap.process import PYTHON, ProcessMap
+
+
+def open_map(options: Options) -> ProcessMap:
+    """Open a map in NIS; ``map_library_opt`` is its name, of the default domain."""
+    return ProcessMap("nis", (*PYTHON, "perdition.popmap.nis_process"), options)

@@ -1,0 +1,1 @@
+"""Popmaps on servers: each against the real server, started here."""

@@ -1,0 +1,281 @@
+"""Libraries that a site has made: C, by perditiondb(5)'s interface, and Python, by entry points."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from perdition.endpoint import Endpoint
+from perdition.failure import MapUnavailable, StartupError
+from perdition.options import Options
+from perdition.popmap import Destination, PopMap, Query
+from perdition.popmap.c_library import CLibraryMap
+from perdition.popmap.kinds import open_map
+from perdition.username import Ends
+from tests.support.proxy import ROOT
+from tests.support.wait import until
+
+ENDS = Ends("192.0.2.1", 4242, "192.0.2.9", 143)
+
+if not shutil.which("cc"):
+    pytest.skip("not installed: cc", allow_module_level=True)
+
+GET = """
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static char path[1000];
+
+static void note(const char *what)
+{
+    FILE *file = fopen(path, "a");
+    fprintf(file, "%s %d\\n", what, (int)getpid());
+    fclose(file);
+}
+
+int dbserver_init(char *options)
+{
+    strncpy(path, options, sizeof path - 1);
+    if (!strcmp(options, "no"))
+        return 5;
+    note("init");
+    return 0;
+}
+
+int dbserver_fini(void)
+{
+    note("fini");
+    return 0;
+}
+
+int dbserver_get(const char *key, const char *options, char **value, size_t *length)
+{
+    if (!strcmp(key, "crash"))
+        abort();
+    if (!strcmp(key, "hang"))
+        for (;;)
+            pause();
+    if (!strcmp(key, "down"))
+        return -1;
+    if (!strcmp(key, "fault"))
+        return -3;
+    if (!strcmp(key, "odd"))
+        return 4711;
+    if (strcmp(key, "joe") && strcmp(key, "option") && strcmp(key, ""))
+        return -2;
+    *value = strdup(!strcmp(key, "joe") ? "max@north:1143" : options);
+    *length = strlen(*value);
+    return 0;
+}
+"""
+
+GET2 = """
+#include <stdlib.h>
+#include <string.h>
+
+int dbserver_get2(const char *key, const char *options, char **user, char **server, char **port)
+{
+    if (strcmp(key, "joe") && strcmp(key, "six"))
+        return -2;
+    *user = strcmp(key, "six") ? strdup("max") : NULL;
+    *server = strdup(strcmp(key, "six") ? "north" : "2001:db8::1");
+    *port = strcmp(key, "six") ? NULL : strdup("1143");
+    return 0;
+}
+"""
+
+
+def compiled(folder: Path, source: str, *arguments: str) -> str:
+    """A shared library made of the source."""
+    library = folder / "libsite.so"
+    command = ["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(library), *arguments]
+    subprocess.run(command, input=source, text=True, check=True, timeout=60)
+    return str(library)
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return compiled(tmp_path_factory.mktemp("library"), GET)
+
+
+class Site:
+    """A map of the library, and what the library has noted."""
+
+    def __init__(self, library: str, notes: Path, seconds: int = 10) -> None:
+        self.file = notes
+        self.popmap = opened(library, str(notes), seconds)
+
+    def lookup(self, key: str) -> Destination | None:
+        return self.popmap.lookup(Query(key, ENDS))
+
+    def notes(self) -> list[str]:
+        return [line.split()[0] for line in self.file.read_text().splitlines()]
+
+    def processes(self) -> set[int]:
+        """The processes that the library is in."""
+        lines = self.file.read_text().splitlines() if self.file.exists() else []
+        pids = {int(line.split()[1]) for line in lines}
+        return {pid for pid in pids if Path(f"/proc/{pid}/exe").exists()}
+
+    def close(self) -> None:
+        """Close the map, and wait until nothing is left of it."""
+        self.popmap.close()
+        until(lambda: not self.processes(), lambda: f"end of {self.processes()}")
+
+
+def opened(library: str, option: str = "", seconds: int = 10) -> PopMap:
+    return open_map(Options(map_library=library, map_library_opt=option, map_timeout=seconds))
+
+
+def test_get(library: str, tmp_path: Path) -> None:
+    site = Site(library, tmp_path / "notes")
+    assert isinstance(site.popmap, CLibraryMap)
+    assert site.popmap.blocks
+    assert site.lookup("joe") == Destination(Endpoint("north", "1143"), "max")
+    assert site.lookup("option") == Destination(Endpoint(str(site.file)))
+    assert site.lookup("") == Destination(Endpoint(str(site.file)))
+    assert site.lookup("nobody") is None
+    assert site.lookup("joe\0") is None
+    assert len(site.processes()) == 1
+    assert os.getpid() not in site.processes()
+    site.close()
+    assert site.notes() == ["init", "fini"]
+
+
+def test_get2(tmp_path: Path) -> None:
+    popmap = opened(compiled(tmp_path, GET2))
+    assert popmap.lookup(Query("joe", ENDS)) == Destination(Endpoint("north"), "max")
+    assert popmap.lookup(Query("six", ENDS)) == Destination(Endpoint("2001:db8::1", "1143"))
+    assert popmap.lookup(Query("nobody", ENDS)) is None
+    popmap.close()
+
+
+@pytest.mark.parametrize(
+    ("key", "complaint"),
+    [
+        ("down", "status -1: the database cannot be reached"),
+        ("fault", "status -3: an error"),
+        ("odd", "status 4711: an error"),
+        ("crash", "its process died of SIGABRT"),
+    ],
+)
+def test_failures_hurt_nobody(library: str, tmp_path: Path, key: str, complaint: str) -> None:
+    site = Site(library, tmp_path / "notes")
+    site.lookup("joe")
+    with pytest.raises(MapUnavailable, match=complaint):
+        site.lookup(key)
+    assert site.lookup("joe") == Destination(Endpoint("north", "1143"), "max")
+    site.close()
+
+
+def test_waiting_costs_the_time_limit_and_no_more(library: str, tmp_path: Path) -> None:
+    site = Site(library, tmp_path / "notes", seconds=2)
+    began = time.monotonic()
+    with pytest.raises(MapUnavailable, match="timed out"):
+        site.lookup("hang")
+    assert time.monotonic() - began < 4
+    assert site.lookup("joe") == Destination(Endpoint("north", "1143"), "max")
+    site.close()
+
+
+def test_reopen_ends_and_starts_the_library(library: str, tmp_path: Path) -> None:
+    site = Site(library, tmp_path / "notes")
+    site.lookup("joe")
+    site.popmap.reopen()
+    until(lambda: site.notes() == ["init", "fini"], "the library ends")
+    site.lookup("joe")
+    assert site.notes() == ["init", "fini", "init"]
+    site.close()
+
+
+def test_library_that_cannot_start_is_unavailable(library: str) -> None:
+    with pytest.raises(MapUnavailable, match="dbserver_init returns 5"):
+        opened(library, "no").lookup(Query("joe", ENDS))
+
+
+def test_process_ends_with_whoever_asked(library: str, tmp_path: Path) -> None:
+    """A worker that is killed leaves no library behind, not even one that waits."""
+    program = (
+        "import sys\n"
+        "from perdition.options import Options\n"
+        "from perdition.popmap import Query\n"
+        "from perdition.popmap.kinds import open_map\n"
+        "popmap = open_map(Options(map_library=sys.argv[1], map_library_opt=sys.argv[2]))\n"
+        "popmap.lookup(Query('hang', None))\n"
+    )
+    notes = tmp_path / "notes"
+    asker = subprocess.Popen([sys.executable, "-c", program, library, str(notes)])
+    until(notes.exists, "the library is asked")
+    [pid] = until(lambda: [line.split()[1] for line in notes.read_text().splitlines()], "its note")
+    asker.kill()
+    asker.wait()
+    until(lambda: not Path(f"/proc/{pid}/exe").exists(), "the library's end")
+
+
+@pytest.mark.parametrize(
+    ("source", "arguments", "complaint"),
+    [
+        ("int x;", (), "it has neither dbserver_get nor dbserver_get2"),
+        (
+            "int f(void); int dbserver_get(void) { return f(); }",
+            ("-Wl,-z,now",),
+            "undefined symbol",
+        ),
+        (
+            "#include <stdlib.h>\n__attribute__((constructor)) static void f(void) { abort(); }",
+            (),
+            "died of SIGABRT",
+        ),
+    ],
+)
+def test_what_is_no_library_stops_the_start(
+    tmp_path: Path, source: str, arguments: tuple[str, ...], complaint: str
+) -> None:
+    with pytest.raises(StartupError, match=complaint):
+        opened(compiled(tmp_path, source, *arguments)).check()
+
+
+def test_missing_file_stops_the_start() -> None:
+    with pytest.raises(StartupError, match="No such file or directory; give a library"):
+        opened("/usr/lib/libperditiondb_site.so.0").check()
+
+
+def test_python_package_offers_a_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example of the documentation."""
+    page = (ROOT / "perdition/popmap/README.md").read_text()
+    [example] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "popmap_of_site.py").write_text(example)
+    metadata = tmp_path / "popmap_of_site-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: popmap-of-site\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text(
+        "[perdition.popmaps]\nbyletter = popmap_of_site:ByLetter\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    popmap = opened("byletter", "example.org")
+    assert popmap.lookup(Query("joe", ENDS)) == Destination(Endpoint("j.example.org"))
+    assert popmap.lookup(Query("", ENDS)) is None
+
+
+def test_python_package_that_is_not_whole_stops_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metadata = tmp_path / "broken_popmap-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-popmap\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text("[perdition.popmaps]\nbroken = no_such:Map\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(StartupError, match="map_library broken: No module named 'no_such'; mend"):
+        opened("broken")
+
+
+def test_unknown_kind_stops_the_start() -> None:
+    with pytest.raises(StartupError, match="map_library none: no such kind of popmap here; give"):
+        opened("none")

@@ -1,0 +1,232 @@
+"""Logins through perdition itself, while the popmap's server comes, goes and hangs."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.maps.test_c_library import GET, compiled
+from tests.maps.test_servers import SERVERS
+from tests.support.folders import public_folder
+from tests.support.map_server import MapServer
+from tests.support.map_servers import PASSWORD, Redis
+from tests.support.proxy import Proxy
+from tests.support.real_server import RealServer
+from tests.support.session import DIALOGUES, Session
+from tests.support.wait import DEADLINE, until
+from tests.support.wire import Wire
+
+UNAVAILABLE = 'status="failed: Could not determine server: popmap unavailable"'
+
+
+class Login(NamedTuple):
+    """A login: when it began, by the monotonic clock, and what the client was told."""
+
+    began: float
+    answer: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether the client is in."""
+        return self.answer.startswith("a OK")
+
+
+def log_in(proxy: Proxy, user: str) -> Login:
+    """Log in and out again."""
+    began = time.monotonic()
+    with Wire.to(proxy.address) as client:
+        client.read_until(DIALOGUES["imap4"].greeting)
+        answer = client.ask(f"a LOGIN {user} secret".encode(), rb"(?m)^a (OK|NO|BAD).*\r\n")
+    return Login(began, answer.decode().splitlines()[-1])
+
+
+class Load:
+    """Clients that log in all the time."""
+
+    def __init__(self, proxy: Proxy, clients: int = 4) -> None:
+        self.proxy = proxy
+        self.logins: list[Login] = []
+        self._done = threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self) -> None:
+        while not self._done.is_set():
+            self.logins.append(log_in(self.proxy, "joe"))
+
+    def wait_for(self, count: int) -> None:
+        """Wait until so many more clients are in."""
+        wanted = self.succeeded() + count
+        until(
+            lambda: self.succeeded() >= wanted, lambda: f"{count} more logins: {self.logins[-9:]}"
+        )
+
+    def succeeded(self) -> int:
+        """How many have got in so far."""
+        return sum(login.ok for login in self.logins)
+
+    def close(self) -> None:
+        """Let the clients end."""
+        self._done.set()
+        for thread in self._threads:
+            thread.join(DEADLINE)
+
+
+@pytest.fixture(scope="module")
+def real_server() -> Iterator[RealServer]:
+    with RealServer("north", {"joe": "secret", "ann": "secret"}) as server:
+        yield server
+
+
+@pytest.fixture
+def redis(folder: Path, real_server: RealServer) -> Iterator[Redis]:
+    """The popmap of the tests that need just any server; joe and ann are in it."""
+    if reason := Redis.missing():
+        pytest.skip(reason)
+    with Redis(folder) as running:
+        address = real_server.server("imap4")
+        running.load(f"joe:{address}\nann:{address}\n")
+        yield running
+
+
+def proxy_with(server: MapServer, folder: Path, *options: str) -> Proxy:
+    return Proxy("imap4", folder, "-M", server.kind, "-m", server.option(), *options)
+
+
+@pytest.mark.parametrize("kind", SERVERS, ids=lambda kind: kind.__name__)
+def test_restart_under_load(kind: type[MapServer], real_server: RealServer) -> None:
+    """No login that begins when the server is back, or while it was there, fails."""
+    if reason := kind.missing():
+        pytest.skip(reason)
+    with public_folder() as folder, kind(folder) as server:
+        server.load(f"joe:{real_server.server('imap4')}\n")
+        with proxy_with(server, folder, "--workers", "1") as proxy, closing(Load(proxy)) as load:
+            load.wait_for(20)
+            gone = time.monotonic()
+            server.restart()
+            back = time.monotonic()
+            load.wait_for(20)
+            load.close()
+            failed = [login for login in load.logins if not login.ok]
+            assert len(proxy.logged("status=ok")) == load.succeeded()
+            assert len(proxy.logged(UNAVAILABLE)) == len(failed)
+    for login in failed:
+        # One that begins just before may come to its lookup when the server has gone.
+        assert gone - 1 < login.began < back, login
+        assert "[UNAVAILABLE]" in login.answer
+
+
+def test_hung_server_holds_up_only_who_needs_it(
+    redis: Redis, real_server: RealServer, folder: Path
+) -> None:
+    """Sessions go on, and users who name their server log in, while forty lookups hang."""
+    options = ("--workers", "1", "--map_timeout", "4", "-c")
+    with proxy_with(redis, folder, *options) as proxy:
+        session = Session(proxy.address, "imap4", "joe", "secret")
+        named = f"joe@{real_server.server('imap4')}"
+        with redis.hung():
+            hanging: list[Login] = []
+            threads = [
+                threading.Thread(target=lambda: hanging.append(log_in(proxy, "ann")))
+                for _ in range(40)
+            ]
+            for thread in threads:
+                thread.start()
+            proxy.wait_for_log("Connect: ", count=41)
+            began = time.monotonic()
+            for _ in range(20):
+                session.use()
+                assert log_in(proxy, named).ok
+            assert time.monotonic() - began < 3
+            assert not hanging
+            for thread in threads:
+                thread.join(DEADLINE)
+            assert len(hanging) == 40
+            assert all("[UNAVAILABLE]" in login.answer for login in hanging)
+        assert log_in(proxy, "ann").ok
+        session.log_out()
+
+
+def test_cache_bridges_an_outage(redis: Redis, folder: Path) -> None:
+    """Who was there a moment ago logs in while the server is away, others do not."""
+    with proxy_with(redis, folder, "--workers", "1", "--map_cache", "1") as proxy:
+        assert log_in(proxy, "joe").ok
+        redis.stop()
+        until(lambda: log_in(proxy, "joe").ok and proxy.logged("an older answer is used"), "a use")
+        assert "[UNAVAILABLE]" in log_in(proxy, "ann").answer
+        redis.start()
+        until(lambda: log_in(proxy, "ann").ok, "ann's login")
+
+
+def test_password_of_the_map_is_nowhere_to_be_seen(redis: Redis, folder: Path) -> None:
+    """Neither in the log, with everything in it, nor in any process's title or arguments."""
+    secret = PASSWORD.replace(":", "%3a")
+    option = redis.option().replace(f"@{redis.password_file}", secret)
+    assert secret in option
+    with Proxy("imap4", folder, "-M", "redis", "-m", option, "-d", "-C") as proxy:
+        assert log_in(proxy, "joe").ok
+        assert not log_in(proxy, "nobody").ok
+        redis.stop()
+        assert not log_in(proxy, "joe").ok
+        seen = [*proxy.log_lines(), *(process.title for process in proxy.processes())]
+        assert any('map_library_opt="(not shown' in line for line in seen)
+        assert not [line for line in seen if secret in line or PASSWORD in line]
+
+
+def test_password_file_that_only_root_may_read(redis: Redis, folder: Path) -> None:
+    """The master reads it; the workers, who are nobody, need not."""
+    redis.password_file.chmod(0o600)
+    with proxy_with(redis, folder) as proxy:
+        assert log_in(proxy, "joe").ok
+
+
+def test_sighup_opens_the_map_by_the_options_that_are_there_now(
+    redis: Redis, real_server: RealServer, folder: Path
+) -> None:
+    """Even where the password's file is one that only root may read."""
+    redis.password_file.chmod(0o600)
+    file = folder / "perdition.conf"
+    file.write_text(f"map_library redis\nmap_library_opt '{redis.option()} elsewhere:%s'\n")
+    with Proxy("imap4", folder, "--workers", "1", "-f", file) as proxy:
+        assert not log_in(proxy, "joe").ok
+        file.write_text(f"map_library redis\nmap_library_opt '{redis.option()}'\n")
+        os.kill(proxy.pid, signal.SIGHUP)
+        proxy.wait_for_log("are read again")
+        until(lambda: log_in(proxy, "joe").ok, proxy.evidence)
+        file.write_text("map_library nosuch\n")
+        os.kill(proxy.pid, signal.SIGHUP)
+        proxy.wait_for_log("nothing is changed: map_library nosuch: no such kind")
+        assert log_in(proxy, "joe").ok
+
+
+def test_library_that_crashes_and_hangs(real_server: RealServer, folder: Path) -> None:
+    """It does so in processes of its own: perdition's lose no session, and outlive none of them."""
+    library = compiled(folder, GET.replace("max@north:1143", real_server.server("imap4")))
+    notes = folder / "notes"
+    notes.touch()
+    notes.chmod(0o666)
+    options = ("-M", library, "-m", str(notes), "--workers", "1", "--map_timeout", "2")
+    with Proxy("imap4", folder, *options) as proxy:
+        session = Session(proxy.address, "imap4", "joe", "secret")
+        workers = proxy.workers()
+        for user in ("crash", "hang", "down"):
+            assert "[UNAVAILABLE]" in log_in(proxy, user).answer
+            assert log_in(proxy, "joe").ok
+        assert "[AUTHENTICATIONFAILED]" in log_in(proxy, "nobody").answer
+        session.use()
+        session.log_out()
+        assert proxy.logged("its process died of SIGABRT")
+        assert [worker.pid for worker in proxy.workers()] == [worker.pid for worker in workers]
+
+
+def test_missing_password_file_stops_the_start(redis: Redis, folder: Path) -> None:
+    redis.password_file.unlink()
+    with pytest.raises(AssertionError, match="No such file or directory; give a readable file"):
+        proxy_with(redis, folder).__enter__()

@@ -1,0 +1,150 @@
+"""What only Redis and HTTP services have."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from perdition.failure import MapUnavailable, StartupError
+from perdition.options import Options
+from perdition.popmap import Destination, Query
+from perdition.popmap.kinds import open_map
+from tests.maps.test_servers import ANSWERS, ENDS
+from tests.support.folders import public_folder
+from tests.support.map_servers import AuthService, AuthServiceWithTLS, Redis, RedisWithTLS
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[AuthService]:
+    with public_folder() as folder, AuthService(folder) as running:
+        running.load("joe:north\nlate:later\n")
+        yield running
+
+
+def test_service_that_cannot_tell_now_is_unavailable(service: AuthService) -> None:
+    popmap = open_map(Options(map_library="http", map_library_opt=service.option()))
+    with pytest.raises(MapUnavailable, match="Try later"):
+        popmap.lookup(Query("late", ENDS))
+    assert popmap.lookup(Query("joe", ENDS)) == ANSWERS["joe"]
+    popmap.close()
+
+
+def test_next_service_is_asked_where_the_first_cannot_tell(service: AuthService) -> None:
+    with public_folder() as folder, AuthService(folder) as other:
+        other.load("late:north\n")
+        option = f"{service.option()},{other.option()}"
+        popmap = open_map(Options(map_library="http", map_library_opt=option))
+        assert popmap.lookup(Query("late", ENDS)) == ANSWERS["joe"]
+        popmap.close()
+
+
+def test_what_is_no_such_service_is_unavailable() -> None:
+    """An HTTP server that knows nothing of the convention does not say that nobody is there."""
+    with public_folder() as folder, AuthService(folder) as running:
+        running.load("joe:north\n")
+        (folder / "users").unlink()  # the service fails, its connection is closed
+        popmap = open_map(Options(map_library="http", map_library_opt=running.option()))
+        with pytest.raises(MapUnavailable):
+            popmap.lookup(Query("joe", ENDS))
+        popmap.close()
+
+
+def test_request_is_what_nginx_sends(tmp_path: Path) -> None:
+    """Each header once, the user in nginx's escapes, the password of the URL from its file."""
+    (tmp_path / "password").write_text("se:cret\n")
+    listener = socket.create_server(("127.0.0.1", 0))
+    asked = bytearray()
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            while b"\r\n\r\n" not in asked:
+                asked.extend(connection.recv(4096))
+            connection.sendall(
+                b"HTTP/1.1 200 OK\r\nAuth-Status: OK\r\nAuth-Server: north\r\n"
+                b"Content-Length: 0\r\n\r\n"
+            )
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    url = f"http://me:@{tmp_path}/password@127.0.0.1:{listener.getsockname()[1]}/auth?x=1"
+    popmap = open_map(Options(map_library="http", map_library_opt=url, protocol="IMAP4S"))
+    assert popmap.lookup(Query("j o\r\ne%ü+", ENDS)) == ANSWERS["joe"]
+    thread.join()
+    listener.close()
+    popmap.close()
+    first, *headers = asked.decode().rstrip("\r\n").split("\r\n")
+    assert first == "GET /auth?x=1 HTTP/1.1"
+    assert {
+        "Auth-User: j%20o%0D%0Ae%25%C3%BC+",
+        "Auth-Protocol: imap",
+        "Auth-Method: plain",
+        "Client-IP: 192.0.2.1",
+        "Authorization: Basic bWU6c2U6Y3JldA==",
+    } <= set(headers)
+    assert not [header for header in headers if header.startswith("Auth-Pass")]
+
+
+@pytest.mark.parametrize("option", ["", "localhost", "ftp://host/", "http://", "http://host:x/"])
+def test_http_option_that_is_no_address(option: str) -> None:
+    with pytest.raises(StartupError, match="give the URL of a service"):
+        open_map(Options(map_library="http", map_library_opt=option))
+
+
+def test_redis_name_of_a_user() -> None:
+    if reason := Redis.missing():
+        pytest.skip(reason)
+    with public_folder() as folder, Redis(folder) as running:
+        running.load("mail/joe:north\n")
+        option = f"{running.option()} perdition:mail/%s"
+        popmap = open_map(Options(map_library="redis", map_library_opt=option))
+        assert popmap.lookup(Query("joe", ENDS)) == ANSWERS["joe"]
+        popmap.close()
+
+
+def test_redis_option_that_is_no_address() -> None:
+    pytest.importorskip("redis")
+    with pytest.raises(StartupError, match=r"give e\.g\. redis://localhost:6379/0") as error:
+        open_map(Options(map_library="redis", map_library_opt="host://:secret@here"))
+    assert "secret" not in str(error.value)
+
+
+def test_redis_with_tls() -> None:
+    """A certificate from a known authority, and for the right name; else nobody is asked."""
+    if reason := RedisWithTLS.missing():
+        pytest.skip(reason)
+    with public_folder() as folder, RedisWithTLS(folder) as running:
+        running.load("joe:north\n")
+        plain = running.option().replace("redis://", "rediss://")
+        tls = plain.replace(str(running.port), str(running.tls_port))
+        known = f"{tls}?ssl_ca_certs={running.certificate}"
+        assert answer("redis", known) == ANSWERS["joe"]
+        for bad in (tls, known.replace("127.0.0.1", "localhost")):
+            with pytest.raises(MapUnavailable, match=r"(?i)certificate verify failed"):
+                answer("redis", bad)
+
+
+def test_https(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same, with the system's authorities."""
+    if reason := AuthServiceWithTLS.missing():
+        pytest.skip(reason)
+    with public_folder() as folder, AuthServiceWithTLS(folder) as running:
+        running.load("joe:north\n")
+        option = running.option().replace("http://", "https://")
+        with pytest.raises(MapUnavailable, match="certificate verify failed"):
+            answer("http", option)
+        monkeypatch.setenv("SSL_CERT_FILE", str(running.certificate))
+        assert answer("http", option) == ANSWERS["joe"]
+        with pytest.raises(MapUnavailable, match="certificate verify failed"):
+            answer("http", option.replace("127.0.0.1", "localhost"))
+
+
+def answer(kind: str, option: str) -> Destination | None:
+    """What the map has for joe."""
+    popmap = open_map(Options(map_library=kind, map_library_opt=option))
+    try:
+        return popmap.lookup(Query("joe", ENDS))
+    finally:
+        popmap.close()

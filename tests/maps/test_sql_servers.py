@@ -1,0 +1,75 @@
+"""What only SQL servers have: TLS, tables of all shapes, names that are words of SQL."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from perdition.failure import MapUnavailable
+from perdition.popmap import Query
+from tests.maps.test_servers import ANSWERS, ENDS, LINES, opened
+from tests.support.folders import public_folder
+from tests.support.map_servers import MariaDB, PostgreSQL, SQLServer
+
+
+@pytest.fixture(scope="module", params=[MariaDB, PostgreSQL], ids=lambda kind: kind.__name__)
+def server(request: pytest.FixtureRequest) -> Iterator[SQLServer]:
+    kind: type[SQLServer] = request.param
+    if reason := kind.missing():
+        pytest.skip(reason)
+    with public_folder() as folder, kind(folder) as running:
+        running.load(LINES)
+        yield running
+
+
+def expect_joe(server: SQLServer, option: str) -> None:
+    """joe is found by that option."""
+    popmap = opened(server, option)
+    assert popmap.lookup(Query("joe", ENDS)) == ANSWERS["joe"]
+    popmap.close()
+
+
+def expect_unavailable(server: SQLServer, option: str, complaint: str) -> None:
+    """Nobody can be asked by that option, and the log can say why."""
+    popmap = opened(server, option)
+    with pytest.raises(MapUnavailable, match=complaint):
+        popmap.lookup(Query("joe", ENDS))
+    popmap.close()
+
+
+def test_tls(server: SQLServer) -> None:
+    expect_joe(server, server.option_with_tls(server.certificate))
+
+
+def test_tls_with_an_unknown_authority(server: SQLServer) -> None:
+    expect_unavailable(server, server.option_with_tls("tls"), "certificate verify failed")
+
+
+def test_tls_with_a_certificate_for_another_name(server: SQLServer) -> None:
+    option = server.option_with_tls(server.certificate, host="localhost")
+    expect_unavailable(server, option, "localhost")
+
+
+def test_tls_that_the_server_has_not(server: SQLServer) -> None:
+    """Whoever asks for TLS never goes on without it."""
+    server.has_tls = False
+    server.restart()
+    try:
+        expect_unavailable(server, server.option_with_tls(server.certificate), "TLS|SSL")
+        expect_joe(server, server.option())
+    finally:
+        server.has_tls = True
+        server.restart()
+
+
+def test_wrong_password_is_not_told(server: SQLServer) -> None:
+    option = server.option().replace(f"@{server.password_file}", "wr0ng")
+    popmap = opened(server, option)
+    with pytest.raises(MapUnavailable) as failure:
+        popmap.lookup(Query("joe", ENDS))
+    assert "wr0ng" not in failure.value.detail
+    popmap.close()
+
+
+def test_missing_table_is_unavailable(server: SQLServer) -> None:
+    option = server.option().replace(":dbperdition:", ":dbperdition:elsewhere", 1)
+    expect_unavailable(server, option, "elsewhere")

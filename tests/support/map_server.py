@@ -1,0 +1,210 @@
+"""A server that a popmap is kept on: started, hung and ended."""
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+from tests.support import processes
+from tests.support.proxy import ROOT
+from tests.support.wait import DEADLINE, until
+
+
+class MapServer(ABC):
+    """A server that runs while this is used as a context; none of its processes outlives that."""
+
+    kind: ClassVar[str]
+    """What ``map_library`` calls its map."""
+    programs: ClassVar[tuple[str, ...]]
+    account: ClassVar[str] = "root"
+    """Who runs it, where we are root."""
+    killed_by: ClassVar[signal.Signals] = signal.SIGKILL
+    loose: ClassVar[frozenset[str]] = frozenset()
+    """Keys that this kind of server takes for joe's by its own rules."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        [self.port] = processes.free_ports(1)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._output = folder / "output"
+        self.certificate = folder / "tls" / "certificate.pem"
+        self.key = folder / "tls" / "key.pem"
+
+    @classmethod
+    def missing(cls) -> str:
+        """What is not installed, or ""."""
+        absent = [name for name in cls.programs if not cls.program(name)]
+        return f"not installed: {', '.join(absent)}" if absent else ""
+
+    @classmethod
+    def program(cls, name: str) -> str | None:
+        """Where a program is."""
+        versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+        return shutil.which(name, path=":".join(["/usr/bin:/usr/sbin", *map(str, versions)]))
+
+    def __enter__(self) -> Self:
+        try:
+            self.prepare()
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Make what the server needs before its first start."""
+
+    @abstractmethod
+    def command(self) -> list[str]:
+        """What runs the server in the foreground."""
+
+    @abstractmethod
+    def load(self, lines: str) -> None:
+        """Have the map hold these users only; a line is ``key:value``."""
+
+    @abstractmethod
+    def option(self, *, port: int | None = None) -> str:
+        """The ``map_library_opt`` that leads here; to another port, a server like this one."""
+
+    @abstractmethod
+    def option_of_two(self, first: int) -> str:
+        """One that leads to a server on the port ``first``, and then here."""
+
+    def start(self) -> None:
+        """Start the server, and wait until it listens."""
+        with self._output.open("ab") as output:
+            self._process = subprocess.Popen(
+                self.command(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=ROOT,
+                **self.as_account(),
+            )
+        running = self._process
+        until(lambda: self.ready() or running.poll() is not None, self.evidence)
+        assert running.poll() is None, self.evidence()
+
+    def ready(self) -> bool:
+        """Whether it can be asked."""
+        return processes.listening(self.port)
+
+    def stop(self) -> None:
+        """End the server without a farewell to anybody, even if it hangs, and what it started."""
+        if not self._process:
+            return
+        family = self.family()
+        self._signal(family, self.killed_by)
+        self._signal(family, signal.SIGCONT)
+        self._process.wait(DEADLINE)
+        self._process = None
+        until(lambda: not any(map(alive, family)), lambda: f"end of {family}: {self.evidence()}")
+
+    def restart(self) -> None:
+        """End it, and start it again."""
+        self.stop()
+        self.start()
+
+    @contextmanager
+    def hung(self) -> Iterator[None]:
+        """Have it accept connections and say nothing."""
+        family = self.family()
+        self._signal(family, signal.SIGSTOP)
+        try:
+            until(lambda: all(stat(pid)[:1] == ["T"] for pid in family), "all of it stops")
+            yield
+        finally:
+            self._signal(self.family(), signal.SIGCONT)
+
+    def family(self) -> list[int]:
+        """The server and the processes that it started: some make sessions of their own."""
+        assert self._process
+        names = (entry.name for entry in Path("/proc").iterdir())
+        parents = {int(name): parent_of(int(name)) for name in names if name.isdecimal()}
+        found = [self._process.pid]
+        for pid in found:
+            found += [child for child, parent in parents.items() if parent == pid]
+        return found
+
+    @staticmethod
+    def _signal(family: list[int], number: signal.Signals) -> None:
+        for pid in family:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def evidence(self) -> str:
+        """What it said."""
+        return f"{self.kind}: {self._output.read_text(errors='replace')[-3000:]}"
+
+    def as_account(self) -> dict[str, Any]:
+        """What makes subprocess run a program as whoever runs the server."""
+        if self.account == "root" or os.getuid() != 0:
+            return {}
+        account = pwd.getpwnam(self.account)
+        return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+
+    def run(self, *command: str, text: str = "") -> str:
+        """Run a program to its end; gives what it wrote."""
+        done = subprocess.run(
+            [self.program(command[0]) or command[0], *command[1:]],
+            input=text.encode(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=60,
+            check=False,
+            cwd=self.folder,
+            **self.as_account(),
+        )
+        assert done.returncode == 0, done.stdout.decode(errors="replace")[-3000:]
+        written: str = done.stdout.decode()
+        return written
+
+    def certify(self) -> None:
+        """Make a certificate for 127.0.0.1 and its key."""
+        self.give(self.key.parent)
+        self.run(
+            *("openssl", "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-days", "2"),
+            *("-subj", "/CN=popmap", "-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-keyout", str(self.key), "-out", str(self.certificate)),
+        )
+
+    def give(self, path: Path) -> None:
+        """Make a folder that is the account's."""
+        path.mkdir(exist_ok=True)
+        if account := self.as_account():
+            os.chown(path, account["user"], account["group"])
+
+
+def stat(pid: int) -> list[str]:
+    """What the system tells of a process: its state, its parent, and more; empty without one."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        # The command's name is in parentheses and may itself have blanks and parentheses.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return []
+
+
+def parent_of(pid: int) -> int:
+    """A process's parent; 0 if there is no such process, or it has ended."""
+    state, parent, *_ = stat(pid) or ["Z", "0"]
+    return 0 if state == "Z" else int(parent)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process has not ended."""
+    return bool(parent_of(pid))

@@ -1,0 +1,307 @@
+"""The servers that popmaps are kept on, from the distribution's packages.
+
+Each has its files in a folder and listens on a port of its own on 127.0.0.1. Users come into most
+of them by perdition's own set-up tools.
+"""
+
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import ClassVar
+
+from tests.support import processes
+from tests.support.map_server import MapServer
+from tests.support.proxy import BIN, ROOT
+
+
+def makedb(kind: str, lines: str, *options: str) -> str:
+    """What a set-up tool of ours writes."""
+    command = [str(BIN / f"perditiondb_{kind}_makedb"), *options]
+    done = subprocess.run(
+        command, input=lines.encode(), capture_output=True, timeout=60, check=True
+    )
+    assert not done.stderr, done.stderr
+    return done.stdout.decode()
+
+
+PASSWORD = "s3:cret"
+"""It has a colon in it, so that it only fits into an option by a file."""
+
+
+class SQLServer(MapServer):
+    """A server whose option is a list of parts."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.password_file = folder / "password"
+        self.password_file.write_text(f"{PASSWORD}\n")
+        self.has_tls = True
+
+    def option(self, *, port: int | None = None) -> str:
+        return f"127.0.0.1:{port or self.port}:dbperdition:::@{self.password_file}"
+
+    def option_with_tls(self, authorities: str | Path, host: str = "127.0.0.1") -> str:
+        """One whose server must show a certificate for its name, from those authorities."""
+        return f"{host}:{self.port}:dbperdition:::@{self.password_file}::::{authorities}"
+
+    def option_of_two(self, first: int) -> str:
+        # The hosts share a port: the first one is an address where nobody listens on it.
+        del first
+        return f"127.0.0.2,127.0.0.1:{self.port}:dbperdition:::@{self.password_file}"
+
+
+class MariaDB(SQLServer):
+    """MariaDB."""
+
+    kind = "mysql"
+    loose = frozenset({"joe "})  # SQL pads texts for a comparison
+    programs = ("mariadbd", "mariadb-install-db", "mariadb", "openssl")
+    account = "mysql"
+
+    def prepare(self) -> None:
+        self.certify()
+        self.give(self.folder / "data")
+        self.run(
+            "mariadb-install-db",
+            "--no-defaults",
+            f"--datadir={self.folder}/data",
+            "--auth-root-authentication-method=normal",
+            "--skip-test-db",
+        )
+
+    def command(self) -> list[str]:
+        return [
+            self.program("mariadbd") or "",
+            "--no-defaults",
+            f"--datadir={self.folder}/data",
+            f"--socket={self.folder}/data/socket",
+            f"--port={self.port}",
+            "--bind-address=127.0.0.1",
+            *((f"--ssl-cert={self.certificate}", f"--ssl-key={self.key}") if self.has_tls else ()),
+            "--innodb-buffer-pool-size=16M",
+            "--innodb-flush-log-at-trx-commit=2",
+        ]
+
+    def load(self, lines: str) -> None:
+        statements = makedb(
+            "mysql",
+            lines,
+            *("--database", "dbperdition"),
+            *("--client", "%", "--password", f"@{self.password_file}"),
+        )
+        self.run(
+            "mariadb", "--no-defaults", "-uroot", f"-S{self.folder}/data/socket", text=statements
+        )
+
+
+class PostgreSQL(SQLServer):
+    """PostgreSQL."""
+
+    kind = "postgresql"
+    programs = ("initdb", "postgres", "psql", "createdb", "openssl")
+    account = "postgres"
+    killed_by = signal.SIGQUIT  # immediately; after SIGKILL others of its processes go on
+
+    def prepare(self) -> None:
+        self.certify()
+        self.give(self.folder / "data")
+        self.run("initdb", "-D", f"{self.folder}/data", "--no-sync", "--auth-host=scram-sha-256")
+
+    def command(self) -> list[str]:
+        return [
+            *(self.program("postgres") or "", "-D", f"{self.folder}/data"),
+            *("-p", str(self.port), "-k", f"{self.folder}/data"),
+            *("-c", f"ssl={'on' if self.has_tls else 'off'}"),
+            *("-c", f"ssl_cert_file={self.certificate}", "-c", f"ssl_key_file={self.key}"),
+            *("-c", "fsync=off", "-c", "listen_addresses=127.0.0.1", "-c", "shared_buffers=16MB"),
+        ]
+
+    def load(self, lines: str) -> None:
+        where = ("-h", f"{self.folder}/data", "-p", str(self.port))
+        with suppress(AssertionError):  # it is there already
+            self.run("createdb", *where, "dbperdition")
+        statements = makedb("postgresql", lines, "--password", f"@{self.password_file}")
+        self.run("psql", *where, "-qv", "ON_ERROR_STOP=1", "dbperdition", text=statements)
+
+    def ready(self) -> bool:
+        with suppress(AssertionError):
+            self.run("psql", "-h", f"{self.folder}/data", "-p", str(self.port), "-l", "postgres")
+            return True
+        return False
+
+
+class OpenLDAP(MapServer):
+    """OpenLDAP, with TLS on a second port and StartTLS on the first."""
+
+    kind = "ldap"
+    programs = ("slapd", "slapadd", "ldapadd", "openssl")
+    loose = frozenset({"JOE", "joe ", " joe"})  # uid ignores case and blanks
+
+    base = "ou=mailbox,dc=nodomain"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        [self.tls_port] = processes.free_ports(1)
+        self.password_file = folder / "password"
+        self.password_file.write_text(f"{PASSWORD}\n")
+
+    def prepare(self) -> None:
+        (self.folder / "data").mkdir()
+        self.certify()
+        (self.folder / "slapd.conf").write_text(
+            f"""\
+include /etc/ldap/schema/core.schema
+include {ROOT}/packaging/etc/ldap/perdition.schema
+pidfile {self.folder}/pid
+modulepath /usr/lib/ldap
+moduleload back_mdb
+TLSCertificateFile {self.certificate}
+TLSCertificateKeyFile {self.key}
+allow bind_v2
+disallow bind_anon
+require bind
+database mdb
+suffix dc=nodomain
+directory {self.folder}/data
+maxsize 67108864
+dbnosync
+rootdn cn=perdition,dc=nodomain
+rootpw {PASSWORD}
+index uid eq
+"""
+        )
+
+    def command(self) -> list[str]:
+        plain, tls = f"ldap://127.0.0.1:{self.port}", f"ldaps://127.0.0.1:{self.tls_port}"
+        return [
+            self.program("slapd") or "",
+            *("-f", f"{self.folder}/slapd.conf", "-h", f"{plain} {tls}", "-d", "none"),
+        ]
+
+    def load(self, lines: str) -> None:
+        running = bool(self._process)
+        self.stop()
+        for file in (self.folder / "data").iterdir():
+            file.unlink()
+        top = "dn: dc=nodomain\nobjectClass: dcObject\nobjectClass: organization\no: n\n\n"
+        entries = makedb("ldap", lines)
+        self.run("slapadd", "-q", "-f", f"{self.folder}/slapd.conf", text=top + entries)
+        if running:
+            self.start()
+
+    def option(self, *, port: int | None = None) -> str:
+        return self.url(f"ldap://127.0.0.1:{port or self.port}")
+
+    def option_of_two(self, first: int) -> str:
+        return self.url(f"ldap://127.0.0.1:{first} 127.0.0.1:{self.port}")
+
+    def url(self, where: str, *extensions: str) -> str:
+        """The option that looks for users there."""
+        account = [
+            "!bindname=cn=perdition%2cdc=nodomain",
+            f"x-bindpw=@{self.password_file}",
+            *extensions,
+        ]
+        return f"{where}/{self.base}?username,mailhost,port?one?(uid=%s)?{','.join(account)}"
+
+
+class Redis(MapServer):
+    """Redis."""
+
+    kind = "redis"
+    programs: ClassVar[tuple[str, ...]] = ("redis-server", "redis-cli")
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.password_file = folder / "password"
+        self.password_file.write_text(f"{PASSWORD}\n")
+
+    def prepare(self) -> None:
+        pass
+
+    def command(self) -> list[str]:
+        return [
+            *(self.program("redis-server") or "", "--port", str(self.port), "--bind", "127.0.0.1"),
+            *("--requirepass", PASSWORD, "--appendonly", "yes", "--dir", str(self.folder)),
+        ]
+
+    def load(self, lines: str) -> None:
+        commands = [["FLUSHDB"]]
+        commands += [["SET", f"perdition:{key}", value] for key, value in pairs(lines)]
+        protocol = b"".join(
+            b"*%d\r\n" % len(words)
+            + b"".join(b"$%d\r\n%b\r\n" % (len(word.encode()), word.encode()) for word in words)
+            for words in commands
+        )
+        where = ("-p", str(self.port), "-a", PASSWORD, "--no-auth-warning")
+        self.run("redis-cli", *where, "--pipe", text=protocol.decode())
+
+    def option(self, *, port: int | None = None) -> str:
+        return f"redis://:@{self.password_file}@127.0.0.1:{port or self.port}/0"
+
+    def option_of_two(self, first: int) -> str:
+        return f"{self.option(port=first)},{self.option()}"
+
+
+class RedisWithTLS(Redis):
+    """Redis that also listens for TLS."""
+
+    programs = ("redis-server", "redis-cli", "openssl")
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        [self.tls_port] = processes.free_ports(1)
+
+    def prepare(self) -> None:
+        self.certify()
+
+    def command(self) -> list[str]:
+        return [
+            *(*super().command(), "--tls-port", str(self.tls_port), "--tls-auth-clients", "no"),
+            *("--tls-cert-file", str(self.certificate), "--tls-key-file", str(self.key)),
+        ]
+
+
+class AuthService(MapServer):
+    """An HTTP service such as nginx asks, in a process of its own."""
+
+    kind = "http"
+    programs: ClassVar[tuple[str, ...]] = ()
+
+    def prepare(self) -> None:
+        (self.folder / "users").write_text("")
+
+    def command(self) -> list[str]:
+        return [
+            *(sys.executable, "-m", "tests.support.auth_service"),
+            *(str(self.port), f"{self.folder}/users"),
+        ]
+
+    def load(self, lines: str) -> None:
+        (self.folder / "users").write_text(lines)
+
+    def option(self, *, port: int | None = None) -> str:
+        return f"http://127.0.0.1:{port or self.port}/auth"
+
+    def option_of_two(self, first: int) -> str:
+        return f"{self.option(port=first)},{self.option()}"
+
+
+class AuthServiceWithTLS(AuthService):
+    """The same behind https."""
+
+    programs = ("openssl",)
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.certify()
+
+    def command(self) -> list[str]:
+        return [*super().command(), str(self.certificate), str(self.key)]
+
+
+def pairs(lines: str) -> list[tuple[str, str]]:
+    """The keys and values of ``key:value`` lines."""
+    return [(line.partition(":")[0], line.partition(":")[2]) for line in lines.splitlines()]

@@ -1,0 +1,112 @@
+"""``perdition --lookup``: what an administrator types first when somebody cannot log in."""
+
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.proxy import BIN, popmap
+
+USERS = {"joe": "max@north:1143", "ann": "south", "@example.org": "domain"}
+
+
+def lookup(users: str, *options: str | Path) -> tuple[int, list[str], str]:
+    """The status, the lines and the complaints of a lookup."""
+    command = [BIN / "perdition.imap4", "-f", "", "--lookup", users, *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return done.returncode, done.stdout.splitlines(), done.stderr
+
+
+@pytest.fixture
+def file(folder: Path) -> Path:
+    return popmap(folder / "popmap.db", USERS)
+
+
+def test_found(file: Path) -> None:
+    assert lookup("joe,ann", "-m", file) == (
+        0,
+        [
+            "joe:",
+            '  key "joe": north:1143, user "max"',
+            '  logs in at north:1143 as "joe"',
+            "ann:",
+            '  key "ann": south',
+            '  logs in at south:143 as "ann"',
+        ],
+        "",
+    )
+
+
+def test_user_name_options(file: Path) -> None:
+    """Each key that was tried, and the name that the real server would see."""
+    options = ("--query_key", r"\u-x,\D\d", "-S", "remote_login", "-p", "10143")
+    assert lookup("Bob@example.org", "-m", file, *options) == (
+        0,
+        [
+            "Bob@example.org:",
+            '  key "Bob-x": not in the popmap',
+            '  key "@example.org": domain',
+            '  logs in at domain:10143 as "Bob"',
+        ],
+        "",
+    )
+    assert lookup("joe", "-m", file, "-U")[1][-1] == '  logs in at north:1143 as "max"'
+    assert lookup("joe@h:12", "-m", file, "-c")[1] == ["joe@h:12:", '  logs in at h:12 as "joe"']
+
+
+def test_not_found(file: Path) -> None:
+    status, lines, _ = lookup("joe,nobody", "-m", file)
+    assert status == 1
+    assert lines[-3:] == [
+        "nobody:",
+        '  key "nobody": not in the popmap',
+        "  cannot log in: there is no server for that user",
+    ]
+    status, lines, _ = lookup("nobody", "-m", file, "-s", "a,b:1143")
+    assert status == 0
+    assert lines[-1] == '  logs in at a:143 or b:1143 as "nobody"'
+
+
+def test_popmap_that_cannot_be_asked(folder: Path) -> None:
+    status, lines, _ = lookup("joe,ann", "-m", folder / "none", "-s", "a")
+    assert status == 2
+    assert lines[:3] == [
+        "joe:",
+        f'  key "joe": popmap {folder}/none: No such file or directory',
+        "  cannot log in for the time being: the popmap cannot be asked",
+    ]
+    assert lines[3] == "ann:"
+
+
+def test_hung_popmap_ends_with_its_time() -> None:
+    """A service that accepts and says nothing; the threads that wait for it hold nobody up."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        began = time.monotonic()
+        status, lines, _ = lookup("joe", "-M", "http", "-m", url, "--map_timeout", "1")
+        assert status == 2
+        assert "timed out" in lines[1] or "no answer in 1 s" in lines[1]
+        assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("-M", "none"), "map_library none: no such kind of popmap here"),
+        (("-f", "/none"), "/none: No such file or directory"),
+        (("--none",), "--none: no such option"),
+    ],
+)
+def test_mistakes(options: tuple[str, ...], complaint: str) -> None:
+    status, lines, said = lookup("joe", *options)
+    assert (status, lines) == (2, [])
+    assert complaint in said
+
+
+def test_control_characters_stay_out_of_the_terminal(file: Path) -> None:
+    assert lookup("\x1b[2J", "-m", file)[1][:2] == [
+        r"\x1b[2J:",
+        r'  key "\x1b[2J": not in the popmap',
+    ]

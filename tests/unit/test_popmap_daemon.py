@@ -1,0 +1,160 @@
+"""The popmap of a daemon on this machine: its datagrams."""
+
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from perdition.endpoint import Endpoint
+from perdition.failure import MapUnavailable, StartupError
+from perdition.options import Options
+from perdition.popmap import Destination, PopMap, Query
+from perdition.popmap.daemon import DaemonMap, request
+from perdition.popmap.kinds import open_map
+from perdition.username import Ends
+
+ENDS = Ends("192.0.2.1", 4242, "192.0.2.9", 143)
+SIX = Ends("2001:db8::1", 4242, "2001:db8::9", 143)
+
+Reply = Callable[[bytes], list[bytes]]
+
+
+def answer(*strings: bytes, flags: int = 2, magic: int = 0x07070707, extra: int = 0) -> bytes:
+    """A datagram of the daemon's."""
+    body = b"".join(struct.pack(">H", len(text)) + text for text in strings)
+    length = 24 + len(body) + extra
+    return struct.pack(">IHHHHIIHH", magic, 1, flags, length, 0, 0, 0, 0, 0) + body
+
+
+class Daemon:
+    """A daemon that says what the test wants; the last question is kept."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(str(path))
+        self.questions: list[bytes] = []
+        self.reply: Reply = lambda _: []
+        self.thread = threading.Thread(target=self.serve)
+        self.thread.start()
+
+    def serve(self) -> None:
+        while True:
+            question, peer = self.socket.recvfrom(65_535)
+            if not question:
+                return
+            self.questions.append(question)
+            for datagram in self.reply(question):
+                self.socket.sendto(datagram, peer)
+
+    def close(self) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as own:
+            own.sendto(b"", str(self.path))
+        self.thread.join()
+        self.socket.close()
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    daemon = Daemon(tmp_path / "socket")
+    yield daemon
+    daemon.close()
+
+
+def opened(option: object) -> PopMap:
+    return open_map(Options(map_library="daemon", map_library_opt=str(option)))
+
+
+@pytest.mark.parametrize(
+    ("strings", "expected"),
+    [
+        ((b"", b"north", b""), Destination(Endpoint("north"))),
+        ((b"", b"south", b"1143"), Destination(Endpoint("south", "1143"))),
+        ((b"maximilian", b"north", b""), Destination(Endpoint("north"), "maximilian")),
+        ((b"", b"", b""), None),
+    ],
+)
+def test_answers(daemon: Daemon, strings: tuple[bytes, ...], expected: Destination | None) -> None:
+    daemon.reply = lambda _: [answer(*strings)]
+    assert opened(daemon.path).lookup(Query("joe", ENDS)) == expected
+    assert len(daemon.questions) == 1
+
+
+def test_request_is_as_daemons_know_it() -> None:
+    """The example was put together by hand."""
+    assert request(Query("joe", ENDS), "@") == (
+        b"\x07\x07\x07\x07\x00\x01\x00\x01\x00\x20\x00\x00"
+        b"\xc0\x00\x02\x01\xc0\x00\x02\x09\x10\x92\x00\x8f"
+        b"\x00\x03joe\x00\x01@"
+    )  # fmt: skip
+
+
+def test_request_with_addresses_that_are_too_long_for_the_head() -> None:
+    body = (
+        b"\x00\x03joe\x00\x01@"
+        b"\x00\x0b2001:db8::1\x00\x044242"
+        b"\x00\x0b2001:db8::9\x00\x03143"
+    )  # fmt: skip
+    head = struct.pack(">IHHHHIIHH", 0x07070707, 1, 3, 24 + len(body), 0, 0, 0, 4242, 143)
+    assert request(Query("joe", SIX), "@") == head + body
+
+
+@pytest.mark.parametrize("key", ["joe\0\x03ann", "joe\r\nann", "\udcff", "x" * 4000])
+def test_string_cannot_say_more_than_itself(daemon: Daemon, key: str) -> None:
+    """Strings have lengths: whatever is in one, the daemon reads just that."""
+    daemon.reply = lambda _: [answer(b"", b"north", b"")]
+    opened(daemon.path).lookup(Query(key, ENDS))
+    [question] = daemon.questions
+    [length] = struct.unpack_from(">H", question, 24)
+    assert question[26 : 26 + length] == key.encode(errors="surrogateescape")
+    assert question[26 + length :] == b"\x00\x01@"
+
+
+BROKEN = [
+    b"",
+    b"short",
+    answer(b"", b"nowhere", b"", magic=1),
+    answer(b"", b"nowhere", b"", flags=1),
+    answer(b"", b"nowhere", b"", extra=1),
+    answer(b"", b"nowhere"),
+    answer(b"", b"nowhere", b"", b""),
+    answer(b"", b"nowhere", b"")[:-1] + b"\xff",
+]
+
+
+def test_what_is_no_answer_is_passed_over(daemon: Daemon) -> None:
+    daemon.reply = lambda _: [*BROKEN, answer(b"", b"north", b"")]
+    assert opened(daemon.path).lookup(Query("joe", ENDS)) == Destination(Endpoint("north"))
+
+
+def test_lost_question_is_asked_again(daemon: Daemon) -> None:
+    daemon.reply = lambda _: [answer(b"", b"north", b"")] if len(daemon.questions) == 3 else []
+    popmap = DaemonMap(str(daemon.path), 1, 2, Options())
+    popmap.seconds = 0.05  # the option has whole seconds only
+    assert popmap.lookup(Query("joe", ENDS)) == Destination(Endpoint("north"))
+
+
+def test_silent_daemon_is_unavailable(daemon: Daemon) -> None:
+    with pytest.raises(MapUnavailable, match="no answer in time"):
+        opened(f"{daemon.path}:1:0").lookup(Query("joe", ENDS))
+    assert len(daemon.questions) == 1
+
+
+def test_missing_daemon_is_unavailable(tmp_path: Path) -> None:
+    with pytest.raises(MapUnavailable, match="No such file or directory"):
+        opened(tmp_path / "none").lookup(Query("joe", ENDS))
+
+
+def test_option() -> None:
+    popmap = opened("")
+    assert isinstance(popmap, DaemonMap)
+    assert (popmap.path, popmap.seconds, popmap.retries) == ("/var/run/perdition.db", 1, 5)
+    popmap = opened("/run/db:2:3")
+    assert isinstance(popmap, DaemonMap)
+    assert (popmap.path, popmap.seconds, popmap.retries) == ("/run/db", 2, 3)
+    for bad in ("/run/db:x", "/run/db:1:2:3"):
+        with pytest.raises(StartupError, match="give socket:timeout_seconds:max_retry"):
+            opened(bad)
