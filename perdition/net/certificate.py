@@ -35,9 +35,17 @@ class Holder:
         """Tell whether the holder has a DNS name or an IP address; ``*`` stands for one label."""
         if is_address(host):
             return any(ip_address(address) == ip_address(host) for address in self.addresses)
-        host = host.lower().removesuffix(".")
+        host = ascii_form(host).lower().removesuffix(".")
         _, _, domain = host.partition(".")
         return host in self.names or (bool(domain) and f"*.{domain}" in self.names)
+
+
+def ascii_form(host: str) -> str:
+    """Return a host name as certificates have it (RFC 5890); one that has no such form as it is."""
+    try:
+        return host.encode("idna").decode()
+    except UnicodeError:
+        return host
 
 
 def is_address(host: str) -> bool:

@@ -58,8 +58,6 @@ class Helper:
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.lifeline, selectors.EVENT_READ)
         for line in self.lines:
-            answer(line, STARTED_ANEW, Status.FAILED, b"")
-        for line in self.lines:
             self.selector.register(line.helpers, selectors.EVENT_READ, line)
         while True:
             for key, _ in self.selector.select(self.next_deadline()):
@@ -225,3 +223,5 @@ def keep(name: str, helper: Helper) -> None:
         os.waitpid(pid, 0)
         if select.select([helper.lifeline], [], [], RESTART_SECONDS)[0]:
             return
+        for line in helper.lines:
+            answer(line, STARTED_ANEW, Status.FAILED, b"")

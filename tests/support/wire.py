@@ -55,6 +55,11 @@ class Wire:
         self._socket = secure
         return secure
 
+    def bare_socket(self) -> socket.socket:
+        """The socket, without a deadline, for a library that does everything itself."""
+        self._socket.settimeout(None)
+        return self._socket
+
     def send(self, data: bytes) -> None:
         """Send the bytes."""
         self._remember("out", data)

@@ -1,0 +1,286 @@
+"""kill -9 of each kind of process in turn, while users log in: what goes on, and what returns."""
+
+import os
+import re
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from typing import Self
+
+import pytest
+
+from tests.process.conftest import PASSWORD, Clients, Started, fails, needs_root, refused
+from tests.support.family import Member
+from tests.support.proxy import Proxy
+from tests.support.session import DIALOGUES
+from tests.support.wait import DEADLINE, until
+from tests.support.wire import Wire
+
+pytestmark = needs_root
+
+FEW = ("--workers", "2")
+WITH_HELPER = (*FEW, "-a")
+SOON = 5.0
+"""How long a user would wait for what is to come back."""
+ALSO_AFTERWARDS = 20
+"""Logins that have to succeed in a row."""
+
+
+class Users:
+    """They log in, ask something and log out, one after the other, while this is a context."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self._proxy = proxy
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._log_in_again_and_again)
+        self._in_a_row = 0
+        self.failures: list[str] = []
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def expect_successes(self, count: int = ALSO_AFTERWARDS, deadline: float = SOON) -> None:
+        """Wait for that many further successful logins in a row."""
+        until(
+            lambda: self._in_a_row >= count,
+            lambda: f"{count} logins; failures: {self.failures}\n{self._proxy.evidence()}",
+            deadline,
+        )
+
+    def start_counting(self) -> None:
+        """Count successes from here on."""
+        self._in_a_row = 0
+
+    def _log_in_again_and_again(self) -> None:
+        while not self._done.is_set():
+            try:
+                self._log_in_once()
+            except (AssertionError, OSError) as error:
+                self.failures.append(str(error))
+                self._in_a_row = 0
+            else:
+                self._in_a_row += 1
+
+    def _log_in_once(self) -> None:
+        dialogue = DIALOGUES[self._proxy.protocol]
+        with Wire.to(self._proxy.address) as wire:
+            wire.read_until(dialogue.greeting)
+            for command, answer in (*dialogue.credentials("joe", PASSWORD), dialogue.question):
+                wire.ask(command, answer)
+            wire.send(dialogue.farewell + b"\r\n")
+            wire.read_to_end()
+
+
+@pytest.fixture
+def proxy(started: Started, pam_permits: None) -> Proxy:
+    """A perdition with processes of all kinds."""
+    return started.foreground("imap4", *WITH_HELPER)
+
+
+@pytest.fixture
+def users(proxy: Proxy) -> Iterator[Users]:
+    """Some have logged in already, and they go on."""
+    with Users(proxy) as found:
+        found.expect_successes()
+        yield found
+
+
+def pids(proxy: Proxy, kind: str) -> set[int]:
+    """The processes of that kind; those that ask PAM are of none."""
+    form = re.compile(rf"{proxy.name}: {kind}( \d.*)?")
+    return {each.pid for each in proxy.processes() if form.fullmatch(each.title)}
+
+
+def kill(pid: int) -> None:
+    """kill -9."""
+    os.kill(pid, signal.SIGKILL)
+
+
+def expect_another(proxy: Proxy, kind: str, old: set[int], count: int) -> set[int]:
+    """Wait until as many as there were are there, without the one that was killed."""
+
+    def look() -> set[int] | None:
+        now = pids(proxy, kind)
+        return now if len(now) == count and now != old else None
+
+    return until(look, lambda: f"another {kind} than {old}\n{proxy.evidence()}", SOON)
+
+
+def test_worker(proxy: Proxy, users: Users, clients: Clients) -> None:
+    """Another one comes; the others' sessions and everybody's logins go on; the log tells."""
+    held = [clients.log_in(proxy) for _ in range(10)]
+    before = pids(proxy, "worker")
+    victim = min(before)
+
+    kill(victim)
+    after = expect_another(proxy, "worker", before, len(before))
+    users.start_counting()
+    users.expect_successes()
+
+    assert len(after & before) == len(before) - 1, proxy.evidence()
+    [line] = proxy.wait_for_log(rf"worker 1 \(pid {victim}\) died of SIGKILL with \d+ session")
+    lost = int(re.findall(r"with (\d+) session", line)[0])
+    ended = sum(fails(each.use) for each in held)
+    # One of the users who come and go may have been lost as well.
+    assert lost - 1 <= ended <= lost, f"{ended} sessions ended, {line}"
+    assert len(users.failures) <= 1, users.failures
+
+
+def test_workers_again_and_again(proxy: Proxy, users: Users) -> None:
+    """Each of them in turn, several times: users hardly see it, and none is lost for good."""
+    for _ in range(3):
+        for victim in sorted(pids(proxy, "worker")):
+            before = pids(proxy, "worker")
+            kill(victim)
+            expect_another(proxy, "worker", before, len(before))
+            users.start_counting()
+            users.expect_successes()
+    assert proxy.terminate() == 0, proxy.evidence()
+
+
+def test_helper(proxy: Proxy, users: Users, clients: Clients) -> None:
+    """Another one comes and is asked; who is logged in notices nothing."""
+    held = clients.log_in(proxy)
+    workers = pids(proxy, "worker")
+    before = pids(proxy, "helper")
+
+    kill(*before)
+    expect_another(proxy, "helper", before, 1)
+    users.start_counting()
+    users.expect_successes(deadline=2 * DEADLINE)  # a user under way waits for an OK in vain
+
+    held.use()
+    assert pids(proxy, "worker") == workers, proxy.evidence()
+
+
+def test_keeper(proxy: Proxy, users: Users, clients: Clients) -> None:
+    """The helper goes on without it, and so do users; an operator is told what to do."""
+    held = clients.log_in(proxy)
+    workers = pids(proxy, "worker")
+    helper = pids(proxy, "helper")
+    users.start_counting()
+
+    kill(*pids(proxy, "keeper"))
+    proxy.wait_for_log("keeper has died.*restart")
+    users.expect_successes()
+
+    held.use()
+    assert not users.failures, users.failures
+    assert (pids(proxy, "worker"), pids(proxy, "helper")) == (workers, helper)
+
+
+def test_keeper_then_the_end(proxy: Proxy, users: Users) -> None:
+    """A helper that nobody keeps any more ends with the others."""
+    kill(*pids(proxy, "keeper"))
+    proxy.wait_for_log("keeper has died")
+
+    assert proxy.terminate() == 0, proxy.evidence()
+    until(lambda: not proxy.processes(), lambda: f"nobody is left\n{proxy.evidence()}", SOON)
+
+
+def test_master(proxy: Proxy, users: Users, clients: Clients) -> None:
+    """All others end, with closing lines; the address is free for the next master."""
+    held = clients.log_in(proxy)
+
+    kill(proxy.pid)
+    proxy.wait()
+    until(lambda: not proxy.processes(), lambda: f"nobody is left\n{proxy.evidence()}", SOON)
+
+    held.read_to_end()
+    proxy.wait_for_log(f"Close: {held.own_address}->")
+    assert refused(proxy.address)
+
+
+def test_master_of_a_daemon(started: Started, clients: Clients) -> None:
+    """Its pid file stays behind, and does not keep the next one from starting."""
+    first = started.daemon("imap4", *FEW)
+    kill(first.pid)
+    assert first.wait() == -signal.SIGKILL
+    until(lambda: not first.processes(), first.evidence, SOON)
+    assert first.written_pid() == first.pid
+
+    second = started.prepared("imap4", *FEW, pid_file=first.pid_file)
+    second.launch()
+    until(lambda: second.written_pid() not in (0, first.pid), second.evidence)
+    second.adopt()
+    try:
+        clients.log_in(second).use()
+    finally:
+        second.__exit__(None, None, None)
+
+
+def test_master_and_worker_at_once(proxy: Proxy, users: Users) -> None:
+    """As the kernel may do when memory runs out: nobody is left."""
+    victims = [proxy.pid, *pids(proxy, "worker"), *pids(proxy, "keeper")]
+    for victim in victims:
+        kill(victim)
+    proxy.wait()
+
+    until(lambda: not proxy.processes(), lambda: f"nobody is left\n{proxy.evidence()}", SOON)
+
+
+def test_worker_that_dies_at_once(started: Started, clients: Clients) -> None:
+    """It is tried again, ever more rarely, until it lives; the other one serves meanwhile."""
+    proxy = started.foreground("imap4", *FEW)
+    survivor, _ = sorted(pids(proxy, "worker"))
+
+    def delays_of_the_doomed() -> list[float] | None:
+        for pid in pids(proxy, "worker") - {survivor}:
+            kill(pid)
+        found = announced_delays(proxy)
+        return found if len(found) >= 2 else None
+
+    delays = until(delays_of_the_doomed, lambda: f"two delays\n{proxy.evidence()}")
+
+    assert delays[0] < delays[1], f"a tight loop: {delays}"
+    deaths = proxy.logged(r"worker \d+ \(pid \d+\) died of SIGKILL")
+    assert len(deaths) <= len(delays) + 2, proxy.evidence()
+    clients.log_in(proxy).use()
+
+    until(lambda: len(pids(proxy, "worker")) == 2, proxy.evidence)
+    assert survivor in pids(proxy, "worker")
+    assert proxy.terminate() == 0, proxy.evidence()
+
+
+@pytest.mark.parametrize(("resource", "count"), [("nofile", 3), ("nproc", 1)])
+def test_worker_that_cannot_start(
+    resource: str, count: int, started: Started, clients: Clients
+) -> None:
+    """The system has no room for it: the others go on, the log tells, and once it can it comes."""
+    proxy = started.foreground("imap4", *FEW, "-u", "12345")
+    survivor, victim = sorted(pids(proxy, "worker"))
+    limit(proxy, resource, count)
+
+    kill(victim)
+    proxy.wait_for_log("worker 2 cannot start")
+    clients.log_in(proxy).use()
+    assert survivor in pids(proxy, "worker")
+
+    limit(proxy, resource, 1000)
+    until(lambda: len(pids(proxy, "worker")) == 2, lambda: f"two workers\n{proxy.evidence()}", SOON)
+    assert len(proxy.logged("worker 2 cannot start")) < 10, proxy.evidence()
+    assert proxy.terminate() == 0, proxy.evidence()
+
+
+def limit(proxy: Proxy, resource: str, count: int) -> None:
+    """Have the system give the master no more than that; its own user may change it again."""
+    uids, gids, _ = Member(proxy.pid).ids()
+    subprocess.run(
+        [
+            *("setpriv", "--reuid", *uids, "--regid", *gids, "--clear-groups"),
+            *("prlimit", "--pid", str(proxy.pid), f"--{resource}={count}:"),
+        ],
+        check=True,
+    )
+
+
+def announced_delays(proxy: Proxy) -> list[float]:
+    """How long the log says that workers have to wait, in turn, where they have to."""
+    lines = proxy.logged(r"worker \d+ \(pid")
+    return [float(found[1]) for line in lines if (found := re.search(r"in ([\d.]+) s$", line))]

@@ -1,0 +1,235 @@
+"""Limits: of connections, exact over all workers, and of descriptors."""
+
+import os
+import re
+import signal
+import subprocess
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from tests.process.conftest import Clients, Started, fails, needs_root
+from tests.support.family import Member
+from tests.support.proxy import Proxy
+from tests.support.session import DIALOGUES
+from tests.support.wait import until
+from tests.support.wire import Wire
+
+pytestmark = needs_root
+
+LIMIT = 7
+MANY = 100
+WORKERS = ("--workers", "3")
+GREETING = DIALOGUES["imap4"].greeting
+
+FEW_DESCRIPTORS = 64
+"""Far more than a worker needs for itself."""
+SOME_TIME = 2.5
+"""Seconds in which a loop that does not rest would be noticed."""
+
+
+def rush(proxy: Proxy, clients: Clients, count: int = MANY) -> list[Wire]:
+    """Connect that many clients at once, each in a thread; those that are greeted."""
+    found: list[Wire] = []
+    lock, together = threading.Lock(), threading.Barrier(count)
+
+    def arrive() -> None:
+        together.wait()
+        wire = clients.connect(proxy, resets=True)
+        first = wire.first_words()
+        with lock:
+            if first:
+                assert re.match(GREETING, first), first
+                found.append(wire)
+
+    threads = [threading.Thread(target=arrive) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+def expect_room_for(proxy: Proxy, clients: Clients, count: int) -> list[Wire]:
+    """Wait until that many are served, and see that it is not one more."""
+    served: list[Wire] = []
+
+    def full() -> bool:
+        served.extend(rush(proxy, clients, 3))
+        return len(served) >= count
+
+    until(full, lambda: f"{count} are served, {len(served)} were\n{proxy.evidence()}")
+    served += rush(proxy, clients, MANY)
+    assert len(served) == count, f"{len(served)} are served\n{proxy.evidence()}"
+    return served
+
+
+def test_exact_in_a_rush(started: Started, clients: Clients) -> None:
+    """A hundred at once: as many are served as may be, the others are closed without a word."""
+    proxy = started.foreground("imap4", *WORKERS, "-L", str(LIMIT))
+
+    served = rush(proxy, clients)
+
+    assert len(served) == LIMIT, proxy.evidence()
+    for wire in served:
+        wire.ask(b"a NOOP", rb"a OK.*\r\n")
+    assert not rush(proxy, clients), "more are served while nobody has left"
+    assert sum(proxy.expect_sessions(LIMIT).values()) == LIMIT
+
+
+def leave_politely(wires: list[Wire]) -> None:
+    """By LOGOUT."""
+    for wire in wires:
+        wire.send(b"z LOGOUT\r\n")
+        wire.read_to_end()
+        wire.close()
+
+
+def leave_by_reset(wires: list[Wire]) -> None:
+    """As a client that crashes."""
+    for wire in wires:
+        wire.close()
+
+
+def leave_after_a_failed_login(wires: list[Wire]) -> None:
+    """While the answer is still due."""
+    for wire in wires:
+        wire.send(b"a LOGIN joe wrong\r\n")
+    for wire in wires:
+        wire.close()
+
+
+@pytest.mark.parametrize(
+    ("leave", "rounds"),
+    [(leave_politely, 3), (leave_by_reset, 3), (leave_after_a_failed_login, 1)],
+)
+def test_places_come_back(
+    leave: Callable[[list[Wire]], None], rounds: int, started: Started, clients: Clients
+) -> None:
+    """However clients leave, the same number may come after them, time and again."""
+    proxy = started.foreground("imap4", *WORKERS, "-L", str(LIMIT))
+    served = expect_room_for(proxy, clients, LIMIT)
+    for _ in range(rounds):
+        leave(served)
+        served = expect_room_for(proxy, clients, LIMIT)
+
+
+def test_places_of_logged_in_clients_come_back(started: Started, clients: Clients) -> None:
+    """Sessions count too, and no longer than they last."""
+    proxy = started.foreground("imap4", *WORKERS, "-L", str(LIMIT))
+    for _ in range(2):
+        sessions = [clients.log_in(proxy) for _ in range(LIMIT)]
+        assert not rush(proxy, clients)
+        for session in sessions:
+            session.log_out()
+        proxy.expect_sessions(0)
+    expect_room_for(proxy, clients, LIMIT)
+
+
+def test_places_of_a_killed_worker_come_back(started: Started, clients: Clients) -> None:
+    """What it held is free again, no more and no less; the others' clients stay."""
+    proxy = started.foreground("imap4", *WORKERS, "-L", str(LIMIT))
+    for _ in range(2):
+        served = expect_room_for(proxy, clients, LIMIT)
+        counts = proxy.expect_sessions(LIMIT)
+        victim = max(counts, key=lambda pid: counts[pid])
+
+        os.kill(victim, signal.SIGKILL)
+        proxy.wait_for_log(rf"\(pid {victim}\) died of SIGKILL with {counts[victim]} session")
+
+        ended = [wire for wire in served if has_ended(wire)]
+        assert len(ended) == counts[victim], f"{len(ended)} have ended, {counts}"
+        places = expect_room_for(proxy, clients, counts[victim])
+        leave_by_reset([wire for wire in (*served, *places) if wire not in ended])
+        proxy.expect_sessions(0)
+
+
+def has_ended(wire: Wire) -> bool:
+    """Whether nobody answers there any more."""
+    return fails(lambda: wire.ask(b"a NOOP", rb"a OK.*\r\n"))
+
+
+def test_one_place(started: Started, clients: Clients) -> None:
+    """The smallest limit, over several workers: one after the other is served."""
+    proxy = started.foreground("imap4", *WORKERS, "-L", "1")
+    for _ in range(5):
+        [wire] = expect_room_for(proxy, clients, 1)
+        leave_politely([wire])
+
+
+def test_no_limit(started: Started, clients: Clients) -> None:
+    """0 means that everybody is served."""
+    proxy = started.foreground("imap4", *WORKERS, "-L", "0")
+
+    assert len(rush(proxy, clients)) == MANY, proxy.evidence()
+
+
+def test_more_than_a_pipe_holds(started: Started, clients: Clients) -> None:
+    """A limit beyond 65536 is either in effect or refused, not a start that hangs."""
+    proxy = started.foreground("imap4", *WORKERS, "-L", "100000")
+
+    assert len(rush(proxy, clients)) == MANY, proxy.evidence()
+
+
+def test_limit_that_the_system_cannot_hold(started: Started) -> None:
+    """It is refused in one line."""
+    told = subprocess.run(
+        started.prepared("imap4", "-L", "99999999999").command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+
+    assert told.returncode > 0
+    [line] = told.stderr.splitlines()
+    assert "connection_limit" in line, line
+
+
+def test_out_of_descriptors(started: Started, clients: Clients) -> None:
+    """Nobody new gets in for a while; the worker rests, says it once, and comes to itself."""
+    proxy = started.foreground(
+        "imap4",
+        *("--workers", "1", "--no_bind_banner"),
+        before=("prlimit", f"--nofile={FEW_DESCRIPTORS}:{FEW_DESCRIPTORS}"),
+    )
+    [worker] = proxy.workers()
+    crowd = [clients.connect(proxy) for _ in range(FEW_DESCRIPTORS + 20)]
+    pattern = "Too many open files"
+    proxy.wait_for_log(pattern)
+    served = [wire for wire in crowd if wire.has_heard()]
+    assert 20 < len(served) < FEW_DESCRIPTORS, f"{len(served)} are served"
+
+    before = Member(worker.pid).cpu_seconds()
+    wait_for_nothing(lambda: len(proxy.logged(pattern)) > 1)
+    used = Member(worker.pid).cpu_seconds() - before
+
+    assert used < SOME_TIME / 4, f"{used:.2f} s of CPU in {SOME_TIME} s of nothing to do"
+    lines = proxy.logged(pattern)
+    for wire in served:
+        wire.close()
+    for wire in crowd:
+        if wire not in served:
+            wire.read_until(GREETING)
+            wire.close()
+    clients.log_in(proxy).use()
+    assert proxy.workers() == [worker._replace(title=proxy.workers()[0].title)], proxy.evidence()
+    assert len(lines) == 1, f"one line would do: {lines}"
+
+
+def wait_for_nothing(look: Callable[[], bool]) -> None:
+    """Give a fault some time to show; return at once if it does."""
+    try:
+        until(look, "", SOME_TIME)
+    except AssertionError:
+        return
+
+
+def test_descriptors_are_made_use_of(started: Started) -> None:
+    """The soft limit is raised to the hard one at start."""
+    proxy = started.foreground("imap4", *WORKERS, before=("prlimit", "--nofile=100:2000"))
+
+    for process in proxy.processes():
+        assert Member(process.pid).descriptor_limits() == ["2000", "2000"], process

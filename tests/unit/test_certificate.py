@@ -1,0 +1,78 @@
+"""Whose a certificate is, and whether that is who was meant."""
+
+import pytest
+from cryptography import x509
+
+from perdition.net.certificate import Holder, is_address
+from tests.support.authority import VALID, alternative_names, ec_key, signed
+
+
+def certificate(common_name: str, *names: str) -> x509.Certificate:
+    """A certificate with a common name and, where there are any, names in subjectAltName."""
+    party = (common_name, ec_key())
+    return x509.load_pem_x509_certificate(signed(party, party, VALID, alternative_names(names)))
+
+
+@pytest.mark.parametrize(
+    ("names", "host"),
+    [
+        (["mail.example"], "mail.example"),
+        (["mail.example"], "MAIL.Example"),
+        (["Mail.EXAMPLE"], "mail.example"),
+        (["mail.example"], "mail.example."),
+        (["mail.example", "pop.example"], "pop.example"),
+        (["*.example"], "mail.example"),
+        (["*.mail.example"], "a.mail.example"),
+        (["xn--bcher-kva.example"], "xn--bcher-kva.example"),
+        (["xn--bcher-kva.example"], "bücher.example"),
+        (["192.0.2.1"], "192.0.2.1"),
+        (["2001:db8::1"], "2001:db8::1"),
+        (["2001:db8::1"], "2001:DB8:0::1"),
+    ],
+)
+def test_name_in_subject_alternative_name_counts(names: list[str], host: str) -> None:
+    assert Holder.of(certificate("other.example", *names)).is_named(host)
+
+
+@pytest.mark.parametrize(
+    ("names", "host"),
+    [
+        (["mail.example"], "pop.example"),
+        (["mail.example"], "mail.example.org"),
+        (["mail.example"], "a.mail.example"),
+        (["mail.example"], "xmail.example"),
+        (["mail.example"], ""),
+        (["mail.example"], "."),
+        (["*.example"], "example"),
+        (["*.example"], "a.mail.example"),
+        (["*.example"], "*.mail.example"),
+        (["m*.example"], "mail.example"),
+        (["mail.*"], "mail.example"),
+        (["*"], "localhost"),
+        (["192.0.2.1"], "192.0.2.2"),
+        (["192.0.2.1"], "mail.example"),
+        (["mail.example"], "192.0.2.1"),
+    ],
+)
+def test_other_names_do_not_count(names: list[str], host: str) -> None:
+    assert not Holder.of(certificate(host or "x", *names)).is_named(host)
+
+
+@pytest.mark.parametrize("host", ["mail.example", "MAIL.example", "192.0.2.1"])
+def test_common_name_counts_where_there_is_no_other(host: str) -> None:
+    assert Holder.of(certificate(host.lower())).is_named(host)
+    assert not Holder.of(certificate(host.lower())).is_named("other.example")
+
+
+def test_common_name_does_not_count_beside_other_names() -> None:
+    assert not Holder.of(certificate("mail.example", "pop.example")).is_named("mail.example")
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "::1", "2001:db8::1"])
+def test_address(host: str) -> None:
+    assert is_address(host)
+
+
+@pytest.mark.parametrize("host", ["", "localhost", "192.0.2", "192.0.2.1.example", "[::1]", "1"])
+def test_no_address(host: str) -> None:
+    assert not is_address(host)
