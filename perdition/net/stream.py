@@ -82,10 +82,12 @@ class Stream:
         Raises LineTooLong when it has more than ``limit`` octets; the stream is then unusable.
         """
         searched = 0
-        while (end := self.buffer.find(b"\n", searched)) < 0:
-            searched = len(self.buffer)
+        while True:
             if not self.tls and self.buffer.startswith(TLS_HANDSHAKE):
                 raise TLSFailed("the peer speaks TLS where plain text is expected")
+            if (end := self.buffer.find(b"\n", searched)) >= 0:
+                break
+            searched = len(self.buffer)
             if searched > limit:
                 raise LineTooLong
             await self.fill(self.seconds)

@@ -50,7 +50,9 @@ class TLSWire(Wire, Protocol):
 def reason(error: Exception) -> str:
     """Return why OpenSSL, or the system, does not go on, in words."""
     word = getattr(error, "reason", None)  # only the ssl module's own errors have one
+    text = str(word or getattr(error, "strerror", None) or error)
+    if known := REASONS.get(text.upper().replace(" ", "_")):
+        return known
     if word:
-        return REASONS.get(word, str(word).replace("_", " ").lower())
-    text = str(getattr(error, "strerror", None) or error)
+        return text.replace("_", " ").lower()
     return re.sub(r"^\[SSL\] | \(_ssl\.c:\d+\)$", "", text)

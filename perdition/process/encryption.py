@@ -32,6 +32,10 @@ class Encryption:
             from perdition.net import tls_outgoing
 
             self.outgoing = tls_outgoing.OutgoingTLS(options)
+        if self.listening or self.outgoing:
+            from perdition.net import tls
+
+            self.remarks = tls.remarks(options)
 
     def prepare_listening(self) -> None:
         """Read certificates and keys, and ask for a passphrase if a key has one."""
@@ -47,7 +51,6 @@ class Encryption:
         self.listening = tls.ListeningTLS(
             self.options, tls.identities(self.options, files, self.passphrase)
         )
-        self.remarks = tls.remarks(self.options)
 
     def renew(self, files: dict[str, bytes]) -> None:
         """Show clients what is in the files now; raises StartupError, and then changes nothing."""

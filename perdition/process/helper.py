@@ -177,9 +177,16 @@ def ask_pam(user: bytes, password: bytes, address: bytes) -> int:
     return code
 
 
-def start(name: str, lines: list[Line], pipe: tuple[int, int], login_seconds: float) -> int:
+def start(
+    name: str,
+    lines: list[Line],
+    pipe: tuple[int, int],
+    unneeded: list[socket.socket],
+    login_seconds: float,
+) -> int:
     """Fork the keeper, who has a helper serve the lines while ``pipe``'s other end is open.
 
+    ``unneeded`` are sockets that both close: an address is free when whoever serves it has gone.
     Returns its process id. Nobody else could replace a helper: all others have given up root.
     """
     pid = os.fork()
@@ -193,8 +200,8 @@ def start(name: str, lines: list[Line], pipe: tuple[int, int], login_seconds: fl
         for number in ENDED_BY_LIFELINE:
             signal.signal(number, signal.SIG_IGN)
         silence()
-        for line in lines:
-            line.ours.close()
+        for sock in (*unneeded, *(line.ours for line in lines)):
+            sock.close()
         keep(name, Helper(name, lines, pipe[0], login_seconds))
     finally:
         os._exit(os.EX_OK)

@@ -43,9 +43,8 @@ def run(name: str, options: Options, log: Log) -> int:
     line = None
     if options.authenticate_in:
         line = Line([])
-        helper.start(
-            name, [line], os.pipe2(os.O_CLOEXEC), login_seconds(options.authenticate_timeout)
-        )
+        seconds = login_seconds(options.authenticate_timeout)
+        helper.start(name, [line], os.pipe2(os.O_CLOEXEC), [], seconds)
     owner.become()
     renounce()
     setproctitle(f"{name}: inetd")

@@ -149,7 +149,9 @@ class Master:
             files = [*self.tls.files, self.configuration.path]
             self.lines = [Line(files) for _ in range(len(self.slots) + 1)]
             seconds = login_seconds(self.options.authenticate_timeout)
-            self.keeper = helper.start(self.name, self.lines, self.lifeline, seconds)
+            self.keeper = helper.start(
+                self.name, self.lines, self.lifeline, self.open_to_others(), seconds
+            )
         self.log.give(self.owner.uid, self.owner.gid)
         self.owner.become()
         renounce()
@@ -178,14 +180,16 @@ class Master:
 
     def descriptors(self) -> list[int]:
         """Return what must stay open when the master detaches."""
-        found = [sock.fileno() for sock in self.listeners]
+        found = [sock.fileno() for sock in self.open_to_others()]
         if self.log.sink.descriptor >= 0:
             found.append(self.log.sink.descriptor)
         if self.tokens:
             found += [self.tokens.source, self.tokens.sink]
-        if self.scrapers:
-            found.append(self.scrapers.fileno())
         return found
+
+    def open_to_others(self) -> list[socket.socket]:
+        """Return the sockets on which this process waits for others to connect."""
+        return [*self.listeners, *([self.scrapers] if self.scrapers else [])]
 
     def log_start(self) -> None:
         """Log what is started, and its options."""
@@ -379,9 +383,8 @@ class Master:
         if self.stopping:
             return
         delay = slot.bereave(time.monotonic())
-        how = signal.Signals(-code).name if code < 0 else f"status {code}"
         self.log.error(
-            f"{slot.title} (pid {pid}) died of {how}{lost}; "
+            f"{slot.title} (pid {pid}) {end_of(code)}{lost}; "
             f"a new one starts {f'in {delay:g} s' if delay else 'now'}"
         )
 
@@ -410,3 +413,10 @@ class Master:
 def backoff(quick_deaths: int) -> float:
     """Return the seconds to wait after so many deaths in a row that came at once: 0, 1, 2, 4..."""
     return min(2.0 ** (quick_deaths - 2), LONGEST_BACKOFF_SECONDS) if quick_deaths > 1 else 0.0
+
+
+def end_of(code: int) -> str:
+    """Return how a child has ended, for the log; one that succeeded was told to, not by us."""
+    if code == os.EX_OK:
+        return "has ended as it was told"
+    return f"died of {signal.Signals(-code).name if code < 0 else f'status {code}'}"

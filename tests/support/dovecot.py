@@ -16,7 +16,7 @@ _OWNER = "mail"
 """The system's account that the mail belongs to; Dovecot serves none of root's."""
 
 _PLAIN = ("pop3", "imap4", "managesieve")
-_TLS = ("pop3s", "imap4s", "managesieves")
+_TLS = ("pop3s", "imap4s")
 
 _EVIDENCE_LINES = 60
 
@@ -31,8 +31,8 @@ class Certificate(NamedTuple):
 class Dovecot:
     """One Dovecot, with users and their passwords; as a context it answers, then it is gone.
 
-    `ports` has pop3, imap4 and managesieve; given a certificate, also those with
-    an s at the end, and STARTTLS on the first three.
+    `ports` has pop3, imap4 and managesieve; given a certificate, also pop3s and imap4s, and
+    STARTTLS on the first three.
     """
 
     def __init__(
@@ -169,10 +169,6 @@ service pop3-login {{
 service managesieve-login {{
   inet_listener sieve {{
     port = {ports["managesieve"]}
-  }}
-  inet_listener sieves {{
-    port = {ports.get("managesieves", 0)}
-    ssl = {"yes" if certificate else "no"}
   }}
 }}
 plugin {{

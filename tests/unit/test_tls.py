@@ -1,0 +1,150 @@
+"""TLS on both sides, as far as it can be told without a connection."""
+
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from perdition.failure import StartupError
+from perdition.net.tls import ListeningTLS, identities, identity_files, read_passphrase, remarks
+from perdition.net.tls_outgoing import OutgoingTLS
+from perdition.net.wire import reason
+from perdition.option_kinds import TLS_VERSIONS
+from perdition.options import Options
+from tests.support.authority import Authority
+from tests.support.dovecot import Certificate
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Certificate:
+    """A certificate and its key."""
+    return Authority(tmp_path).issue(chain=False)
+
+
+@pytest.fixture
+def sock() -> Iterator[socket.socket]:
+    """A socket that nobody is behind."""
+    with socket.socket() as found:
+        yield found
+
+
+def options(*certificates: Certificate, **more: object) -> Options:
+    """What a site says that shows these certificates."""
+    return Options(
+        ssl_cert_file=tuple(str(each.certificate) for each in certificates),
+        ssl_key_file=tuple(str(each.key) for each in certificates),
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def read(wanted: Options) -> dict[str, bytes]:
+    """The files that identities are made of."""
+    return {path: Path(path).read_bytes() for path in identity_files(wanted)}
+
+
+def test_certificates_and_keys_come_in_pairs() -> None:
+    alone = Options(ssl_cert_file=("a", "b"), ssl_key_file=("a",))
+    with pytest.raises(StartupError, match="ssl_cert_file is given 2 times and ssl_key_file 1"):
+        identity_files(alone)
+
+
+def test_chain_goes_behind_each_certificate(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.issue("one", chain=False), authority.issue("two", chain=False)
+    wanted = options(*pair, ssl_ca_chain_file=str(authority.file))
+
+    found = identities(wanted, read(wanted), "")
+
+    assert [each.file for each in found] == list(wanted.ssl_cert_file)
+    for each, own in zip(found, pair, strict=True):
+        assert each.certificates.startswith(own.certificate.read_bytes())
+        assert each.certificates.endswith(authority.chain)
+
+
+def test_keys_and_passphrases_are_not_shown(certificate: Certificate) -> None:
+    wanted = options(certificate)
+    [found] = identities(wanted, read(wanted), "open sesame")
+    assert "open sesame" not in repr(found)
+    assert "PRIVATE" not in repr(found)
+
+
+def test_bad_certificate_changes_nothing(certificate: Certificate) -> None:
+    wanted = options(certificate, ssl_listen_min_proto_version="tlsv1.2")
+    listening = ListeningTLS(wanted, identities(wanted, read(wanted), ""))
+    holders = listening.holders
+    files = dict.fromkeys(identity_files(wanted), b"rubbish")
+
+    with pytest.raises(StartupError, match=f"ssl_cert_file {certificate.certificate}"):
+        listening.load(identities(wanted, files, ""))
+
+    assert listening.holders == holders
+
+
+@pytest.mark.parametrize(
+    ("text", "passphrase"),
+    [
+        (b"word\nother\n", "word"),
+        (b"word\r\n", "word"),
+        (b"word", "word"),
+        (b" two words \n", " two words "),
+        (b"w\xf6rd\n", "w\udcf6rd"),
+        (b"\n", ""),
+        (b"", ""),
+    ],
+)
+def test_passphrase_is_the_first_line(text: bytes, passphrase: str, tmp_path: Path) -> None:
+    file = tmp_path / "passphrase"
+    file.write_bytes(text)
+    assert read_passphrase(Options(ssl_passphrase_file=str(file))) == passphrase
+    with file.open() as source:
+        assert read_passphrase(Options(ssl_passphrase_fd=source.fileno())) == passphrase
+
+
+@pytest.mark.parametrize("side", ["listen", "outgoing"])
+@pytest.mark.parametrize("version", TLS_VERSIONS)
+def test_remark_where_openssl_does_not_go_so_low(side: str, version: str) -> None:
+    both = ("ssl_listen_min_proto_version", "ssl_outgoing_min_proto_version")
+    limits = dict.fromkeys(both, "tlsv1.2") | {f"ssl_{side}_min_proto_version": version}
+
+    told = remarks(Options(**limits))  # type: ignore[arg-type]
+
+    low = version in ("sslv3", "tlsv1", "tlsv1.1")
+    assert [f"ssl_{side}_min_proto_version is {version}" in line for line in told] == [True] * low
+
+
+@pytest.mark.parametrize("side", ["listen", "outgoing"])
+def test_remark_on_compression(side: str) -> None:
+    wanted = Options(**{f"ssl_{side}_compression": True})  # type: ignore[arg-type]
+    assert any(f"ssl_{side}_compression is on" in line for line in remarks(wanted))
+
+
+@pytest.mark.parametrize(
+    ("host", "told"),
+    [
+        ("mail.example", b"mail.example"),
+        ("mail.example.", b"mail.example"),
+        ("bücher.example", b"xn--bcher-kva.example"),
+        ("192.0.2.1", None),
+        ("2001:db8::1", None),
+    ],
+)
+def test_name_that_a_real_server_is_told(
+    host: str, told: bytes | None, sock: socket.socket
+) -> None:
+    """As RFC 6066 has it: in ASCII, without a dot at the end, and never an address."""
+    wire = OutgoingTLS(Options()).wrap(sock, host)
+    assert wire.connection.get_servername() == told
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ssl.SSLError(1, "[SSL] internal error (_ssl.c:1007)"), "internal error"),
+        (ssl.SSLError(1, "it has expired"), "it has expired"),
+        (ConnectionResetError(104, "Connection reset by peer"), "Connection reset by peer"),
+    ],
+)
+def test_reason_is_in_words(error: OSError, words: str) -> None:
+    assert reason(error) == words
