@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from OpenSSL import SSL
 
-from perdition.net.certificate import Holder, is_address
+from perdition.net.certificate import Holder, ascii_form, is_address
 from perdition.net.tls import DEFAULT_CIPHERS, bad_ciphers, load_authorities
 from perdition.options import Options
 
@@ -96,7 +96,7 @@ class OutgoingTLS:
         connection = SSL.Connection(self.context, sock)
         connection.set_connect_state()
         if not is_address(host):
-            connection.set_tlsext_host_name(host.encode("idna"))
+            connection.set_tlsext_host_name(ascii_form(host).removesuffix(".").encode())
         return Connection(connection, sock, "" if self.options.ssl_no_cn_verify else host)
 
 

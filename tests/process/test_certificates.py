@@ -342,8 +342,12 @@ def test_who_stays_root_ends_with_the_master(
 ) -> None:
     """Who reads keys again is nobody whom the network reaches, and does not outlive the rest."""
     proxy = started.foreground("imap4", *shown(old))
-    roots = [process for process in proxy.processes() if process.uid == 0]
-    assert any("helper" in root.title for root in roots), proxy.evidence()
+
+    def find_roots() -> list[processes.Process] | None:
+        found = [process for process in proxy.processes() if process.uid == 0]
+        return found if any("helper" in root.title for root in found) else None
+
+    roots = until(find_roots, proxy.evidence)
     assert not [root for root in roots if root in proxy.workers() or root.pid == proxy.pid]
 
     os.kill(proxy.pid, deadly)
