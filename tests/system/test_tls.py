@@ -299,6 +299,16 @@ def holder(tls: ssl.SSLSocket) -> str:
     return str(subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
 
 
+@pytest.fixture(scope="module")
+def with_two_names(authority: Authority) -> Iterator[Proxy]:
+    """A perdition that has a certificate for mail, and one for pop and whatever is wild."""
+    mail = authority.issue("mail", ["mail.example"])
+    pop = authority.issue("pop", ["pop.example", "*.wild.example"])
+    options = ("-M", "", "--ssl_mode", "ssl_listen", *shown(mail, pop))
+    with public_folder() as folder, Proxy("imap4", folder, *options) as proxy:
+        yield proxy
+
+
 @pytest.mark.parametrize(
     ("asked", "expected"),
     [
@@ -312,16 +322,13 @@ def holder(tls: ssl.SSLSocket) -> str:
     ],
 )
 def test_client_is_shown_the_certificate_for_the_name_it_asks_for(
-    asked: str, expected: str, proxies: Proxies, authority: Authority
+    asked: str, expected: str, with_two_names: Proxy, authority: Authority
 ) -> None:
     """The first one is for names that none is for, and for clients that tell no name."""
-    mail = authority.issue("mail", ["mail.example"])
-    pop = authority.issue("pop", ["pop.example", "*.wild.example"])
-    proxy = proxies.start("imap4", "-M", "", "--ssl_mode", "ssl_listen", *shown(mail, pop))
     context = authority.trusted()
     context.check_hostname = False
 
-    with handshake(proxy, context, asked) as tls:
+    with handshake(with_two_names, context, asked) as tls:
         assert holder(tls) == expected
 
 

@@ -59,7 +59,7 @@ def certificate(authority: Authority) -> Certificate:
     return authority.issue()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server() -> Iterator[ScriptedServer]:
     """The real server, whose part each test plays in its own way."""
     with ScriptedServer() as found:
@@ -67,32 +67,45 @@ def server() -> Iterator[ScriptedServer]:
 
 
 class Front:
-    """Starts a perdition in front of the scripted server."""
+    """Perditions in front of the scripted server; each is started once for all tests."""
 
     def __init__(
         self,
-        proxies: Proxies,
+        folder: Path,
+        stack: ExitStack,
         server: ScriptedServer,
         authority: Authority,
         certificate: Certificate,
     ) -> None:
-        self._proxies = proxies
+        self._folder = folder
+        self._stack = stack
+        self._all: dict[tuple[str, ...], Proxy] = {}
         self._options = (
             *("-M", "", "-s", server.name, "--workers", "1", "--ssl_ca_file", authority.file),
             *("--ssl_cert_file", certificate.certificate, "--ssl_key_file", certificate.key),
         )
 
     def start(self, protocol: str, mode: str, *options: str) -> Proxy:
-        """A perdition that uses TLS in that way."""
-        return self._proxies.start(protocol, *self._options, "--ssl_mode", mode, *options)
+        """The perdition that uses TLS in that way."""
+        key = (protocol, mode, *options)
+        if key not in self._all:
+            proxy = Proxy(protocol, self._folder, *self._options, "--ssl_mode", mode, *options)
+            self._all[key] = self._stack.enter_context(proxy)
+        self._latest = self._all[key]
+        return self._latest
+
+    def evidence(self) -> str:
+        """What the latest of them said and logged."""
+        return self._latest.evidence()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def front(
-    proxies: Proxies, server: ScriptedServer, authority: Authority, certificate: Certificate
-) -> Front:
-    """Perdition, between the test's clients and the test's real server."""
-    return Front(proxies, server, authority, certificate)
+    server: ScriptedServer, authority: Authority, certificate: Certificate
+) -> Iterator[Front]:
+    """Perdition, between the tests' clients and the tests' real server."""
+    with public_folder() as folder, ExitStack() as stack:
+        yield Front(folder, stack, server, authority, certificate)
 
 
 def tls_of(authority: Authority, use: str) -> TLS:
