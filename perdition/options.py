@@ -354,6 +354,15 @@ class Options:
         "add_domain).",
         short="S",
     )
+    takeover: bool = option(
+        FLAG,
+        False,
+        "Take the place of the perdition that runs with the same pid_file, without a client "
+        "noticing: listen on its sockets, and let its open sessions go on there until they end, "
+        "or for its drain_timeout if that is not 0. If this perdition cannot start, that one goes "
+        "on as if nothing had been.",
+        in_file=False,
+    )
     timeout: int = option(
         SECONDS,
         1800,

@@ -115,60 +115,73 @@ class Resolver:
         self.known[key] = self.loop.now + seconds, found
 
 
-def listen(
-    endpoints: Iterable[Endpoint], default_port: str, keepalive: bool, numeric: bool
-) -> list[socket.socket]:
-    """Bind and listen to each endpoint; without any, to all addresses of both families.
+class Listening:
+    """Binds listening sockets, or takes over those that listen to the same address already.
 
-    Raises StartupError that names the address and what is wrong with it.
+    ``inherited`` are such sockets; those that are taken over are removed from it.
     """
-    flags = socket.AI_PASSIVE | (NUMERIC if numeric else 0)
-    sockets: list[socket.socket] = []
-    for endpoint in endpoints:
-        wanted = Endpoint(endpoint.host, endpoint.port or default_port)
+
+    def __init__(
+        self, keepalive: bool, numeric: bool, inherited: dict[Address, socket.socket]
+    ) -> None:
+        self.keepalive = keepalive
+        self.flags = socket.AI_PASSIVE | (NUMERIC if numeric else 0)
+        self.inherited = inherited
+
+    def listen(self, endpoints: Iterable[Endpoint], default_port: str) -> list[socket.socket]:
+        """Listen to each endpoint; without any, to all addresses of both families.
+
+        Raises StartupError that names the address and what is wrong with it.
+        """
+        sockets: list[socket.socket] = []
+        for endpoint in endpoints:
+            wanted = Endpoint(endpoint.host, endpoint.port or default_port)
+            try:
+                found = lookup(wanted, self.flags)
+            except OSError as error:
+                raise StartupError(
+                    f"bind_address {wanted}: {error.strerror}; "
+                    "give an address and a port of this host"
+                ) from error
+            sockets += map(self.bind, found)
+        return sockets or self.listen_everywhere(default_port)
+
+    def listen_everywhere(self, port: str) -> list[socket.socket]:
+        """Listen to a port of all IPv4 and, where the system has it, all IPv6 addresses."""
         try:
-            found = lookup(wanted, flags)
+            [address, *_] = lookup(Endpoint("0.0.0.0", port), self.flags)
         except OSError as error:
             raise StartupError(
-                f"bind_address {wanted}: {error.strerror}; give an address and a port of this host"
+                f"listen_port {port}: {error.strerror}; give a number or name"
             ) from error
-        sockets += [bind(address, keepalive) for address in found]
-    return sockets or listen_everywhere(default_port, keepalive, flags)
+        sockets = [self.bind(address)]
+        if socket.has_dualstack_ipv6():
+            number = sockets[0].getsockname()[1]
+            sockets.append(self.bind(Address(socket.AF_INET6, ("::", number))))
+        return sockets
 
+    def bind(self, address: Address) -> socket.socket:
+        """Return a socket that listens to an address."""
+        if sock := self.inherited.pop(address, None):
+            return self.prepare(sock)
+        sock = self.prepare(socket.socket(address.family, socket.SOCK_STREAM))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if address.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            sock.bind(address.sockaddr)
+            sock.listen(BACKLOG)
+        except OSError as error:
+            host, port = address.sockaddr[:2]
+            raise StartupError(
+                f"cannot listen to {host}:{port}: {error.strerror}; "
+                "see bind_address and listen_port, or end what listens there"
+            ) from error
+        return sock
 
-def listen_everywhere(port: str, keepalive: bool, flags: int) -> list[socket.socket]:
-    """Listen to a port of all IPv4 and, where the system has it, all IPv6 addresses."""
-    try:
-        [address, *_] = lookup(Endpoint("0.0.0.0", port), flags)
-    except OSError as error:
-        raise StartupError(
-            f"listen_port {port}: {error.strerror}; give a number or name"
-        ) from error
-    sockets = [bind(address, keepalive)]
-    if socket.has_dualstack_ipv6():
-        number = sockets[0].getsockname()[1]
-        sockets.append(bind(Address(socket.AF_INET6, ("::", number)), keepalive))
-    return sockets
-
-
-def bind(address: Address, keepalive: bool) -> socket.socket:
-    """Return a socket that listens to an address.
-
-    Options that accepted sockets inherit are set here, once.
-    """
-    sock = socket.socket(address.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, keepalive)
-    if address.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    try:
-        sock.bind(address.sockaddr)
-        sock.listen(BACKLOG)
-    except OSError as error:
-        host, port = address.sockaddr[:2]
-        raise StartupError(
-            f"cannot listen to {host}:{port}: {error.strerror}; "
-            "see bind_address and listen_port, or end what listens there"
-        ) from error
-    return sock
+    def prepare(self, sock: socket.socket) -> socket.socket:
+        """Set the options that accepted sockets inherit, once; return the socket."""
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, self.keepalive)
+        return sock

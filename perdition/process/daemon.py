@@ -7,7 +7,7 @@ import pwd
 import resource
 import signal
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,6 +115,12 @@ class PidFile:
         self.path = path
         self.owner = owner
         self.lock = PIDLockFile(str(path))
+        self.held = -1
+
+    @property
+    def handover(self) -> Path:
+        """The socket beside it, by which another master takes the place of the one that runs."""
+        return self.path.with_name(f"{self.path.name}.takeover")
 
     def prepare(self) -> None:
         """Make the directory, and remove what a master that is no more has left.
@@ -155,22 +161,45 @@ class PidFile:
         self.lock.break_lock()
 
     def write(self) -> None:
-        """Write the file; raises StartupError.
+        """Write the file; raises StartupError."""
+        try:
+            with self.rights():
+                self.lock.acquire(timeout=0)
+                self.path.chmod(PID_FILE_MODE)
+                if os.geteuid() == 0:
+                    self.owner.give(self.path)
+        except (AlreadyLocked, LockFailed, OSError) as error:
+            raise StartupError(f"pid_file {self.path}: cannot be written: {error}") from error
+
+    def rights(self) -> AbstractContextManager[None]:
+        """Return what to write in the file's directory with.
 
         In the owner's own directory anybody of that name could put another file in its place
         meanwhile: there it is written as the owner. Elsewhere nobody but root could.
         """
+        belongs_to_owner = self.path.parent.stat().st_uid == self.owner.uid
+        return self.owner.acting() if belongs_to_owner else nullcontext()
+
+    def hold(self) -> None:
+        """Open the file of the master whose place is to be taken, before the rights to are gone.
+
+        Raises StartupError.
+        """
         try:
-            if self.path.parent.stat().st_uid == self.owner.uid:
-                with self.owner.acting():
-                    self.lock.acquire(timeout=0)
-                    self.path.chmod(PID_FILE_MODE)
-            else:
-                self.lock.acquire(timeout=0)
-                self.path.chmod(PID_FILE_MODE)
-                self.owner.give(self.path)
-        except (AlreadyLocked, LockFailed, OSError) as error:
-            raise StartupError(f"pid_file {self.path}: cannot be written: {error}") from error
+            with self.rights():
+                self.held = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            raise StartupError(
+                f"pid_file {self.path}: {error.strerror}; restart perdition instead"
+            ) from error
+
+    def take_over(self) -> None:
+        """Put our own process id in the place of the other master's."""
+        number = b"%d\n" % os.getpid()
+        os.pwrite(self.held, number, 0)
+        os.ftruncate(self.held, len(number))
+        os.close(self.held)
+        self.held = -1
 
     def remove(self) -> None:
         """Remove the file, if its directory lets us; one that stays is stale to the next start."""

@@ -7,7 +7,6 @@ import signal
 import socket
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,15 +14,14 @@ from setproctitle import setproctitle
 
 from perdition import __version__
 from perdition.auth import login_seconds
-from perdition.clients import Clients
 from perdition.configuration import Configuration, read_file
 from perdition.failure import StartupError
 from perdition.helper_line import Line
 from perdition.log import Log, fault
-from perdition.net.address import listen
 from perdition.options import Options
 from perdition.popmap.kinds import open_map
 from perdition.process import helper
+from perdition.process.children import Children, Slot
 from perdition.process.daemon import (
     Owner,
     PidFile,
@@ -33,45 +31,26 @@ from perdition.process.daemon import (
     renounce,
 )
 from perdition.process.encryption import Encryption
-from perdition.process.scoreboard import Counter, Scoreboard
-from perdition.process.tokens import Tokens
+from perdition.process.handover import Word
+from perdition.process.scoreboard import Counter
+from perdition.process.service_manager import notify
+from perdition.process.sockets import Sockets
 from perdition.process.worker import Heritage, Worker
 
 RUN_DIRECTORY = Path("/var/run")
-SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD}
+SIGNALS = {
+    *(signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP),
+    *(signal.SIGCHLD, signal.SIGIO),
+}
 GRACE_SECONDS = 5.0
 """What workers get beyond the drain timeout before they are killed."""
 KEEPER_SECONDS = 1.0
 """How long the master waits for its keeper's end: one that root has stopped may never come."""
-RETRY_SECONDS = 1.0
-"""How soon a fork is tried again that the system has refused."""
-QUICK_DEATH_SECONDS = 1.0
-"""A child that has lived less long has died at once."""
-LONGEST_BACKOFF_SECONDS = 60.0
-
-
-@dataclass(slots=True)
-class Slot:
-    """A child's place: who has it, since when, or when the next one may.
-
-    ``number`` is a worker's, and 0 for who is none.
-    """
-
-    title: str
-    number: int = 0
-    pid: int = 0
-    started: float = 0.0
-    due: float = 0.0
-    orders: socket.socket | None = None
-    quick_deaths: int = 0
-
-    def bereave(self, now: float) -> float:
-        """Note a death that nobody asked for; return the seconds until the next one starts."""
-        quick = now - self.started < QUICK_DEATH_SECONDS
-        self.quick_deaths = self.quick_deaths + 1 if quick else 0
-        delay = backoff(self.quick_deaths)
-        self.due = now + delay
-        return delay
+BEGIN_SECONDS = 30.0
+"""How long all workers together may take until they serve."""
+BEGIN_STEP_SECONDS = 0.01
+LOOK_SECONDS = 10.0
+"""How often the master looks whether its workers move; they do twice as often."""
 
 
 class Master:
@@ -87,52 +66,54 @@ class Master:
         self.tls = Encryption(options)
         self.popmap = open_map(options)
         self.popmap.check()
-        self.listeners = listen(
-            options.bind_address,
-            options.listen_port or str(options.service.port),
-            options.tcp_keepalive,
-            options.no_lookup,
+        self.pid_file = self.named_pid_file()
+        self.sockets = Sockets(options, self.owner, self.pid_file)
+        self.prepare_pid_file()
+        self.children = Children(
+            options.workers or len(os.sched_getaffinity(0)),
+            bool(self.sockets.scrapers),
+            self.become,
+            log,
+            self.sockets.tokens,
         )
-        self.pid_file = self.prepared_pid_file()
-        count = options.workers or len(os.sched_getaffinity(0))
-        self.slots = [Slot(f"worker {number}", number) for number in range(1, count + 1)]
-        self.scoreboard = Scoreboard(count)
-        self.clients = Clients(count)
-        self.tokens = Tokens(options.connection_limit) if options.connection_limit else None
         self.lifeline = (-1, -1)
         self.keeper = 0
         self.lines: list[Line] = []
+        self.in_place = False
         self.stopping = False
         self.kill_at: float | None = None
-        self.scrapers = self.prepared_metrics()
-        self.metrics = Slot("metrics")
-        self.children = [*self.slots, self.metrics] if self.scrapers else self.slots
+        self.look_at: float | None = None
 
-    def prepared_pid_file(self) -> PidFile | None:
-        """Return the pid file, ready to be written, if there is to be one.
-
-        A user who cannot write to the default place, and has named no other, goes without.
-        """
+    def named_pid_file(self) -> PidFile | None:
+        """Return the pid file, if there is to be one."""
         path = self.options.pid_file
         if path == "":
             return None
-        pid_file = PidFile(Path(path or RUN_DIRECTORY / self.name / f"{self.name}.pid"), self.owner)
+        return PidFile(Path(path or RUN_DIRECTORY / self.name / f"{self.name}.pid"), self.owner)
+
+    def prepare_pid_file(self) -> None:
+        """See to it that the pid file can be written, and that another master can find us by it.
+
+        A user who cannot write to the default place, and has named no other, goes without. Raises
+        StartupError.
+        """
+        if not self.pid_file:
+            return
         try:
-            pid_file.prepare()
+            if self.options.takeover:
+                self.pid_file.hold()
+            else:
+                self.pid_file.prepare()
         except StartupError as error:
-            if path or os.getuid() == 0:
+            if self.options.pid_file or os.getuid() == 0:
                 raise
             self.log.notice(f"no pid file: {error}")
-            return None
-        return pid_file
-
-    def prepared_metrics(self) -> socket.socket | None:
-        """Return a socket that listens to scrapers, if there are to be some."""
-        if self.options.metrics_address is None:
-            return None
-        from perdition.process import metrics
-
-        return metrics.bind(self.options.metrics_address, self.owner)
+            self.pid_file = None
+            return
+        try:
+            self.sockets.await_successor(self.pid_file)
+        except StartupError as error:
+            self.log.notice(f"no takeover will be possible: {error}")
 
     def run(self) -> int:
         """Detach if that is wanted, serve, and return the exit status."""
@@ -142,32 +123,97 @@ class Master:
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         setproctitle(f"{self.name}: master")
         self.log_start()
-        if self.pid_file:
-            self.pid_file.write()
+        if not self.options.takeover:
+            self.claim_place()
         self.lifeline = os.pipe2(os.O_CLOEXEC)
-        if self.options.authenticate_in or (self.tls.files and os.getuid() == 0):
-            files = [*self.tls.files, self.configuration.path]
-            self.lines = [Line(files) for _ in range(len(self.slots) + 1)]
-            seconds = login_seconds(self.options.authenticate_timeout)
-            self.keeper = helper.start(
-                self.name, self.lines, self.lifeline, self.open_to_others(), seconds
-            )
+        self.start_helper()
         self.log.give(self.owner.uid, self.owner.gid)
         self.owner.become()
         renounce()
         gc.freeze()  # what is imported stays in pages that all processes share
-        for slot in self.children:
-            self.start(slot)
-        if parent is not None:
-            release_parent(parent)
-        while not (self.stopping and not any(slot.pid for slot in self.slots)):
+        self.children.start_all()
+        begun = self.workers_begin()
+        if begun:
+            self.take_place()
+            if parent is not None:
+                release_parent(parent)
+        else:
+            self.give_up()
+        while not self.is_over():
             self.wait()
+        self.leave()
+        return os.EX_OK if begun else os.EX_UNAVAILABLE
+
+    def claim_place(self) -> None:
+        """Write the pid file, in a place that nobody has; raises StartupError."""
         if self.pid_file:
-            self.pid_file.remove()
-        self.end_metrics()
+            self.pid_file.write()
+        self.in_place = True
+
+    def start_helper(self) -> None:
+        """Fork the helper, if there is something that only root can do."""
+        if self.options.authenticate_in or (self.tls.files and os.getuid() == 0):
+            files = [*self.tls.files, self.configuration.path]
+            self.lines = [Line(files) for _ in range(len(self.children.workers) + 1)]
+            seconds = login_seconds(self.options.authenticate_timeout)
+            self.keeper = helper.start(
+                self.name, self.lines, self.lifeline, self.sockets.all(), seconds
+            )
+
+    def workers_begin(self) -> bool:
+        """Wait until all workers serve; return whether they do, and shall.
+
+        One that dies before would die again: to have tried that is worse than to say so.
+        """
+        until = time.monotonic() + BEGIN_SECONDS
+        while not (self.stopping or self.children.serving()):
+            if self.children.scoreboard.total(Counter.DIED):
+                self.log.error("perdition does not start: a worker has died before it served")
+                return False
+            if time.monotonic() >= until:
+                self.log.error(f"perdition does not start: no worker in {BEGIN_SECONDS:g} s")
+                return False
+            self.wait(BEGIN_STEP_SECONDS)
+        return not self.stopping
+
+    def take_place(self) -> None:
+        """Be the master that others find: by the pid file, the handover, the service manager."""
+        if self.sockets.predecessor:
+            if self.pid_file:
+                self.pid_file.take_over()
+            self.sockets.predecessor.say(Word.TAKEN)
+            self.sockets.predecessor.wake()
+            self.in_place = True
+        self.look_at = time.monotonic() + LOOK_SECONDS
+        notify("READY=1", f"MAINPID={os.getpid()}")
+        if self.sockets.handover:
+            self.sockets.handover.wake()
+        self.hear()
+
+    def give_up(self) -> None:
+        """End what has begun; a predecessor goes on as if nothing had been."""
+        if self.sockets.predecessor:
+            self.sockets.predecessor.line.close()
+            self.sockets.predecessor = None
+        self.stop(signal.SIGTERM)
+
+    def is_over(self) -> bool:
+        """Tell whether there is nobody left to wait for."""
+        return self.stopping and not (self.children.left() or self.sockets.predecessor)
+
+    def leave(self) -> None:
+        """Take away what the next master would find, unless it is that one's already."""
+        self.children.end_metrics()
+        if self.in_place:
+            if self.pid_file:
+                self.pid_file.remove()
+            if self.sockets.handover:
+                self.sockets.handover.remove()
+            if isinstance(path := self.options.metrics_address, Path):
+                with suppress(OSError):  # a socket that stays is stale to the next start
+                    path.unlink()
         self.end_keeper()
         self.log.notice("perdition has ended")
-        return os.EX_OK
 
     def end_keeper(self) -> None:
         """Let keeper and helper end, which they do at the end of the lifeline; not for ever."""
@@ -180,16 +226,12 @@ class Master:
 
     def descriptors(self) -> list[int]:
         """Return what must stay open when the master detaches."""
-        found = [sock.fileno() for sock in self.open_to_others()]
+        found = self.sockets.descriptors()
         if self.log.sink.descriptor >= 0:
             found.append(self.log.sink.descriptor)
-        if self.tokens:
-            found += [self.tokens.source, self.tokens.sink]
+        if self.pid_file and self.pid_file.held >= 0:
+            found.append(self.pid_file.held)
         return found
-
-    def open_to_others(self) -> list[socket.socket]:
-        """Return the sockets on which this process waits for others to connect."""
-        return [*self.listeners, *([self.scrapers] if self.scrapers else [])]
 
     def log_start(self) -> None:
         """Log what is started, and its options."""
@@ -202,64 +244,36 @@ class Master:
         for remark in self.tls.remarks:
             self.log.warning(remark)
 
-    def start(self, slot: Slot) -> None:
-        """Fork a child."""
-        slot.started, slot.due = time.monotonic(), 0.0
-        if slot.number:
-            self.scoreboard.rows[slot.number - 1][Counter.STARTED] += 1
-        try:
-            slot.orders, orders = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            slot.pid = os.fork()
-        except OSError as error:
-            slot.due = slot.started + RETRY_SECONDS
-            self.log.error(f"{slot.title} cannot start: {error.strerror}; tried again soon")
-            return
-        if slot.pid:
-            orders.close()
-            return
-        try:
-            os.close(self.lifeline[1])
-            for other in self.children:
-                if other.orders:
-                    other.orders.close()  # nobody but the master gives orders
-            orders.setblocking(False)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-            self.serve(slot, orders)
-        except BaseException as error:  # noqa: BLE001 - it is logged and ends the process
-            self.log.error(f"{slot.title} has failed: {fault(error)}")
-        finally:
-            os._exit(os.EX_SOFTWARE)
-
-    def serve(self, slot: Slot, orders: socket.socket) -> NoReturn:
-        """Do what a slot is for, until the process ends."""
-        if slot is self.metrics:
+    def become(self, slot: Slot, orders: socket.socket) -> NoReturn:
+        """Do what a slot is for, in a process of its own, until that ends."""
+        os.close(self.lifeline[1])
+        for sock in self.sockets.masters_own():
+            sock.close()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        if not slot.number:
             self.serve_scrapers()
-        if self.scrapers:
-            self.scrapers.close()
+        if self.sockets.scrapers:
+            self.sockets.scrapers.close()
         self.worker(slot, orders).run()
 
     def serve_scrapers(self) -> NoReturn:
         """Tell scrapers what the scoreboard shows, after closing all that is for others."""
         from perdition.process import metrics
 
-        assert self.scrapers
-        for sock in (*self.listeners, *(line.ours for line in self.lines)):
+        assert self.sockets.scrapers
+        for sock in (*self.sockets.listeners, *(line.ours for line in self.lines)):
             sock.close()
-        if self.tokens:
-            self.tokens.close()
+        if self.sockets.tokens:
+            self.sockets.tokens.close()
         protocol = self.options.service.name
         metrics.serve(
-            self.name, self.scrapers, self.scoreboard, protocol, self.log, self.lifeline[0]
+            self.name,
+            self.sockets.scrapers,
+            self.children.scoreboard,
+            protocol,
+            self.log,
+            self.lifeline[0],
         )
-
-    def end_metrics(self) -> None:
-        """End the process that tells metrics, which has nothing to finish."""
-        if self.metrics.pid:
-            os.kill(self.metrics.pid, signal.SIGKILL)
-            os.waitpid(self.metrics.pid, 0)
-        if isinstance(path := self.options.metrics_address, Path):
-            with suppress(OSError):  # a socket that stays is stale to the next start
-                path.unlink()
 
     def worker(self, slot: Slot, orders: socket.socket) -> Worker:
         """Return a worker for a slot."""
@@ -270,10 +284,10 @@ class Master:
                 options=self.options,
                 log=self.log,
                 popmap=self.popmap,
-                listeners=self.listeners,
-                row=self.scoreboard.rows[slot.number - 1],
-                clients=self.clients,
-                tokens=self.tokens,
+                listeners=self.sockets.listeners,
+                row=self.children.scoreboard.rows[slot.number - 1],
+                clients=self.children.clients,
+                tokens=self.sockets.tokens,
                 lifeline=self.lifeline[0],
                 orders=orders,
                 tls=self.tls,
@@ -281,16 +295,13 @@ class Master:
             )
         )
 
-    def wait(self) -> None:
-        """Sleep until something has to be done, and do it."""
-        times = [slot.due for slot in self.children if slot.due]
-        if self.kill_at is not None:
-            times.append(self.kill_at)
+    def wait(self, longest: float = LOOK_SECONDS) -> None:
+        """Sleep until something has to be done, for so many seconds at the most, and do it."""
+        times = self.children.next_due()
+        times += [when for when in (self.kill_at, self.look_at) if when is not None]
         if times:
-            seconds = max(0.0, min(times) - time.monotonic())
-            received = signal.sigtimedwait(SIGNALS, seconds)
-        else:
-            received = signal.sigwaitinfo(SIGNALS)
+            longest = min(longest, max(0.0, min(times) - time.monotonic()))
+        received = signal.sigtimedwait(SIGNALS, longest)
         try:
             if received:
                 self.handle(signal.Signals(received.si_signo))
@@ -303,19 +314,53 @@ class Master:
         match received:
             case signal.SIGCHLD:
                 self.bury()
+            case signal.SIGIO:
+                self.hear()
             case signal.SIGHUP:
                 self.reload()
             case signal.SIGQUIT:
+                self.log.notice("SIGQUIT: perdition ends when its last session does")
                 self.stop(signal.SIGQUIT)
             case _:
-                self.stop(signal.SIGTERM)
-                self.kill_at = time.monotonic() + self.options.drain_timeout + GRACE_SECONDS
+                self.end(received.name)
+
+    def hear(self) -> None:
+        """Hear what the masters before and after this one have to say."""
+        sockets = self.sockets
+        if sockets.predecessor and sockets.predecessor.has_ended():
+            sockets.predecessor = None
+            self.log.info("the perdition that was taken over has ended")
+        if not sockets.handover:
+            return
+        for word in sockets.handover.hear(sockets.for_successor()):
+            if word == Word.TAKEN:
+                self.retire()
+            else:
+                self.end("the perdition that took over was told to end")
+
+    def retire(self) -> None:
+        """Leave all clients to the successor; open sessions go on until they end."""
+        assert self.sockets.handover
+        self.log.notice("taken over by another perdition; this one serves its sessions to the end")
+        self.in_place = False
+        setproctitle(f"{self.name}: master, draining")
+        self.sockets.handover.retire()
+        self.children.end_metrics()
+        self.stop(signal.SIGTERM if self.options.drain_timeout else signal.SIGQUIT)
+
+    def end(self, why: str) -> None:
+        """Accept no more clients, and have all sessions end within the drain timeout."""
+        self.log.notice(f"{why}: perdition ends")
+        if self.sockets.predecessor and self.in_place:
+            self.sockets.predecessor.say(Word.END)
+        self.stop(signal.SIGTERM)
 
     def reload(self) -> None:
         """Take up the configuration and the certificates that are there now, if all are good.
 
         Log and popmap are opened anew in any case.
         """
+        notify("RELOADING=1")
         self.log.reopen()
         try:
             options = self.configuration.read_again(self.options, self.read)
@@ -328,7 +373,8 @@ class Master:
         else:
             self.popmap = popmap
             self.adopt(options)
-        self.signal_workers(signal.SIGHUP)
+        self.children.signal_workers(signal.SIGHUP)
+        notify("READY=1")
 
     def read(self, path: str) -> bytes:
         """Return a file, by the helper if only root can read it; raises StartupError."""
@@ -343,80 +389,41 @@ class Master:
         self.log.notice("SIGHUP: configuration, popmap and certificates are read again")
         for remark in self.configuration.remarks:
             self.log.warning(remark)
-        order = pickle.dumps(options)
-        for slot in self.slots:
-            if slot.pid and slot.orders:
-                with suppress(OSError):  # it has died, and the next one has them anyway
-                    slot.orders.send(order, socket.MSG_DONTWAIT)
+        self.children.order(pickle.dumps(options))
 
     def stop(self, how: signal.Signals) -> None:
-        """Accept no more clients, and have the workers end their sessions."""
-        self.log.notice(f"{how.name}: perdition ends")
+        """Accept no more clients, and have the workers end, as a signal tells them to."""
+        if self.in_place:
+            notify("STOPPING=1")
         self.stopping = True
-        for sock in self.listeners:
+        for sock in self.sockets.listeners:
             sock.close()
-        for slot in self.children:
-            slot.due = 0.0
-        self.signal_workers(how)
-
-    def signal_workers(self, number: signal.Signals) -> None:
-        """Send a signal to every worker."""
-        for slot in self.slots:
-            if slot.pid:
-                os.kill(slot.pid, number)
+        if how == signal.SIGTERM:
+            self.kill_at = time.monotonic() + self.options.drain_timeout + GRACE_SECONDS
+        self.children.end(how)
 
     def bury(self) -> None:
-        """Note each child that has died, and when the next one takes its place."""
-        for slot in self.children:
-            if slot.pid:
-                pid, status = os.waitpid(slot.pid, os.WNOHANG)
-                if pid:
-                    self.note_death(slot, os.waitstatus_to_exitcode(status))
+        """Note which children have died."""
+        self.children.bury()
         if self.keeper and os.waitpid(self.keeper, os.WNOHANG)[0]:
             self.keeper = 0
             self.log.error("the helper's keeper has died: restart perdition to have one again")
 
-    def note_death(self, slot: Slot, code: int) -> None:
-        """Free a dead child's slot, and what it held."""
-        lost = self.take_back(slot.number - 1) if slot.number else ""
-        pid, slot.pid = slot.pid, 0
-        if self.stopping:
-            return
-        delay = slot.bereave(time.monotonic())
-        self.log.error(
-            f"{slot.title} (pid {pid}) {end_of(code)}{lost}; "
-            f"a new one starts {f'in {delay:g} s' if delay else 'now'}"
-        )
-
-    def take_back(self, row: int) -> str:
-        """Count a dead worker, take back what it held, and return what the log tells of that."""
-        counters = self.scoreboard.rows[row]
-        lost = counters[Counter.SESSIONS]
-        counters[Counter.DIED] += not self.stopping
-        held = self.scoreboard.take_back_tokens(row)
-        self.clients.shares[row].clear_connections()
-        if self.tokens and held:
-            self.tokens.put_back(held)
-        return f" with {lost} sessions"
-
     def do_what_is_due(self, now: float) -> None:
-        """Start children whose time has come, and kill workers that do not end."""
-        for slot in self.children:
-            if slot.due and slot.due <= now:
-                self.start(slot)
+        """Start children whose time has come, look after the others, kill those that do not end."""
+        self.children.start_due(now)
+        if self.look_at is not None and self.look_at <= now:
+            self.look_at = now + LOOK_SECONDS
+            self.children.look_after()
+            self.tell_status()
         if self.kill_at is not None and self.kill_at <= now:
             self.log.error("workers did not end in time and are killed")
-            self.signal_workers(signal.SIGKILL)
+            self.children.signal_workers(signal.SIGKILL)
             self.kill_at = None
+            self.sockets.predecessor = None
 
-
-def backoff(quick_deaths: int) -> float:
-    """Return the seconds to wait after so many deaths in a row that came at once: 0, 1, 2, 4..."""
-    return min(2.0 ** (quick_deaths - 2), LONGEST_BACKOFF_SECONDS) if quick_deaths > 1 else 0.0
-
-
-def end_of(code: int) -> str:
-    """Return how a child has ended, for the log; one that succeeded was told to, not by us."""
-    if code == os.EX_OK:
-        return "has ended as it was told"
-    return f"died of {signal.Signals(-code).name if code < 0 else f'status {code}'}"
+    def tell_status(self) -> None:
+        """Tell the service manager that this process moves, and how much there is to do."""
+        if self.in_place:
+            sessions = self.children.scoreboard.total(Counter.SESSIONS)
+            notify("WATCHDOG=1", f"STATUS={sessions} sessions")

@@ -46,6 +46,16 @@ def bind(address: Endpoint | Path, owner: Owner) -> socket.socket:
         ) from error
 
 
+def listens_at(sock: socket.socket, address: Endpoint | Path) -> bool:
+    """Tell whether a socket listens at that address."""
+    if isinstance(address, Path):
+        return sock.family == socket.AF_UNIX and sock.getsockname() == str(address)
+    try:
+        return lookup(address, socket.AI_PASSIVE)[0] == (sock.family, sock.getsockname())
+    except OSError:
+        return False
+
+
 def bind_path(path: Path, owner: Owner) -> socket.socket:
     """Return a Unix socket that listens, in place of one that a dead process left."""
     if path.is_socket():

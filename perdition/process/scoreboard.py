@@ -27,6 +27,8 @@ class Counter(IntEnum):
     """Workers that were started in this place."""
     DIED = 5
     """Workers that have died here unasked."""
+    BEATS = 6
+    """Goes up while the worker's loop turns; who stands still for long is stuck."""
 
 
 GAUGES = (Counter.SESSIONS, Counter.TOKENS, Counter.ESTABLISHED)

@@ -14,7 +14,12 @@ PIPE_SIZE = 65536
 class Tokens:
     """As many tokens as connections may be open at once; made before the fork."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, inherited: tuple[int, int] | None = None) -> None:
+        """Make so many, or share those that a predecessor has made; raises StartupError."""
+        self.limit = limit
+        if inherited:
+            self.source, self.sink = inherited
+            return
         self.source, self.sink = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             if limit + PAGE_SIZE > PIPE_SIZE:

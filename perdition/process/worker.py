@@ -28,6 +28,8 @@ from perdition.session import Session
 from perdition.tally import Tally
 from perdition.username import Ends
 
+BEAT_SECONDS = 5.0
+"""How often at the least a worker shows that its loop turns."""
 TITLE_SECONDS = 1.0
 """How often at the most the title is written anew."""
 BREATHER_SECONDS = 1.0
@@ -107,9 +109,15 @@ class Worker:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's; the master passes its own
         self.loop.watch(self.lifeline, READ, self)
         self.listen()
+        self.beat()
         self.loop.run()
         self.log.debug(f"worker {self.number} ends")
         os._exit(os.EX_OK)
+
+    def beat(self) -> None:
+        """Show the master that this worker is not stuck."""
+        self.row[Counter.BEATS] += 1
+        self.loop.call_later(BEAT_SECONDS, self.beat)
 
     def on_signal(self, number: signal.Signals, action: Callable[[], None]) -> None:
         """Have the loop do something at a signal."""

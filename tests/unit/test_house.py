@@ -14,6 +14,8 @@ FLOORS = (
     "makedb",
     "lookup",
     "process.master",
+    "process.sockets",
+    "process.children",
     "process.worker",
     "process.metrics",
     "metrics",

@@ -282,7 +282,9 @@ class TestEffective:
         assert 'add_domain="servername_lookup,local_authentication,remote_login,2"' in logged
         assert 'outgoing_server="a:1,b"' in logged
         assert [part.partition("=")[0] for part in logged.split(", ")] == [
-            name for name in sorted(OPTIONS) if name not in ("help", "config_file", "lookup")
+            name
+            for name in sorted(OPTIONS)
+            if name not in ("help", "config_file", "lookup", "takeover")
         ]
 
 

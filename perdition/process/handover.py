@@ -1,0 +1,265 @@
+"""The handover: a new master takes the place of a running one, and no client notices.
+
+The running one, the predecessor, listens on a Unix socket beside its pid file, made before it gave
+up its privileges. Both sides have the system vouch for who is at the other end: root, or the user
+who started both. To a successor that connects it sends copies of all that it listens on, and goes
+on. Then the successor says
+
+    TAKEN    it serves: the predecessor accepts nobody any more, and its sessions go on
+    END      it was told to end: the predecessor ends its sessions as at SIGTERM
+
+and if it leaves without a word, because it cannot start, nothing has happened.
+"""
+
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+
+from perdition.failure import StartupError
+from perdition.net.address import Address
+from perdition.process.tokens import Tokens
+
+VERSION = 1
+HEAD = struct.Struct("!BI")
+"""An item, and a number: of the version, or of the tokens there are in all."""
+CREDENTIALS = struct.Struct("iII")
+"""The process, user and group of SO_PEERCRED."""
+BATCH = 64
+"""Descriptors in a message: the system allows no more than 253."""
+ANSWER_SECONDS = 5.0
+"""How long the predecessor may take to send all that it has."""
+PRIVATE_UMASK = 0o177
+
+
+class Item(IntEnum):
+    """What the predecessor sends, each with descriptors."""
+
+    VERSION = 0
+    HANDOVER = 1
+    """The socket that successors connect to."""
+    LISTENERS = 2
+    SCRAPERS = 3
+    TOKENS = 4
+    END = 5
+
+
+class Word(IntEnum):
+    """What the successor says."""
+
+    TAKEN = 0
+    END = 1
+
+
+@dataclass(slots=True)
+class Estate:
+    """What one master passes on to the next; empty for one that takes nobody's place."""
+
+    handover: socket.socket | None = None
+    listeners: dict[Address, socket.socket] = field(default_factory=dict)
+    scrapers: socket.socket | None = None
+    tokens: Tokens | None = None
+
+    def messages(self) -> Iterator[tuple[Item, int, list[int]]]:
+        """Yield each item with its number and its descriptors, as they are sent."""
+        yield Item.VERSION, VERSION, []
+        if self.handover:
+            yield Item.HANDOVER, 0, [self.handover.fileno()]
+        descriptors = [sock.fileno() for sock in self.listeners.values()]
+        for start in range(0, len(descriptors), BATCH):
+            yield Item.LISTENERS, 0, descriptors[start : start + BATCH]
+        if self.scrapers:
+            yield Item.SCRAPERS, 0, [self.scrapers.fileno()]
+        if self.tokens:
+            yield Item.TOKENS, self.tokens.limit, [self.tokens.source, self.tokens.sink]
+        yield Item.END, 0, []
+
+    def add(self, item: int, number: int, descriptors: list[int]) -> None:
+        """Take an item in; raises ValueError for one that no version of ours sends."""
+        match item, descriptors:
+            case Item.VERSION, [] if number == VERSION:
+                pass
+            case Item.HANDOVER, [descriptor]:
+                self.handover = socket.socket(fileno=descriptor)
+            case Item.LISTENERS, [*_]:
+                sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+                self.listeners |= by_address(sockets)
+            case Item.SCRAPERS, [descriptor]:
+                self.scrapers = socket.socket(fileno=descriptor)
+            case Item.TOKENS, [source, sink]:
+                self.tokens = Tokens(number, (source, sink))
+            case _:
+                raise ValueError(f"item {item} with number {number}")
+
+    def close(self) -> None:
+        """Let go of what the successor has no use for."""
+        for sock in (*self.listeners.values(), *([self.scrapers] if self.scrapers else [])):
+            sock.close()
+        if self.tokens:
+            self.tokens.close()
+
+
+def by_address(sockets: list[socket.socket]) -> dict[Address, socket.socket]:
+    """Return listening sockets by what they listen on."""
+    return {Address(sock.family, sock.getsockname()): sock for sock in sockets}
+
+
+class Handover:
+    """The predecessor's side: where a successor comes, and the one that has."""
+
+    def __init__(self, path: Path, inherited: socket.socket | None) -> None:
+        """Listen there, if our own predecessor has not left us its socket; raises StartupError."""
+        self.path = path
+        self.starter = os.geteuid()
+        self.sock = inherited or self.bind()
+        self.successor: socket.socket | None = None
+
+    def bind(self) -> socket.socket:
+        """Return a socket that listens, in place of one that a dead process left."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        mask = os.umask(PRIVATE_UMASK)
+        try:
+            self.path.unlink(missing_ok=True)
+            sock.bind(str(self.path))
+            sock.listen()
+        except OSError as error:
+            raise StartupError(
+                f"{self.path}: {error.strerror or error}; give pid_file another directory"
+            ) from error
+        finally:
+            os.umask(mask)
+        return sock
+
+    def sockets(self) -> list[socket.socket]:
+        """Return what no other process may keep open."""
+        return [self.sock, *([self.successor] if self.successor else [])]
+
+    def wake(self) -> None:
+        """Have this process sent SIGIO whenever there is something to hear.
+
+        The successor's call moves that to its own process.
+        """
+        signal_at_input(self.sock)
+
+    def hear(self, estate: Estate) -> Iterator[Word]:
+        """Let a successor in, and yield what it has to say."""
+        with suppress(OSError):  # nobody else is there, or this socket is the successor's by now
+            while True:
+                caller, _ = self.sock.accept()
+                self.admit(caller, estate)
+        while self.successor:
+            try:
+                said = self.successor.recv(1)
+            except BlockingIOError:
+                return
+            except OSError:
+                said = b""
+            if said:
+                yield Word(said[0])
+            else:
+                self.forget_successor()
+
+    def admit(self, caller: socket.socket, estate: Estate) -> None:
+        """Send a caller all that there is, if it is root and the only one."""
+        caller.setblocking(False)
+        if self.successor or user_of(caller) not in (0, self.starter):
+            caller.close()
+            return
+        self.successor = caller
+        signal_at_input(caller)
+        try:
+            for item, number, descriptors in estate.messages():
+                socket.send_fds(caller, [HEAD.pack(item, number)], descriptors)
+        except OSError:
+            self.forget_successor()
+
+    def forget_successor(self) -> None:
+        """Go on as if there had been none."""
+        if self.successor:
+            self.successor.close()
+            self.successor = None
+
+    def retire(self) -> None:
+        """Let the next successor come to the present one."""
+        self.sock.close()
+
+    def remove(self) -> None:
+        """Take the socket away; one that stays is no hindrance to the next start."""
+        with suppress(OSError):
+            self.path.unlink()
+
+
+class Predecessor:
+    """The successor's side: the line to the master whose place is taken."""
+
+    def __init__(self, path: Path) -> None:
+        """Connect to it; raises StartupError."""
+        self.path = path
+        self.line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.line.settimeout(ANSWER_SECONDS)
+        try:
+            self.line.connect(str(path))
+        except OSError as error:
+            raise StartupError(
+                f"takeover: {path}: {error.strerror or error}; "
+                "leave takeover off if no perdition runs with this pid_file"
+            ) from error
+        if user_of(self.line) not in (0, os.geteuid()):
+            raise StartupError(
+                f"takeover: {path}: listened to by another user's process; remove it"
+            )
+
+    def estate(self) -> Estate:
+        """Return what the predecessor has; raises StartupError."""
+        found = Estate()
+        item: int = Item.VERSION
+        try:
+            while item != Item.END:
+                head, descriptors, _, _ = socket.recv_fds(self.line, HEAD.size, BATCH)
+                item, number = HEAD.unpack(head)
+                if item != Item.END:
+                    found.add(item, number, descriptors)
+        except (OSError, ValueError, struct.error) as error:
+            raise StartupError(
+                f"takeover: {self.path}: the running perdition does not hand over ({error}); "
+                "restart it instead"
+            ) from error
+        return found
+
+    def say(self, word: Word) -> None:
+        """Tell it something; to one that has ended meanwhile there is nothing to tell."""
+        with suppress(OSError):
+            self.line.send(bytes([word]))
+
+    def wake(self) -> None:
+        """Have this process sent SIGIO when the predecessor has ended."""
+        self.line.setblocking(False)
+        signal_at_input(self.line)
+
+    def has_ended(self) -> bool:
+        """Tell whether it has; it says nothing else."""
+        try:
+            return not self.line.recv(1)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+
+def user_of(sock: socket.socket) -> int:
+    """Return the user at the other end when it was made: of a socket that listens, its maker."""
+    size = CREDENTIALS.size
+    _, uid, _ = CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    return int(uid)
+
+
+def signal_at_input(sock: socket.socket) -> None:
+    """Have this process sent SIGIO whenever a socket has something to read, or is at its end."""
+    fcntl.fcntl(sock, fcntl.F_SETOWN, os.getpid())
+    flags = fcntl.fcntl(sock, fcntl.F_GETFL)
+    fcntl.fcntl(sock, fcntl.F_SETFL, flags | os.O_ASYNC | os.O_NONBLOCK)
