@@ -19,7 +19,7 @@ RETRY_SECONDS = 1.0
 QUICK_DEATH_SECONDS = 1.0
 """A child that has lived less long has died at once."""
 LONGEST_BACKOFF_SECONDS = 60.0
-MISSED_BEATS = 3
+MISSED_BEATS = 5
 """So many looks in a row at a worker that has not moved, and it is stuck.
 
 Looks are counted, not seconds: a machine that stood still itself has no stuck workers.
@@ -127,6 +127,10 @@ class Children:
     def serving(self) -> bool:
         """Tell whether every worker has begun to serve, or moved since the last look."""
         return all(self.beats(slot) != slot.beats for slot in self.workers)
+
+    def failing(self) -> bool:
+        """Tell whether a worker has died, or could not be forked and is to be tried again."""
+        return bool(self.scoreboard.total(Counter.DIED) or self.next_due())
 
     def next_due(self) -> list[float]:
         """Return the times at which children start."""

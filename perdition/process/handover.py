@@ -15,7 +15,7 @@ import fcntl
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -146,9 +146,9 @@ class Handover:
         """
         signal_at_input(self.sock)
 
-    def hear(self, estate: Estate) -> Iterator[Word]:
-        """Let a successor in, and yield what it has to say."""
-        with suppress(OSError):  # nobody else is there, or this socket is the successor's by now
+    def hear(self, estate: Callable[[], Estate]) -> Iterator[Word]:
+        """Let a successor in, to have the estate, and yield what it has to say."""
+        with suppress(OSError):  # nobody else is there, or nobody is let in any more
             while True:
                 caller, _ = self.sock.accept()
                 self.admit(caller, estate)
@@ -159,12 +159,12 @@ class Handover:
                 return
             except OSError:
                 said = b""
-            if said:
+            if said and said[0] in tuple(Word):
                 yield Word(said[0])
             else:
                 self.forget_successor()
 
-    def admit(self, caller: socket.socket, estate: Estate) -> None:
+    def admit(self, caller: socket.socket, estate: Callable[[], Estate]) -> None:
         """Send a caller all that there is, if it is root and the only one."""
         caller.setblocking(False)
         if self.successor or user_of(caller) not in (0, self.starter):
@@ -173,7 +173,7 @@ class Handover:
         self.successor = caller
         signal_at_input(caller)
         try:
-            for item, number, descriptors in estate.messages():
+            for item, number, descriptors in estate().messages():
                 socket.send_fds(caller, [HEAD.pack(item, number)], descriptors)
         except OSError:
             self.forget_successor()
@@ -185,7 +185,7 @@ class Handover:
             self.successor = None
 
     def retire(self) -> None:
-        """Let the next successor come to the present one."""
+        """Let nobody in any more: this master ends, or the next successor comes to this one's."""
         self.sock.close()
 
     def remove(self) -> None:
@@ -200,6 +200,7 @@ class Predecessor:
     def __init__(self, path: Path) -> None:
         """Connect to it; raises StartupError."""
         self.path = path
+        self.is_taken = False
         self.line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.line.settimeout(ANSWER_SECONDS)
         try:
@@ -231,15 +232,22 @@ class Predecessor:
             ) from error
         return found
 
+    def take_place(self) -> None:
+        """Tell it that this process serves, and have this process sent SIGIO when it has ended."""
+        self.is_taken = True
+        self.line.setblocking(False)
+        self.say(Word.TAKEN)
+        signal_at_input(self.line)
+
+    def end(self) -> None:
+        """Have it end, if its place is taken."""
+        if self.is_taken:
+            self.say(Word.END)
+
     def say(self, word: Word) -> None:
         """Tell it something; to one that has ended meanwhile there is nothing to tell."""
         with suppress(OSError):
             self.line.send(bytes([word]))
-
-    def wake(self) -> None:
-        """Have this process sent SIGIO when the predecessor has ended."""
-        self.line.setblocking(False)
-        signal_at_input(self.line)
 
     def has_ended(self) -> bool:
         """Tell whether it has; it says nothing else."""

@@ -46,11 +46,11 @@ GRACE_SECONDS = 5.0
 """What workers get beyond the drain timeout before they are killed."""
 KEEPER_SECONDS = 1.0
 """How long the master waits for its keeper's end: one that root has stopped may never come."""
-BEGIN_SECONDS = 30.0
+BEGIN_SECONDS = 10.0
 """How long all workers together may take until they serve."""
 BEGIN_STEP_SECONDS = 0.01
-LOOK_SECONDS = 10.0
-"""How often the master looks whether its workers move; they do twice as often."""
+LOOK_SECONDS = 5.0
+"""How often the master looks whether its workers move, which they do more often."""
 
 
 class Master:
@@ -167,11 +167,8 @@ class Master:
         """
         until = time.monotonic() + BEGIN_SECONDS
         while not (self.stopping or self.children.serving()):
-            if self.children.scoreboard.total(Counter.DIED):
-                self.log.error("perdition does not start: a worker has died before it served")
-                return False
-            if time.monotonic() >= until:
-                self.log.error(f"perdition does not start: no worker in {BEGIN_SECONDS:g} s")
+            if self.children.failing() or time.monotonic() >= until:
+                self.log.error("perdition does not start: its workers do not come to serve")
                 return False
             self.wait(BEGIN_STEP_SECONDS)
         return not self.stopping
@@ -181,9 +178,9 @@ class Master:
         if self.sockets.predecessor:
             if self.pid_file:
                 self.pid_file.take_over()
-            self.sockets.predecessor.say(Word.TAKEN)
-            self.sockets.predecessor.wake()
+            self.sockets.predecessor.take_place()
             self.in_place = True
+            self.log.notice("this perdition has taken over from the one that ran")
         self.look_at = time.monotonic() + LOOK_SECONDS
         notify("READY=1", f"MAINPID={os.getpid()}")
         if self.sockets.handover:
@@ -332,7 +329,7 @@ class Master:
             self.log.info("the perdition that was taken over has ended")
         if not sockets.handover:
             return
-        for word in sockets.handover.hear(sockets.for_successor()):
+        for word in sockets.handover.hear(sockets.for_successor):
             if word == Word.TAKEN:
                 self.retire()
             else:
@@ -340,19 +337,17 @@ class Master:
 
     def retire(self) -> None:
         """Leave all clients to the successor; open sessions go on until they end."""
-        assert self.sockets.handover
         self.log.notice("taken over by another perdition; this one serves its sessions to the end")
         self.in_place = False
         setproctitle(f"{self.name}: master, draining")
-        self.sockets.handover.retire()
         self.children.end_metrics()
         self.stop(signal.SIGTERM if self.options.drain_timeout else signal.SIGQUIT)
 
     def end(self, why: str) -> None:
         """Accept no more clients, and have all sessions end within the drain timeout."""
         self.log.notice(f"{why}: perdition ends")
-        if self.sockets.predecessor and self.in_place:
-            self.sockets.predecessor.say(Word.END)
+        if self.sockets.predecessor:
+            self.sockets.predecessor.end()
         self.stop(signal.SIGTERM)
 
     def reload(self) -> None:
@@ -396,8 +391,7 @@ class Master:
         if self.in_place:
             notify("STOPPING=1")
         self.stopping = True
-        for sock in self.sockets.listeners:
-            sock.close()
+        self.sockets.close_to_others()
         if how == signal.SIGTERM:
             self.kill_at = time.monotonic() + self.options.drain_timeout + GRACE_SECONDS
         self.children.end(how)

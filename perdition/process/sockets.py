@@ -47,6 +47,13 @@ class Sockets:
             self.tokens,
         )
 
+    def close_to_others(self) -> None:
+        """Let no more clients and no more successors in."""
+        for sock in self.listeners:
+            sock.close()
+        if self.handover:
+            self.handover.retire()
+
     def masters_own(self) -> list[socket.socket]:
         """Return what none but the master may hold."""
         own = self.handover.sockets() if self.handover else []

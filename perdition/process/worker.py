@@ -28,7 +28,7 @@ from perdition.session import Session
 from perdition.tally import Tally
 from perdition.username import Ends
 
-BEAT_SECONDS = 5.0
+BEAT_SECONDS = 2.0
 """How often at the least a worker shows that its loop turns."""
 TITLE_SECONDS = 1.0
 """How often at the most the title is written anew."""

@@ -76,6 +76,10 @@ class Started:
         """One that has detached and listens."""
         return self._stack.enter_context(self.prepared(protocol, *options, pid_file=pid_file))
 
+    def enter(self, proxy: Daemon) -> Daemon:
+        """One that was prepared, started."""
+        return self._stack.enter_context(proxy)
+
     def prepared(self, protocol: str, *options: str | Path, pid_file: Path | None = None) -> Daemon:
         """One that the test itself has to launch, or to enter."""
         target = self.target(protocol)

@@ -4,18 +4,15 @@ import os
 import re
 import signal
 import subprocess
-import threading
 from collections.abc import Iterator
-from typing import Self
 
 import pytest
 
 from tests.process.conftest import PASSWORD, Clients, Started, fails, needs_root, refused
 from tests.support.family import Member
 from tests.support.proxy import Proxy
-from tests.support.session import DIALOGUES
+from tests.support.users import Users
 from tests.support.wait import DEADLINE, until
-from tests.support.wire import Wire
 
 pytestmark = needs_root
 
@@ -23,58 +20,6 @@ FEW = ("--workers", "2")
 WITH_HELPER = (*FEW, "-a")
 SOON = 5.0
 """How long a user would wait for what is to come back."""
-ALSO_AFTERWARDS = 20
-"""Logins that have to succeed in a row."""
-
-
-class Users:
-    """They log in, ask something and log out, one after the other, while this is a context."""
-
-    def __init__(self, proxy: Proxy) -> None:
-        self._proxy = proxy
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._log_in_again_and_again)
-        self._in_a_row = 0
-        self.failures: list[str] = []
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def expect_successes(self, count: int = ALSO_AFTERWARDS, deadline: float = SOON) -> None:
-        """Wait for that many further successful logins in a row."""
-        until(
-            lambda: self._in_a_row >= count,
-            lambda: f"{count} logins; failures: {self.failures}\n{self._proxy.evidence()}",
-            deadline,
-        )
-
-    def start_counting(self) -> None:
-        """Count successes from here on."""
-        self._in_a_row = 0
-
-    def _log_in_again_and_again(self) -> None:
-        while not self._done.is_set():
-            try:
-                self._log_in_once()
-            except (AssertionError, OSError) as error:
-                self.failures.append(str(error))
-                self._in_a_row = 0
-            else:
-                self._in_a_row += 1
-
-    def _log_in_once(self) -> None:
-        dialogue = DIALOGUES[self._proxy.protocol]
-        with Wire.to(self._proxy.address) as wire:
-            wire.read_until(dialogue.greeting)
-            for command, answer in (*dialogue.credentials("joe", PASSWORD), dialogue.question):
-                wire.ask(command, answer)
-            wire.send(dialogue.farewell + b"\r\n")
-            wire.read_to_end()
 
 
 @pytest.fixture
@@ -86,7 +31,7 @@ def proxy(started: Started, pam_permits: None) -> Proxy:
 @pytest.fixture
 def users(proxy: Proxy) -> Iterator[Users]:
     """Some have logged in already, and they go on."""
-    with Users(proxy) as found:
+    with Users(proxy, PASSWORD) as found:
         found.expect_successes()
         yield found
 
@@ -256,6 +201,22 @@ def test_worker_that_dies_at_once(started: Started, clients: Clients) -> None:
     until(lambda: len(pids(proxy, "worker")) == 2, proxy.evidence)
     assert survivor in pids(proxy, "worker")
     assert proxy.terminate() == 0, proxy.evidence()
+
+
+def test_worker_that_is_stuck(started: Started, clients: Clients) -> None:
+    """It holds up no more than its own sessions: it is noticed, killed and replaced."""
+    proxy = started.foreground("imap4", *FEW)
+    before = pids(proxy, "worker")
+    victim = min(before)
+
+    os.kill(victim, signal.SIGSTOP)
+    killed = rf"worker 1 \(pid {victim}\) is stuck and is killed"
+    until(lambda: proxy.logged(killed), lambda: f"it is killed\n{proxy.evidence()}", 60)
+    after = expect_another(proxy, "worker", before, len(before))
+    clients.log_in(proxy).use()
+
+    assert len(after & before) == len(before) - 1, proxy.evidence()
+    assert len(proxy.logged("is stuck")) == 1, proxy.evidence()
 
 
 @pytest.mark.parametrize(("resource", "count"), [("nofile", 3), ("nproc", 1)])
