@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from perdition.clients import Clients
 from perdition.log import Log, fault
-from perdition.process.scoreboard import Counter, Scoreboard
+from perdition.process.scoreboard import Counter, Scoreboard, in_words
 from perdition.process.tokens import Tokens
 
 RETRY_SECONDS = 1.0
@@ -171,7 +171,7 @@ class Children:
         self.clients.shares[row].clear_connections()
         if self.tokens and held:
             self.tokens.put_back(held)
-        return f" with {lost} sessions"
+        return f" with {in_words(lost)}"
 
     def look_after(self) -> None:
         """Kill the workers that are stuck, so that others take their places."""

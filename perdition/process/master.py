@@ -32,7 +32,7 @@ from perdition.process.daemon import (
 )
 from perdition.process.encryption import Encryption
 from perdition.process.handover import Word
-from perdition.process.scoreboard import Counter
+from perdition.process.scoreboard import Counter, in_words
 from perdition.process.service_manager import notify
 from perdition.process.sockets import Sockets
 from perdition.process.worker import Heritage, Worker
@@ -355,7 +355,7 @@ class Master:
 
         Log and popmap are opened anew in any case.
         """
-        notify("RELOADING=1")
+        notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         self.log.reopen()
         try:
             options = self.configuration.read_again(self.options, self.read)
@@ -420,4 +420,4 @@ class Master:
         """Tell the service manager that this process moves, and how much there is to do."""
         if self.in_place:
             sessions = self.children.scoreboard.total(Counter.SESSIONS)
-            notify("WATCHDOG=1", f"STATUS={sessions} sessions")
+            notify("WATCHDOG=1", f"STATUS={in_words(sessions)}")

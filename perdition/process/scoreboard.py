@@ -125,3 +125,8 @@ class Scoreboard:
         for gauge in GAUGES:
             self.rows[row][gauge] = 0
         return held
+
+
+def in_words(sessions: int) -> str:
+    """Return a number of sessions as titles, the log and service managers are told it."""
+    return f"{sessions} session" if sessions == 1 else f"{sessions} sessions"

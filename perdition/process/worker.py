@@ -22,7 +22,7 @@ from perdition.options import Options
 from perdition.popmap import PopMap
 from perdition.process.encryption import Encryption
 from perdition.process.furnish import furnish, refurnish
-from perdition.process.scoreboard import Counter, Limit
+from perdition.process.scoreboard import Counter, Limit, in_words
 from perdition.process.tokens import Tokens
 from perdition.session import Session
 from perdition.tally import Tally
@@ -228,8 +228,7 @@ class Worker:
         """Tell the number of sessions in the process's title."""
         self.title_is_due = False
         count = self.row[Counter.SESSIONS]
-        sessions = "session" if count == 1 else "sessions"
-        setproctitle(f"{self.name}: worker {self.number}, {count} {sessions}")
+        setproctitle(f"{self.name}: worker {self.number}, {in_words(count)}")
 
     def drain(self, seconds: float | None) -> None:
         """Accept nobody any more, and end when the last session has, or after some seconds."""

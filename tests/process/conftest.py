@@ -6,6 +6,7 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -56,6 +57,9 @@ def server() -> Iterator[RealServer]:
         yield found
 
 
+AnyProxy = TypeVar("AnyProxy", bound=Proxy)
+
+
 class Started:
     """The perditions that a test starts, all in front of one real server; they end with it.
 
@@ -76,9 +80,10 @@ class Started:
         """One that has detached and listens."""
         return self._stack.enter_context(self.prepared(protocol, *options, pid_file=pid_file))
 
-    def enter(self, proxy: Daemon) -> Daemon:
+    def enter(self, proxy: AnyProxy) -> AnyProxy:
         """One that was prepared, started."""
-        return self._stack.enter_context(proxy)
+        self._stack.enter_context(proxy)
+        return proxy
 
     def prepared(self, protocol: str, *options: str | Path, pid_file: Path | None = None) -> Daemon:
         """One that the test itself has to launch, or to enter."""
@@ -91,10 +96,15 @@ class Started:
         self, protocol: str, *options: str | Path, before: tuple[str, ...] = ()
     ) -> Proxy:
         """One that listens and does not detach."""
-        proxy = Proxy(protocol, self._folder, *self.target(protocol), *options)
+        proxy = self.unstarted(protocol, *options)
         proxy.command[:0] = before
+        return self.enter(proxy)
+
+    def unstarted(self, protocol: str, *options: str | Path) -> Proxy:
+        """One for the foreground that the test itself has to enter."""
+        proxy = Proxy(protocol, self._folder, *self.target(protocol), *options)
         self._all.append(proxy)
-        return self._stack.enter_context(proxy)
+        return proxy
 
     def evidence(self) -> str:
         """What each of them said and logged."""

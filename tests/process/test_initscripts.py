@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.processes import free_ports
+from tests.support.session import DIALOGUES
 from tests.support.wait import DEADLINE, until
+from tests.support.wire import Wire
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "initscripts"
@@ -184,6 +186,47 @@ def test_restart(host: Host) -> None:
     assert host.does("restart").returncode == 0
     assert host.pid("IMAP4") != before
     assert host.listens("IMAP4")
+
+
+def test_restart_ends_no_session(host: Host) -> None:
+    """Who was connected before goes on where they were."""
+    host.does("start")
+    with Wire.to(("127.0.0.1", host.ports["IMAP4"])) as client:
+        client.read_until(DIALOGUES["imap4"].greeting)
+
+        said = host.does("restart").stdout
+
+        assert "perdition.imap4 is started anew" in said
+        client.ask(*DIALOGUES["imap4"].question)
+        assert "perdition.imap4 is stopped" in host.does("stop").stdout
+        client.read_to_end()
+
+
+def test_restart_into_a_mistake_changes_nothing(host: Host) -> None:
+    host.does("start")
+    before = host.pid("IMAP4")
+    host.wants("IMAP4", more='IMAP4_FLAGS="--timeout soon"')
+
+    failed = host.does("restart")
+
+    assert failed.returncode == 1
+    assert "timeout 'soon'" in failed.stdout
+    assert "goes on as it is" in failed.stdout
+    assert host.pid("IMAP4") == before
+    assert host.listens("IMAP4")
+
+
+def test_restart_where_there_is_no_takeover(host: Host) -> None:
+    """As where an older perdition runs: it is stopped, and started."""
+    host.does("start")
+    host.pid_file("IMAP4").with_name("perdition.imap4.pid.takeover").unlink()
+    before = host.pid("IMAP4")
+
+    said = host.does("restart").stdout
+
+    assert "perdition.imap4 is stopped" in said
+    assert "perdition.imap4 is started" in said
+    assert host.pid("IMAP4") != before
 
 
 def test_try_restart_starts_nothing_new(host: Host) -> None:

@@ -41,7 +41,7 @@ class Proxy:
         self.address = ("127.0.0.1", self.port)
         self.log = folder / f"{self.name}.{self.port}.log"
         self._stdin = stdin
-        self._descriptors = descriptors
+        self.descriptors = descriptors
         self._output = folder / f"{self.name}.{self.port}.out"
         self.command = [
             str(BIN / self.name),
@@ -58,7 +58,7 @@ class Proxy:
             self._master = subprocess.Popen(
                 self.command,
                 stdin=self._stdin,
-                pass_fds=self._descriptors,
+                pass_fds=self.descriptors,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,

@@ -1,0 +1,159 @@
+"""What perdition and a service manager such as systemd say to each other."""
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.process.conftest import Clients, Started, needs_root, refused
+from tests.support.proxy import Proxy
+from tests.support.session import greeted
+from tests.support.wait import DEADLINE, until
+
+pytestmark = needs_root
+
+FEW = ("--workers", "2")
+PASS_ON = """
+count=0
+for fd in $1; do eval "exec $((3 + count))<&$fd"; count=$((count + 1)); done
+shift
+LISTEN_PID=$$ LISTEN_FDS=$count exec "$@"
+"""
+"""Becomes a command that is passed the descriptors in the first argument, as systemd would."""
+
+
+class Manager:
+    """Hears what services have to tell."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._sock.bind(str(path))
+        path.chmod(0o666)
+        self._sock.settimeout(DEADLINE)
+
+    def hears(self, assignment: str) -> list[str]:
+        """Wait for a message with that in it; gives all of the message."""
+        heard: list[str] = []
+        while assignment not in heard:
+            heard = self._sock.recv(4096).decode().splitlines()
+        return heard
+
+    def close(self) -> None:
+        """Hear no more."""
+        self._sock.close()
+
+
+@pytest.fixture
+def manager(folder: Path) -> Iterator[Manager]:
+    """A service manager."""
+    with closing(Manager(folder / "notify")) as found:
+        yield found
+
+
+def listening() -> socket.socket:
+    """A socket that a service manager has opened."""
+    return socket.create_server(("127.0.0.1", 0))
+
+
+def pass_on(descriptors: list[int]) -> list[str]:
+    """The words in front of a command that is passed descriptors."""
+    return ["bash", "-c", PASS_ON, "pass_on", " ".join(map(str, descriptors))]
+
+
+def passed(proxy: Proxy, *sockets: socket.socket) -> Proxy:
+    """The same, with sockets passed to it."""
+    free = [os.dup2(sock.fileno(), 100 + number) for number, sock in enumerate(sockets)]
+    proxy.command[:0] = pass_on(free)
+    proxy.descriptors = free
+    return proxy
+
+
+def test_sockets_that_are_passed(started: Started, clients: Clients) -> None:
+    """They are served, in the place of those that the options would have it listen to."""
+    with listening() as one, listening() as two:
+        proxy = passed(started.unstarted("imap4", *FEW), one, two)
+        proxy.address = one.getsockname()
+        proxy.port = one.getsockname()[1]
+        started.enter(proxy)
+
+        for sock in (one, two):
+            with greeted(sock.getsockname(), "imap4"):
+                pass
+        clients.log_in(proxy).use()
+        position = proxy.command.index("-l")
+        assert refused(("127.0.0.1", int(proxy.command[position + 1])))
+
+
+@pytest.mark.parametrize("kind", ["datagram", "connected", "file"])
+def test_what_is_no_listening_socket(kind: str, started: Started) -> None:
+    """Perdition says what is wrong with it, and does not start."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram, listening() as server:
+        connected = socket.create_connection(server.getsockname())
+        with connected, Path("/dev/null").open() as file:
+            all_of_them = {"datagram": datagram.fileno(), "connected": connected.fileno()}
+            number = os.dup2((all_of_them | {"file": file.fileno()})[kind], 100)
+            command = [*pass_on([number]), *started.unstarted("imap4", *FEW).command]
+            done = subprocess.run(
+                command,
+                pass_fds=[number],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=DEADLINE,
+            )
+    assert done.returncode == os.EX_USAGE
+    assert "LISTEN_FDS: descriptor 3" in done.stderr
+
+
+def test_is_told_of_start_reload_and_end(
+    started: Started, clients: Clients, manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ready when clients are served, also after a reload; the sessions there are; the end."""
+    monkeypatch.setenv("NOTIFY_SOCKET", str(manager.path))
+    proxy = started.foreground("imap4", *FEW)
+
+    assert f"MAINPID={proxy.pid}" in manager.hears("READY=1")
+    clients.log_in(proxy)
+    manager.hears("STATUS=1 session")
+    os.kill(proxy.pid, signal.SIGHUP)
+    reloading = manager.hears("RELOADING=1")
+    assert any(line.startswith("MONOTONIC_USEC=") for line in reloading)
+    manager.hears("READY=1")
+    proxy.terminate()
+    manager.hears("STOPPING=1")
+
+
+def test_is_told_of_a_new_master(
+    started: Started, manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a takeover another process is the service; the old one says nothing of its end."""
+    monkeypatch.setenv("NOTIFY_SOCKET", str(manager.path))
+    first = started.daemon("imap4", *FEW)
+    manager.hears("READY=1")
+    second = started.prepared(
+        "imap4", *FEW, "-l", str(first.port), "--takeover", pid_file=first.pid_file
+    )
+    second.port, second.address = first.port, first.address
+    started.enter(second)
+
+    assert f"MAINPID={second.pid}" in manager.hears("READY=1")
+    assert first.wait() == 0
+    second.terminate()
+    manager.hears("STOPPING=1")
+    until(lambda: not second.processes(), second.evidence)
+
+
+def test_manager_that_does_not_listen(
+    started: Started, clients: Clients, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Perdition serves all the same."""
+    monkeypatch.setenv("NOTIFY_SOCKET", str(folder / "nobody"))
+    proxy = started.foreground("imap4", *FEW)
+
+    clients.log_in(proxy).use()
