@@ -247,7 +247,10 @@ class Master:
         for sock in self.sockets.masters_own():
             sock.close()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        if not slot.number:
+        for number, line in enumerate(self.lines):
+            if not number or number != slot.number:
+                line.ours.close()  # nobody asks the helper in another's name
+        if slot is self.children.metrics:
             self.serve_scrapers()
         if self.sockets.scrapers:
             self.sockets.scrapers.close()
@@ -258,7 +261,7 @@ class Master:
         from perdition.process import metrics
 
         assert self.sockets.scrapers
-        for sock in (*self.sockets.listeners, *(line.ours for line in self.lines)):
+        for sock in self.sockets.listeners:
             sock.close()
         if self.sockets.tokens:
             self.sockets.tokens.close()

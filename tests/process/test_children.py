@@ -52,6 +52,16 @@ def the_helper(proxy: Proxy) -> set[int]:
     return until(look, proxy.evidence)
 
 
+def both_workers(proxy: Proxy) -> set[int]:
+    """The two workers, once both are there: perdition listens before."""
+
+    def look() -> set[int] | None:
+        found = pids(proxy, "worker")
+        return found if len(found) == 2 else None
+
+    return until(look, lambda: f"two workers\n{proxy.evidence()}")
+
+
 def kill(pid: int) -> None:
     """kill -9."""
     os.kill(pid, signal.SIGKILL)
@@ -85,6 +95,18 @@ def test_worker(proxy: Proxy, users: Users, clients: Clients) -> None:
     # One of the users who come and go may have been lost as well.
     assert lost - 1 <= ended <= lost, f"{ended} sessions ended, {line}"
     assert len(users.failures) <= 1, users.failures
+
+
+def test_workers_share_no_line(started: Started, pam_permits: None) -> None:
+    """Nobody can ask the helper, or get orders, in another's place: only clients are for all."""
+    proxy = started.foreground("imap4", *WITH_HELPER)
+    before = both_workers(proxy)
+    kill(min(before))
+    workers = [Member(pid) for pid in expect_another(proxy, "worker", before, len(before))]
+
+    one, two = (worker.sockets() for worker in workers)
+
+    assert len(one & two) == 1, f"{workers} have {one} and {two}"
 
 
 def test_workers_again_and_again(proxy: Proxy, users: Users) -> None:
@@ -183,7 +205,7 @@ def test_master_and_worker_at_once(proxy: Proxy, users: Users) -> None:
 def test_worker_that_dies_at_once(started: Started, clients: Clients) -> None:
     """It is tried again, ever more rarely, until it lives; the other one serves meanwhile."""
     proxy = started.foreground("imap4", *FEW)
-    survivor, _ = sorted(pids(proxy, "worker"))
+    survivor, _ = sorted(both_workers(proxy))
 
     def delays_of_the_doomed() -> list[float] | None:
         for pid in pids(proxy, "worker") - {survivor}:
@@ -198,15 +220,14 @@ def test_worker_that_dies_at_once(started: Started, clients: Clients) -> None:
     assert len(deaths) <= len(delays) + 2, proxy.evidence()
     clients.log_in(proxy).use()
 
-    until(lambda: len(pids(proxy, "worker")) == 2, proxy.evidence)
-    assert survivor in pids(proxy, "worker")
+    assert survivor in both_workers(proxy)
     assert proxy.terminate() == 0, proxy.evidence()
 
 
 def test_worker_that_is_stuck(started: Started, clients: Clients) -> None:
     """It holds up no more than its own sessions: it is noticed, killed and replaced."""
     proxy = started.foreground("imap4", *FEW)
-    before = pids(proxy, "worker")
+    before = both_workers(proxy)
     victim = min(before)
 
     os.kill(victim, signal.SIGSTOP)
@@ -225,7 +246,7 @@ def test_worker_that_cannot_start(
 ) -> None:
     """The system has no room for it: the others go on, the log tells, and once it can it comes."""
     proxy = started.foreground("imap4", *FEW, "-u", "12345")
-    survivor, victim = sorted(pids(proxy, "worker"))
+    survivor, victim = sorted(both_workers(proxy))
     limit(proxy, resource, count)
 
     kill(victim)

@@ -56,6 +56,11 @@ class Member:
         """What one of its descriptors leads to."""
         return str((self._entry / "fd" / str(descriptor)).readlink())
 
+    def sockets(self) -> set[str]:
+        """Its sockets, by the names that the system has for them."""
+        found = {self.leads_to(int(entry.name)) for entry in (self._entry / "fd").iterdir()}
+        return {name for name in found if name.startswith("socket:")}
+
     def core_limits(self) -> list[str]:
         """How big a core it may leave: soft and hard limit."""
         return self._limits("Max core file size")
