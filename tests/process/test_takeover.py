@@ -26,8 +26,6 @@ from tests.support.wait import until
 pytestmark = needs_root
 
 FEW = ("--workers", "2")
-IDLE = 20
-"""Sessions that are opened in each generation."""
 NOBODY = 65534
 
 
@@ -72,14 +70,18 @@ def expect_end(daemon: Daemon) -> None:
     until(lambda: not daemon.processes(), daemon.evidence)
 
 
-@pytest.mark.parametrize(("protocol", "count"), [("imap4", 10), ("pop3", 2), ("managesieve", 2)])
-def test_several_in_a_row(protocol: str, count: int, started: Started, clients: Clients) -> None:
+@pytest.mark.parametrize(
+    ("protocol", "takeovers", "idle"), [("imap4", 10, 100), ("pop3", 2, 5), ("managesieve", 2, 5)]
+)
+def test_several_in_a_row(
+    protocol: str, takeovers: int, idle: int, started: Started, clients: Clients
+) -> None:
     """Users log in all the time, others are idle in each generation: none is refused or dropped."""
     generations = Generations(started, protocol)
     held = []
     with Users(generations.first, PASSWORD) as users:
-        for _ in range(count):
-            held += [clients.log_in(generations.present) for _ in range(IDLE)]
+        for _ in range(takeovers):
+            held += [clients.log_in(generations.present) for _ in range(idle)]
             users.start_counting()
             users.expect_successes(5)
             generations.next()
