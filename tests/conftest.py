@@ -1,6 +1,7 @@
 """What holds for every test: how skips count, what a failure tells, where files go."""
 
 import os
+import resource
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -42,3 +43,12 @@ def folder() -> Iterator[Path]:
     """A temporary folder that perdition may read without root, too."""
     with public_folder() as path:
         yield path
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Let this process open as many files as it may; perdition has to see to itself."""
+    few, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few, most))

@@ -74,7 +74,12 @@ def expect_end(daemon: Daemon) -> None:
     ("protocol", "takeovers", "idle"), [("imap4", 10, 100), ("pop3", 2, 5), ("managesieve", 2, 5)]
 )
 def test_several_in_a_row(
-    protocol: str, takeovers: int, idle: int, started: Started, clients: Clients
+    protocol: str,
+    takeovers: int,
+    idle: int,
+    started: Started,
+    clients: Clients,
+    many_files: None,
 ) -> None:
     """Users log in all the time, others are idle in each generation: none is refused or dropped."""
     generations = Generations(started, protocol)

@@ -3,7 +3,6 @@
 import base64
 import os
 import random
-import resource
 import signal
 import socket
 import time
@@ -163,15 +162,6 @@ def test_big_script_over_managesieve(
 
     client.log_out()
     expect_close(proxy, client, "max")
-
-
-@pytest.fixture
-def many_files() -> Iterator[None]:
-    """Let this process open as many files as it may; perdition has to see to itself."""
-    few, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (few, most))
 
 
 def test_many_sessions_in_one_worker(
