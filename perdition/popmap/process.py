@@ -75,7 +75,8 @@ class ProcessMap(ServerMap[Child]):
     def ask(self, connection: Child, query: Query) -> Destination | None:
         if "\0" in query.key:
             return None  # what is written in C would take what is before it for the key
-        status, said = self.exchange(connection, fsencode(query.key))
+        question = "\0".join([query.key, *map(str, query.ends)])
+        status, said = self.exchange(connection, fsencode(question))
         if status == NO_SUCH_KEY:
             return None
         if status != FOUND:
