@@ -11,6 +11,7 @@ import select
 import signal
 import socket
 import threading
+from contextlib import suppress
 from os import fsdecode
 from typing import Protocol
 
@@ -36,13 +37,14 @@ def serve(source: Source, descriptor: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's; our end is the socket's
     line = socket.socket(fileno=descriptor)
     threading.Thread(target=end_with, args=(line,), daemon=True).start()
-    status, said = source.start(line.recv(LONGEST).removeprefix(MARK))
-    line.send(STATUS.pack(status) + said)
-    if status != FOUND:
-        return
-    while question := line.recv(LONGEST):
-        status, found = source.lookup(*parts(question.removeprefix(MARK)))
-        line.send(STATUS.pack(status) + found)
+    with suppress(BrokenPipeError):  # nobody waits for this answer any more
+        status, said = source.start(line.recv(LONGEST).removeprefix(MARK))
+        line.send(STATUS.pack(status) + said)
+        if status != FOUND:
+            return
+        while question := line.recv(LONGEST):
+            status, found = source.lookup(*parts(question.removeprefix(MARK)))
+            line.send(STATUS.pack(status) + found)
     source.end()
 
 

@@ -16,7 +16,7 @@ from tests.maps.test_c_library import GET, compiled
 from tests.maps.test_servers import SERVERS
 from tests.support.folders import public_folder
 from tests.support.map_server import MapServer
-from tests.support.map_servers import PASSWORD, AuthService, Redis
+from tests.support.map_servers import PASSWORD, AuthService, MariaDBByODBC, Redis
 from tests.support.proxy import Proxy
 from tests.support.real_server import RealServer
 from tests.support.session import DIALOGUES, Session
@@ -86,6 +86,25 @@ def real_server() -> Iterator[RealServer]:
         yield server
 
 
+@pytest.fixture(params=[Redis, MariaDBByODBC], ids=lambda kind: kind.__name__)
+def hanging(
+    request: pytest.FixtureRequest,
+    folder: Path,
+    real_server: RealServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[MapServer]:
+    """A popmap's server that can hang: of the one we know how long we wait, of the other not."""
+    kind: type[MapServer] = request.param
+    if reason := kind.missing():
+        pytest.skip(reason)
+    with kind(folder) as running:
+        if isinstance(running, MariaDBByODBC):
+            monkeypatch.setenv("ODBCINI", str(running.sources))
+        address = real_server.server("imap4")
+        running.load(f"joe:{address}\nann:{address}\n")
+        yield running
+
+
 @pytest.fixture
 def redis(folder: Path, real_server: RealServer) -> Iterator[Redis]:
     """The popmap of the tests that need just any server; joe and ann are in it."""
@@ -125,17 +144,17 @@ def test_restart_under_load(kind: type[MapServer], real_server: RealServer) -> N
 
 
 def test_hung_server_holds_up_only_who_needs_it(
-    redis: Redis, real_server: RealServer, folder: Path
+    hanging: MapServer, real_server: RealServer, folder: Path
 ) -> None:
     """Sessions go on, and users who name their server log in, while forty lookups hang."""
     options = ("--workers", "1", "--map_timeout", "4", "-c")
-    with proxy_with(redis, folder, *options) as proxy:
+    with proxy_with(hanging, folder, *options) as proxy:
         session = Session(proxy.address, "imap4", "joe", "secret")
         named = f"joe@{real_server.server('imap4')}"
-        with redis.hung():
-            hanging: list[Login] = []
+        with hanging.hung():
+            refused: list[Login] = []
             threads = [
-                threading.Thread(target=lambda: hanging.append(log_in(proxy, "ann")))
+                threading.Thread(target=lambda: refused.append(log_in(proxy, "ann")))
                 for _ in range(40)
             ]
             for thread in threads:
@@ -146,11 +165,11 @@ def test_hung_server_holds_up_only_who_needs_it(
                 session.use()
                 assert log_in(proxy, named).ok
             assert time.monotonic() - began < 3
-            assert not hanging
+            assert not refused
             for thread in threads:
                 thread.join(DEADLINE)
-            assert len(hanging) == 40
-            assert all("[UNAVAILABLE]" in login.answer for login in hanging)
+            assert len(refused) == 40
+            assert all("[UNAVAILABLE]" in login.answer for login in refused)
         assert log_in(proxy, "ann").ok
         session.log_out()
 
