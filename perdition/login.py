@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 from perdition.auth import LocalAuthentication
 from perdition.clients import Clients
 from perdition.endpoint import Endpoint
-from perdition.failure import Failure, LoginDisabled, MapUnavailable, NoServer, TLSNotPresent
+from perdition.failure import (
+    Failure,
+    LoginDisabled,
+    MapUnavailable,
+    NoServer,
+    Rejected,
+    TLSNotPresent,
+)
 from perdition.log import Log, Login
 from perdition.net.address import Resolver
 from perdition.net.loop import Loop
@@ -63,7 +70,7 @@ class Attempt:
     ``name`` is the name that everything turns on: the authorisation id of who wants to act as
     somebody else, and of all others their user name. It is as typed, less the server that the
     client may have named, or with ``username_from_database`` the popmap's. ``servers`` are those
-    to be tried if neither client nor popmap names one.
+    to be tried if neither client nor popmap names one. ``number`` counts a connection's attempts.
     """
 
     def __init__(
@@ -73,6 +80,7 @@ class Attempt:
         credentials: Credentials,
         secure: str,
         servers: list[Endpoint],
+        number: int = 1,
     ) -> None:
         self.site = site
         self.options = site.options
@@ -83,6 +91,8 @@ class Attempt:
         self.name, self.named_server = divide_server(
             credentials.authorisation or credentials.user, self.options
         )
+        self.number = number
+        self.popmap_password: bytes | None = None
         self.server = ""
 
     async def authenticate(self, domain: str) -> None:
@@ -133,11 +143,13 @@ class Attempt:
             raise NoServer
         if destination and destination.user and self.options.username_from_database:
             self.name = destination.user
+        if destination:
+            self.popmap_password = destination.password
 
     async def destination(self, domain: str) -> Destination | None:
         """Return the server that the client names, or what the popmap has for it.
 
-        Raises MapUnavailable.
+        Raises MapUnavailable, Rejected.
         """
         if self.named_server:
             return Destination(self.named_server)
@@ -148,25 +160,40 @@ class Attempt:
         except MapUnavailable:
             tally.popmap_answered(Answer.UNAVAILABLE)
             raise
+        except Rejected:
+            tally.popmap_answered(Answer.MISSING)
+            raise
         tally.popmap_answered(Answer.FOUND if found else Answer.MISSING)
         return found
 
     async def look_up(self, domain: str) -> Destination | None:
         """Return what the popmap has for the first of the user's keys that it knows.
 
-        Raises MapUnavailable.
+        Raises MapUnavailable, Rejected.
         """
         name = in_state(self.name, State.SERVERNAME_LOOKUP, domain, self.options)
         for key in query_keys(name, self.ends, self.options):
-            found = await self.site.popmap.lookup(Query(key, self.ends))
+            found = await self.site.popmap.lookup(self.query(key))
             if self.site.log.debugging:
                 self.site.log.debug(f"popmap: {key!r} has {found}")
             if found:
                 return found
         return None
 
+    def query(self, key: str) -> Query:
+        """Return what the popmap is asked; few need to know the password."""
+        secure = self.secure != "plaintext"
+        if self.site.popmap.wants_password:
+            return Query(key, self.ends, secure, self.number, self.credentials.password)
+        return Query(key, self.ends, secure, self.number)
+
     def named(self, name: str) -> Credentials:
-        """Return the credentials with another name in the place of that which counts."""
+        """Return the credentials with another name in the place of that which counts.
+
+        A password that the popmap gives is for that name, and lets nobody act as somebody else.
+        """
+        if self.popmap_password is not None:
+            return Credentials(name, self.popmap_password, tag=self.credentials.tag)
         if self.credentials.authorisation:
             return replace(self.credentials, authorisation=name)
         return replace(self.credentials, user=name)

@@ -1,13 +1,14 @@
 """``perdition --lookup USER[,USER...]``: what an administrator asks when somebody cannot log in.
 
 It goes the way of a login up to the real server's name, by the daemon's own options and code, and
-tells each step. Nothing is started, and nobody is asked for a password.
+tells each step. Nothing is started, and nobody is asked for a password: a popmap that checks them
+gets an empty one.
 """
 
 import itertools
 
 from perdition.clients import Clients
-from perdition.failure import MapUnavailable, NoServer
+from perdition.failure import MapUnavailable, NoServer, Rejected
 from perdition.log import Log, Output, printable
 from perdition.login import Attempt, Site
 from perdition.net.address import Resolver
@@ -39,8 +40,8 @@ class TellingDirectory(Directory):
         key = printable(query.key)
         try:
             found = await super().lookup(query)
-        except MapUnavailable as failure:
-            print(f'  key "{key}": {failure.detail}')
+        except (MapUnavailable, Rejected) as failure:
+            print(f'  key "{key}": {printable(failure.detail)}')
             raise
         print(f'  key "{key}": {described(found)}')
         return found
@@ -105,6 +106,9 @@ async def look_up(site: Site, user: str) -> int:
         return UNAVAILABLE
     except NoServer:
         print("  cannot log in: there is no server for that user")
+        return NOT_FOUND
+    except Rejected:
+        print("  cannot log in without a password: the popmap checks it")
         return NOT_FOUND
     servers = " or ".join(str(attempt.with_port(server)) for server in attempt.servers)
     remote = in_state(attempt.name, State.REMOTE_LOGIN, domain, options)

@@ -73,9 +73,12 @@ class Session:
             await self.stream.start_tls(self.site.tls.wrap, "ssl")
         await self.client.say(self.protocol.greeting(hostname, self.terms()))
         own_greeting = self.protocol.own_greeting(hostname)
+        attempts = itertools.count(1)
         while credentials := await self.client.hold(self.dialogue()):
             servers = in_turn(self.options.outgoing_server, self.turns)
-            attempt = Attempt(self.site, self.ends, credentials, self.stream.secure, servers)
+            attempt = Attempt(
+                self.site, self.ends, credentials, self.stream.secure, servers, next(attempts)
+            )
             try:
                 with self.stream.guarded():
                     server, accepted = await attempt.log_in(own_greeting)

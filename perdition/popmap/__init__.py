@@ -1,9 +1,9 @@
 """Popmaps: who is whose real server. A file for each kind, and here what they have in common."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 from perdition.endpoint import Endpoint
 from perdition.username import Ends
@@ -15,10 +15,14 @@ START_DIRECTORY = Path.cwd()
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """What a popmap knows of a user: the server, and the name there ("": the user's own)."""
+    """What a popmap knows of a user: the server, and the name there ("": the user's own).
+
+    With a ``password``, that one is used there for the name, whatever the client has given.
+    """
 
     server: Endpoint
     user: str = ""
+    password: bytes | None = field(default=None, repr=False)
 
     @classmethod
     def parse(cls, value: str, delimiter: str) -> "Destination":
@@ -27,11 +31,19 @@ class Destination:
         return cls(Endpoint.parse(server.strip()), user.strip())
 
 
-class Query(NamedTuple):
-    """What a popmap is asked: a key, and the connection of the client that it is asked for."""
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What a popmap is asked: a key, and the connection of the client that it is asked for.
+
+    ``secure`` tells whether that has TLS, ``attempt`` counts its logins. The password is there for
+    maps with ``wants_password``.
+    """
 
     key: str
     ends: Ends
+    secure: bool = False
+    attempt: int = 1
+    password: bytes = field(default=b"", repr=False)
 
 
 def reason(error: Exception) -> str:
@@ -51,12 +63,18 @@ class PopMap(ABC):
     """Whether a lookup may wait for more than the disk: it then runs in a thread, several at
     once, and must end by itself in about ``map_timeout`` seconds."""
 
+    wants_password: bool = False
+    """Whether it is told passwords; its answers are then for that password alone, never kept."""
+
     def check(self) -> None:  # noqa: B027 - few kinds have anything to do
         """Raise StartupError if the map can never be asked; done once, before it is."""
 
     @abstractmethod
     def lookup(self, query: Query) -> Destination | None:
-        """Return what the map has for a key; raises MapUnavailable if it cannot be asked."""
+        """Return what the map has for a key.
+
+        Raises MapUnavailable if it cannot be asked, and Rejected for a password that is wrong.
+        """
 
     @abstractmethod
     def reopen(self) -> None:

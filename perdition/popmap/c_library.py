@@ -18,7 +18,7 @@ class CLibraryMap(ProcessMap):
 
     def __init__(self, path: str, options: Options) -> None:
         command = (*PYTHON, "perdition.popmap.c_library_process", path)
-        super().__init__(path, command, options)
+        super().__init__(path, command, options.map_library_opt, options)
         self.time_limit = options.map_timeout
 
     def check(self) -> None:

@@ -7,19 +7,67 @@ Without the descriptor of a socket it only tells whether the library can be used
 
 import ctypes
 import os
+import socket
+import struct
 import sys
-from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_void_p
+from ctypes import POINTER, addressof, byref, c_char_p, c_int, c_size_t, c_void_p
 from typing import Any
 
+from perdition.popmap.c_variables import define
 from perdition.popmap.lookup_process import serve
 from perdition.popmap.process import FAULT, FOUND
+from perdition.username import Ends
 
 FREE = ctypes.CDLL(None).free
 FREE.argtypes = [c_void_p]
 
+SOCKADDR_STORAGE = 128
+UTSNAME = 512
+"""Octets of that structure, or a few more."""
+FLOW_SIZE = 4
+NUMERIC = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+
 
 class Unusable(Exception):
     """The library cannot be loaded, or has not what it must have."""
+
+
+class Program:
+    """What a library may know of the program that it is in: the system, and whose login it is.
+
+    They are what ``system_uname``, ``peername`` and ``sockname`` point to.
+    """
+
+    def __init__(self) -> None:
+        """Define the variables; raises OSError."""
+        self.system = ctypes.create_string_buffer(UTSNAME)
+        self.peer = ctypes.create_string_buffer(SOCKADDR_STORAGE)
+        self.own = ctypes.create_string_buffer(SOCKADDR_STORAGE)
+        system_uname, peername, sockname = define("system_uname", "peername", "sockname")
+        system_uname.value = addressof(self.system)
+        peername.value = addressof(self.peer)
+        sockname.value = addressof(self.own)
+        ctypes.CDLL(None).uname(self.system)
+
+    def serve(self, ends: Ends) -> None:
+        """Let a connection be the one that is served."""
+        self.peer.raw = sockaddr(ends.source, ends.source_port)
+        self.own.raw = sockaddr(ends.destination, ends.destination_port)
+
+
+def sockaddr(host: str, port: int) -> bytes:
+    """Return an address as C has it; zeros if it is none, as in a pipe."""
+    try:
+        [(family, _, _, _, address)] = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=NUMERIC
+        )
+    except OSError:
+        return bytes(SOCKADDR_STORAGE)
+    packed = socket.inet_pton(family, host.partition("%")[0])
+    head = struct.pack("=H", family) + struct.pack(">H", port)
+    if family == socket.AF_INET6:
+        packed = bytes(FLOW_SIZE) + packed + struct.pack("=I", address[-1])  # the scope
+    return (head + packed).ljust(SOCKADDR_STORAGE, b"\0")
 
 
 class Library:
@@ -28,6 +76,7 @@ class Library:
     def __init__(self, path: str) -> None:
         """Load the library; raises Unusable."""
         try:
+            self.program = Program()
             self.library = ctypes.CDLL(path)
         except OSError as error:
             raise Unusable(str(error)) from error
@@ -60,8 +109,9 @@ class Library:
         if hasattr(self.library, "dbserver_fini"):
             self.library.dbserver_fini()
 
-    def lookup(self, key: bytes) -> tuple[int, bytes]:
+    def lookup(self, key: bytes, ends: Ends) -> tuple[int, bytes]:
         """Return the status, and what was found."""
+        self.program.serve(ends)
         if self.get:
             value, length = c_void_p(), c_size_t()
             status = self.get(key, self.option, byref(value), byref(length))

@@ -30,6 +30,7 @@ class Directory:
         self.loop = loop
         self.popmap = popmap
         self.log = log
+        self.wants_password = popmap.wants_password
         self.time_limit = options.map_timeout
         self.fresh_seconds = options.map_cache
         self.cache: dict[str, Remembered] = {}
@@ -40,7 +41,7 @@ class Directory:
     async def lookup(self, query: Query) -> Destination | None:
         """Return what the map has for a key, or had, if the cache knows it.
 
-        Raises MapUnavailable, at the latest after ``map_timeout``.
+        Raises MapUnavailable, at the latest after ``map_timeout``, and Rejected.
         """
         if not self.fresh_seconds:
             return await self.ask(query)
@@ -59,7 +60,7 @@ class Directory:
         return found
 
     async def ask(self, query: Query) -> Destination | None:
-        """Return what the map has for a key; raises MapUnavailable."""
+        """Return what the map has for a key; raises MapUnavailable, Rejected."""
         if not self.pool:
             return self.popmap.lookup(query)
         try:

@@ -42,6 +42,16 @@ KINDS = {
 
 def open_map(options: Options) -> PopMap:
     """Open the popmap that a site has; raises StartupError if that cannot be one."""
+    popmap = open_library(options)
+    if popmap.wants_password and options.map_cache:
+        raise StartupError(
+            "map_cache: answers that depend on passwords are never used again; take it off"
+        )
+    return popmap
+
+
+def open_library(options: Options) -> PopMap:
+    """Open whichever popmap ``map_library`` names; raises StartupError."""
     library = options.map_library
     if not library:
         return NoMap()

@@ -10,4 +10,6 @@ from perdition.popmap.process import PYTHON, ProcessMap
 
 def open_map(options: Options) -> ProcessMap:
     """Open a map in NIS; ``map_library_opt`` is its name, of the default domain."""
-    return ProcessMap("nis", (*PYTHON, "perdition.popmap.nis_process"), options)
+    return ProcessMap(
+        "nis", (*PYTHON, "perdition.popmap.nis_process"), options.map_library_opt, options
+    )

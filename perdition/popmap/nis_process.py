@@ -10,6 +10,7 @@ from ctypes.util import find_library
 
 from perdition.popmap.lookup_process import serve
 from perdition.popmap.process import FAULT, FOUND, NO_SUCH_KEY
+from perdition.username import Ends
 
 DEFAULT_MAP = b"user_mail_server"
 
@@ -34,8 +35,9 @@ class NIS:
         self.domain = domain.value
         return (FAULT, self.library.yperr_string(status)) if status else (FOUND, b"")
 
-    def lookup(self, key: bytes) -> tuple[int, bytes]:
+    def lookup(self, key: bytes, ends: Ends) -> tuple[int, bytes]:
         """Look a key up."""
+        del ends
         value, length = c_void_p(), c_int()
         status = self.library.yp_match(
             self.domain, self.map, key, len(key), byref(value), byref(length)

@@ -1,12 +1,18 @@
-"""A popmap in a table of whatever an ODBC data source leads to."""
+"""A popmap in a table of whatever an ODBC data source leads to.
+
+Of the drivers, some wait for a hung server for as long as it hangs, and some refuse to hear of a
+time limit: they run in processes of their own.
+"""
 
 import re
+from dataclasses import astuple
 from enum import IntEnum
 from typing import Any
 
 import pyodbc
 
 from perdition.options import Options
+from perdition.popmap.process import PYTHON, ProcessMap
 from perdition.popmap.sql import SQLMap, Table, quoted
 
 pyodbc.pooling = False  # connections are kept here, and a broken one must not come back
@@ -21,17 +27,16 @@ class Case(IntEnum):
     LOWER = 2
 
 
-def open_map(options: Options) -> "ODBCMap":
+def open_map(options: Options) -> ProcessMap:
     """Open a map behind ODBC; ``map_library_opt`` is a Table whose database is the data source."""
     table = Table.parse(options.map_library_opt)
-    return ODBCMap(table, [table.database], options)
+    command = (*PYTHON, "perdition.popmap.odbc_process")
+    told = "\0".join([options.domain_delimiter, *astuple(table)])
+    return ProcessMap(table.database, command, told, options)
 
 
-class ODBCMap(SQLMap):
-    """A table behind an ODBC data source, which says itself where its server is.
-
-    The time limits are for the driver to keep; not every driver does.
-    """
+class ODBCTable(SQLMap):
+    """A table behind an ODBC data source, which says itself where its server is."""
 
     errors = (pyodbc.Error, OSError)
     placeholder = "?"
@@ -41,9 +46,7 @@ class ODBCMap(SQLMap):
         connection = pyodbc.connect(
             ";".join(f"{name}={attribute(value)}" for name, value in given.items()),
             autocommit=True,
-            timeout=max(1, int(self.patience)),
         )
-        connection.timeout = max(1, int(self.patience))
         connection.setdecoding(pyodbc.SQL_CHAR, encoding="utf-8")
         connection.setencoding(encoding="utf-8")
         return connection

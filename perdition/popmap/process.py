@@ -6,11 +6,13 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from os import fsdecode, fsencode
 from typing import NamedTuple
 
 from perdition.endpoint import Endpoint
+from perdition.failure import MapUnavailable
 from perdition.options import Options
 from perdition.popmap import Destination, Query
 from perdition.popmap.server import ServerMap
@@ -27,30 +29,37 @@ NO_SUCH_KEY = -2
 FAULT = -3
 """What an answer begins with, as in perditiondb(5); any other number is a fault, too."""
 
+RENEWAL_SECONDS = 30.0
+"""How long a process that cannot reach its database is asked again rather than replaced: starting
+one costs as much as thousands of lookups."""
 FAREWELL_SECONDS = 5.0
 """How long a process may take to end before it is killed."""
 
 
 class Child(NamedTuple):
-    """A process that looks users up, and the socket that leads there: a datagram a question."""
+    """A process that looks users up, and the socket that leads there: a datagram a question.
+
+    ``old_at`` is when (by the monotonic clock) it might be worth while to begin again with another.
+    """
 
     process: "subprocess.Popen[bytes]"
     line: socket.socket
+    old_at: float
 
 
 class ProcessMap(ServerMap[Child]):
     """A map whose processes are the connections that are kept.
 
     ``command`` runs the module whose ``main`` is told the descriptor of a socket as its last
-    argument; see ``lookup_process``.
+    argument; see ``lookup_process``. There comes ``option`` first.
     """
 
     errors = (OSError,)
 
-    def __init__(self, name: str, command: tuple[str, ...], options: Options) -> None:
+    def __init__(self, name: str, command: tuple[str, ...], option: str, options: Options) -> None:
         super().__init__([name], options)
         self.command = command
-        self.option = options.map_library_opt
+        self.option = option
 
     def connect(self, server: str) -> Child:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -60,7 +69,7 @@ class ProcessMap(ServerMap[Child]):
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
             )
-        child = Child(process, ours)
+        child = Child(process, ours, time.monotonic() + RENEWAL_SECONDS)
         ours.settimeout(self.patience)
         try:
             # Not among the arguments, where ps would show it.
@@ -75,12 +84,17 @@ class ProcessMap(ServerMap[Child]):
     def ask(self, connection: Child, query: Query) -> Destination | None:
         if "\0" in query.key:
             return None  # what is written in C would take what is before it for the key
-        status, said = self.exchange(connection, fsencode(query.key))
+        question = "\0".join([query.key, *map(str, query.ends)])
+        status, said = self.exchange(connection, fsencode(question))
         if status == NO_SUCH_KEY:
             return None
+        if status == UNREACHABLE:
+            what = fsdecode(said) or f"status {status}: the database cannot be reached"
+            if time.monotonic() < connection.old_at:  # another one would fare no better
+                raise MapUnavailable(f"popmap: {self.servers[0]}: {what}")
+            raise OSError(what)
         if status != FOUND:
-            what = "the database cannot be reached" if status == UNREACHABLE else "an error"
-            raise OSError(fsdecode(said) or f"status {status}: {what}")
+            raise OSError(fsdecode(said) or f"status {status}: an error")
         value, *three = map(fsdecode, said.split(b"\0"))
         if three:
             user, server, port = value, *three

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import ClassVar, Generic, TypeVar
 
-from perdition.failure import MapUnavailable
+from perdition.failure import Failure, MapUnavailable
 from perdition.options import Options
 from perdition.popmap import Destination, PopMap, Query, reason
 
@@ -37,7 +37,10 @@ class ServerMap(PopMap, Generic[C]):
 
     @abstractmethod
     def ask(self, connection: C, query: Query) -> Destination | None:
-        """Return what the map has for a key; raises ``errors``, in the end within ``patience``."""
+        """Return what the map has for a key; raises ``errors``, in the end within ``patience``.
+
+        Raises a Failure where that is the server's answer.
+        """
 
     @abstractmethod
     def disconnect(self, connection: C) -> None:
@@ -59,15 +62,18 @@ class ServerMap(PopMap, Generic[C]):
     def ask_and_keep(self, connection: C, query: Query) -> Destination | None:
         """Ask, and keep a connection that is good for more."""
         idle = self.idle
+        good = False
         try:
             found = self.ask(connection, query)
-        except BaseException:
-            self.discard(connection)
+            good = True
+        except Failure:
+            good = True  # that was an answer, too
             raise
-        if idle is self.idle:
-            idle.append(connection)
-        else:  # the map was closed in between
-            self.discard(connection)
+        finally:
+            if good and idle is self.idle:
+                idle.append(connection)
+            else:  # it is broken, or the map was closed in between
+                self.discard(connection)
         return found
 
     def take(self) -> C | None:

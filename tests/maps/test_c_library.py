@@ -91,6 +91,48 @@ int dbserver_get2(const char *key, const char *options, char **user, char **serv
 }
 """
 
+VARIABLES = """
+#include <arpa/inet.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/utsname.h>
+
+extern struct utsname *system_uname;
+extern struct sockaddr_storage *peername, *sockname;
+
+static char start[100];
+
+static void write_address(char *text, const struct sockaddr_storage *address)
+{
+    char host[NI_MAXHOST], port[NI_MAXSERV];
+
+    if (getnameinfo((const struct sockaddr *)address, sizeof *address, host, sizeof host, port,
+                    sizeof port, NI_NUMERICHOST | NI_NUMERICSERV))
+        strcpy(text, "none");
+    else
+        sprintf(text, "%s %s", host, port);
+}
+
+int dbserver_init(char *options)
+{
+    strcpy(start, system_uname->nodename);
+    return peername->ss_family || sockname->ss_family;
+}
+
+int dbserver_get(const char *key, const char *options, char **value, size_t *length)
+{
+    char peer[2000], own[2000];
+
+    write_address(peer, peername);
+    write_address(own, sockname);
+    *length = asprintf(value, "%s, %s, %s", start, peer, own);
+    return 0;
+}
+"""
+
 
 def compiled(folder: Path, source: str, *arguments: str) -> str:
     """A shared library made of the source."""
@@ -157,6 +199,24 @@ def test_get2(tmp_path: Path) -> None:
     popmap.close()
 
 
+def test_variables_of_the_program(tmp_path: Path) -> None:
+    """A library knows the system, and at each lookup whose login it is for."""
+    popmap = opened(compiled(tmp_path, VARIABLES, "-D_GNU_SOURCE", "-Wl,-z,now"))
+    popmap.check()
+
+    def seen(*ends: str | int) -> str:
+        found = popmap.lookup(Query("joe", Ends(*ends)))  # type: ignore[arg-type]
+        assert found
+        return found.server.host
+
+    here = os.uname().nodename
+    assert seen(*ENDS) == f"{here}, 192.0.2.1 4242, 192.0.2.9 143"
+    assert seen("2001:db8::1", 1, "::1", 65535) == f"{here}, 2001:db8::1 1, ::1 65535"
+    assert seen("fe80::1%lo", 1, "fe80::2%1", 2) == f"{here}, fe80::1%lo 1, fe80::2%lo 2"
+    assert seen("", 0, "", 0) == f"{here}, none, none"
+    popmap.close()
+
+
 @pytest.mark.parametrize(
     ("key", "complaint"),
     [
@@ -207,8 +267,9 @@ def test_process_ends_with_whoever_asked(library: str, tmp_path: Path) -> None:
         "from perdition.options import Options\n"
         "from perdition.popmap import Query\n"
         "from perdition.popmap.kinds import open_map\n"
+        "from perdition.username import Ends\n"
         "popmap = open_map(Options(map_library=sys.argv[1], map_library_opt=sys.argv[2]))\n"
-        "popmap.lookup(Query('hang', None))\n"
+        "popmap.lookup(Query('hang', Ends('', 0, '', 0)))\n"
     )
     notes = tmp_path / "notes"
     asker = subprocess.Popen([sys.executable, "-c", program, library, str(notes)])

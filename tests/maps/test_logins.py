@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,7 +16,7 @@ from tests.maps.test_c_library import GET, compiled
 from tests.maps.test_servers import SERVERS
 from tests.support.folders import public_folder
 from tests.support.map_server import MapServer
-from tests.support.map_servers import PASSWORD, Redis
+from tests.support.map_servers import PASSWORD, AuthService, MariaDBByODBC, Redis
 from tests.support.proxy import Proxy
 from tests.support.real_server import RealServer
 from tests.support.session import DIALOGUES, Session
@@ -37,12 +38,12 @@ class Login(NamedTuple):
         return self.answer.startswith("a OK")
 
 
-def log_in(proxy: Proxy, user: str) -> Login:
+def log_in(proxy: Proxy, user: str, password: str = "secret") -> Login:
     """Log in and out again."""
     began = time.monotonic()
     with Wire.to(proxy.address) as client:
         client.read_until(DIALOGUES["imap4"].greeting)
-        answer = client.ask(f"a LOGIN {user} secret".encode(), rb"(?m)^a (OK|NO|BAD).*\r\n")
+        answer = client.ask(f"a LOGIN {user} {password}".encode(), rb"(?m)^a (OK|NO|BAD).*\r\n")
     return Login(began, answer.decode().splitlines()[-1])
 
 
@@ -85,6 +86,25 @@ def real_server() -> Iterator[RealServer]:
         yield server
 
 
+@pytest.fixture(params=[Redis, MariaDBByODBC], ids=lambda kind: kind.__name__)
+def hanging(
+    request: pytest.FixtureRequest,
+    folder: Path,
+    real_server: RealServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[MapServer]:
+    """A popmap's server that can hang: of the one we know how long we wait, of the other not."""
+    kind: type[MapServer] = request.param
+    if reason := kind.missing():
+        pytest.skip(reason)
+    with kind(folder) as running:
+        if isinstance(running, MariaDBByODBC):
+            monkeypatch.setenv("ODBCINI", str(running.sources))
+        address = real_server.server("imap4")
+        running.load(f"joe:{address}\nann:{address}\n")
+        yield running
+
+
 @pytest.fixture
 def redis(folder: Path, real_server: RealServer) -> Iterator[Redis]:
     """The popmap of the tests that need just any server; joe and ann are in it."""
@@ -124,17 +144,17 @@ def test_restart_under_load(kind: type[MapServer], real_server: RealServer) -> N
 
 
 def test_hung_server_holds_up_only_who_needs_it(
-    redis: Redis, real_server: RealServer, folder: Path
+    hanging: MapServer, real_server: RealServer, folder: Path
 ) -> None:
     """Sessions go on, and users who name their server log in, while forty lookups hang."""
     options = ("--workers", "1", "--map_timeout", "4", "-c")
-    with proxy_with(redis, folder, *options) as proxy:
+    with proxy_with(hanging, folder, *options) as proxy:
         session = Session(proxy.address, "imap4", "joe", "secret")
         named = f"joe@{real_server.server('imap4')}"
-        with redis.hung():
-            hanging: list[Login] = []
+        with hanging.hung():
+            refused: list[Login] = []
             threads = [
-                threading.Thread(target=lambda: hanging.append(log_in(proxy, "ann")))
+                threading.Thread(target=lambda: refused.append(log_in(proxy, "ann")))
                 for _ in range(40)
             ]
             for thread in threads:
@@ -145,11 +165,11 @@ def test_hung_server_holds_up_only_who_needs_it(
                 session.use()
                 assert log_in(proxy, named).ok
             assert time.monotonic() - began < 3
-            assert not hanging
+            assert not refused
             for thread in threads:
                 thread.join(DEADLINE)
-            assert len(hanging) == 40
-            assert all("[UNAVAILABLE]" in login.answer for login in hanging)
+            assert len(refused) == 40
+            assert all("[UNAVAILABLE]" in login.answer for login in refused)
         assert log_in(proxy, "ann").ok
         session.log_out()
 
@@ -224,6 +244,39 @@ def test_library_that_crashes_and_hangs(real_server: RealServer, folder: Path) -
         session.log_out()
         assert proxy.logged("its process died of SIGABRT")
         assert [worker.pid for worker in proxy.workers()] == [worker.pid for worker in workers]
+
+
+def test_service_that_checks_passwords(real_server: RealServer, folder: Path) -> None:
+    """It has the last word, may have another password for the real server, and no log shows any."""
+    address = real_server.server("imap4")
+    with AuthService(folder) as service:
+        service.load(f"joe:w0rd/secret/{address}\nann:secret//{address}\n")
+        option = f"{service.option()} Auth-Pass"
+        with Proxy("imap4", folder, "-M", "http", "-m", option, "-d", "-s", address) as proxy:
+            assert log_in(proxy, "ann").ok
+            refused = log_in(proxy, "joe").answer
+            assert refused.startswith("a NO [AUTHENTICATIONFAILED]")
+            proxy.wait_for_log('status="failed: Re-Authentication Failure"')
+            assert proxy.logged("popmap: Invalid login or password")
+            assert log_in(proxy, "joe", "w0rd").ok
+            assert not [line for line in proxy.log_lines() if "w0rd" in line or "secret" in line]
+
+
+def test_password_of_the_popmap_lets_nobody_act_as_another(
+    real_server: RealServer, folder: Path
+) -> None:
+    """It goes with the name that was looked up, not with the one that comes with it in SASL."""
+    plain = b64encode(b"joe\0ann\0w0rd")
+    sieve = DIALOGUES["managesieve"]
+    with AuthService(folder) as service:
+        service.load(f"joe:w0rd/secret/{real_server.server('managesieve')}\n")
+        option = f"{service.option()} Auth-Pass"
+        with Proxy("managesieve", folder, "-M", "http", "-m", option) as proxy:
+            with Wire.to(proxy.address) as client:
+                client.read_until(sieve.greeting)
+                client.ask(b'AUTHENTICATE "PLAIN" "%b"' % plain, rb"OK.*\r\n")
+                assert b"joe-on-north" in client.ask(*sieve.question)
+            proxy.wait_for_log('authentication_id="joe".*status=ok')
 
 
 def test_missing_password_file_stops_the_start(redis: Redis, folder: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from perdition.failure import MapUnavailable, StartupError
+from perdition.endpoint import Endpoint
+from perdition.failure import MapUnavailable, Rejected, StartupError
 from perdition.options import Options
 from perdition.popmap import Destination, Query
 from perdition.popmap.kinds import open_map
@@ -15,11 +16,20 @@ from tests.maps.test_servers import ANSWERS, ENDS
 from tests.support.folders import public_folder
 from tests.support.map_servers import AuthService, AuthServiceWithTLS, Redis, RedisWithTLS
 
+USERS = """\
+joe:north
+late:later
+max:müller@north
+ann:hers/theirs/north
+bob:his//north
+eve:/theirs/north
+"""
+
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[AuthService]:
     with public_folder() as folder, AuthService(folder) as running:
-        running.load("joe:north\nlate:later\n")
+        running.load(USERS)
         yield running
 
 
@@ -29,6 +39,43 @@ def test_service_that_cannot_tell_now_is_unavailable(service: AuthService) -> No
         popmap.lookup(Query("late", ENDS))
     assert popmap.lookup(Query("joe", ENDS)) == ANSWERS["joe"]
     popmap.close()
+
+
+def test_user_in_the_octets_of_the_service(service: AuthService) -> None:
+    popmap = open_map(Options(map_library="http", map_library_opt=service.option()))
+    assert popmap.lookup(Query("max", ENDS)) == Destination(Endpoint("north"), "müller")
+    popmap.close()
+
+
+def test_service_that_is_told_passwords(service: AuthService) -> None:
+    """It says which are right, and may have others for the real server."""
+    option = f"{service.option()} Auth-Pass"
+    popmap = open_map(Options(map_library="http", map_library_opt=option))
+    assert popmap.wants_password
+    ann = popmap.lookup(Query("ann", ENDS, password=b"hers"))
+    assert ann == Destination(Endpoint("north"), "", b"theirs")
+    assert "theirs" not in repr(ann)
+    bob = popmap.lookup(Query("bob", ENDS, password=b"his"))
+    assert bob == Destination(Endpoint("north"), "", None)
+    for query in (Query("ann", ENDS, password=b"his"), Query("nobody", ENDS, password=b"hers")):
+        with pytest.raises(Rejected, match="Invalid login or password"):
+            popmap.lookup(query)
+    popmap.close()
+
+
+def test_password_of_a_service_that_is_told_none_is_not_used(service: AuthService) -> None:
+    """Or it would let anybody in."""
+    popmap = open_map(Options(map_library="http", map_library_opt=service.option()))
+    assert not popmap.wants_password
+    found = popmap.lookup(Query("eve", ENDS))
+    assert found == Destination(Endpoint("north"))
+    popmap.close()
+
+
+def test_answers_for_one_password_are_not_kept(service: AuthService) -> None:
+    option = f"{service.option()} Auth-Pass"
+    with pytest.raises(StartupError, match="map_cache: answers that depend on passwords"):
+        open_map(Options(map_library="http", map_library_opt=option, map_cache=60))
 
 
 def test_next_service_is_asked_where_the_first_cannot_tell(service: AuthService) -> None:
@@ -51,10 +98,9 @@ def test_what_is_no_such_service_is_unavailable() -> None:
         popmap.close()
 
 
-def test_request_is_what_nginx_sends(tmp_path: Path) -> None:
-    """Each header once, the user in nginx's escapes, the password of the URL from its file."""
-    (tmp_path / "password").write_text("se:cret\n")
-    listener = socket.create_server(("127.0.0.1", 0))
+def request(folder: Path, more: str, query: Query) -> list[str]:
+    """The lines of the request that a map makes, whose URL has a password from a file."""
+    (folder / "password").write_text("se:cret\n")
     asked = bytearray()
 
     def serve() -> None:
@@ -67,24 +113,53 @@ def test_request_is_what_nginx_sends(tmp_path: Path) -> None:
                 b"Content-Length: 0\r\n\r\n"
             )
 
-    thread = threading.Thread(target=serve)
-    thread.start()
-    url = f"http://me:@{tmp_path}/password@127.0.0.1:{listener.getsockname()[1]}/auth?x=1"
-    popmap = open_map(Options(map_library="http", map_library_opt=url, protocol="IMAP4S"))
-    assert popmap.lookup(Query("j o\r\ne%ü+", ENDS)) == ANSWERS["joe"]
-    thread.join()
-    listener.close()
-    popmap.close()
-    first, *headers = asked.decode().rstrip("\r\n").split("\r\n")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        url = f"http://me:@{folder}/password@127.0.0.1:{listener.getsockname()[1]}/auth?x=1"
+        popmap = open_map(
+            Options(map_library="http", map_library_opt=url + more, protocol="IMAP4S")
+        )
+        assert popmap.lookup(query) == ANSWERS["joe"]
+        thread.join()
+        popmap.close()
+    return asked.decode().rstrip("\r\n").split("\r\n")
+
+
+def test_request_is_what_nginx_sends(tmp_path: Path) -> None:
+    """Each header once, the user in nginx's escapes, and no password."""
+    query = Query("j o\r\ne%ü+", ENDS, password=b"secret")
+    first, *headers = request(tmp_path, "", query)
     assert first == "GET /auth?x=1 HTTP/1.1"
-    assert {
+    assert {header for header in headers if not header.startswith(("Host", "Accept"))} == {
         "Auth-User: j%20o%0D%0Ae%25%C3%BC+",
         "Auth-Protocol: imap",
         "Auth-Method: plain",
+        "Auth-Login-Attempt: 1",
         "Client-IP: 192.0.2.1",
         "Authorization: Basic bWU6c2U6Y3JldA==",
-    } <= set(headers)
-    assert not [header for header in headers if header.startswith("Auth-Pass")]
+    }
+    names = [header.partition(":")[0] for header in headers]
+    assert len(set(names)) == len(names)
+
+
+def test_request_of_a_site_that_says_more(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("k e:y\n")
+    more = f" Auth-Pass X-Auth-Key:@{tmp_path}/key X-From:here"
+    query = Query("joe", ENDS, secure=True, attempt=3, password=b"p %\n\xff")
+    assert {
+        "Auth-Pass: p%20%25%0A%FF",
+        "Auth-Login-Attempt: 3",
+        "Auth-SSL: on",
+        "X-Auth-Key: k e:y",
+        "X-From: here",
+    } <= set(request(tmp_path, more, query))
+
+
+@pytest.mark.parametrize("word", ["Auth-Pass:", "X-Auth-Key", "X Y:z", "X-Auth-Key:ü", ":x"])
+def test_http_option_with_a_word_that_is_none(word: str) -> None:
+    with pytest.raises(StartupError, match="behind the URL may stand Auth-Pass and headers"):
+        open_map(Options(map_library="http", map_library_opt=f"http://host/ {word}"))
 
 
 @pytest.mark.parametrize("option", ["", "localhost", "ftp://host/", "http://", "http://host:x/"])

@@ -3,7 +3,8 @@
     python3 -m tests.support.auth_service PORT FILE [CERTIFICATE KEY]
 
 FILE has lines of ``key:value`` as makegdbm reads them; a value of ``later`` makes the service say
-that it cannot tell now.
+that it cannot tell now. A value of ``CLIENT/SERVER/value`` is for who is told the password CLIENT:
+the real server is to be given SERVER, if that is not empty.
 """
 
 import re
@@ -24,20 +25,30 @@ class Handler(BaseHTTPRequestHandler):
         """Look the user up."""
         lines = self.users.read_text(encoding="utf-8").splitlines()
         known = {line.partition(":")[0]: line.partition(":")[2] for line in lines}
-        [name] = self.headers.get_all("Auth-User") or [""]
-        value = known.get(unquote(name, errors="surrogateescape"))
+        value = known.get(self.told("Auth-User"))
+        given = ""
+        if value and value.count("/") == 2:
+            wanted, given, value = value.split("/")
+            if self.told("Auth-Pass") != wanted:
+                value = None
         if value == "later":
             self.answer({"Auth-Status": "Try later", "Auth-Error-Code": "451 4.3.0"})
         elif value is None:
             self.answer({"Auth-Status": "Invalid login or password", "Auth-Wait": "3"})
         else:
-            self.answer({"Auth-Status": "OK", **headers(value)})
+            more = {"Auth-Pass": given} if given else {}
+            self.answer({"Auth-Status": "OK", **headers(value), **more})
+
+    def told(self, name: str) -> str:
+        """A header's value, less nginx's escapes."""
+        [text] = self.headers.get_all(name) or [""]
+        return unquote(text, errors="surrogateescape")
 
     def answer(self, found: dict[str, str]) -> None:
         """Answer with these headers."""
         self.send_response(200)
         for name, value in found.items():
-            self.send_header(name, value)
+            self.send_header(name, value.encode().decode("latin-1"))  # UTF-8, as it is
         self.send_header("Content-Length", "0")
         self.end_headers()
 

@@ -132,6 +132,48 @@ class PostgreSQL(SQLServer):
         return False
 
 
+class DataSource(SQLServer):
+    """A server behind an ODBC driver."""
+
+    kind = "odbc"
+    driver: ClassVar[str]
+
+    @classmethod
+    def missing(cls) -> str:
+        drivers = subprocess.run(["odbcinst", "-q", "-d"], capture_output=True, check=False).stdout
+        known = f"[{cls.driver}]" in drivers.decode()
+        return super().missing() or ("" if known else f"not installed: {cls.driver}")
+
+    def prepare(self) -> None:
+        super().prepare()  # type: ignore[safe-super]
+        self.sources.write_text(
+            f"[popmap]\nDriver={self.driver}\nServer=127.0.0.1\nServername=127.0.0.1\n"
+            f"Port={self.port}\nDatabase=dbperdition\n"
+        )
+        self.sources.chmod(0o666)  # the driver manager wants to append even where it only reads
+
+    @property
+    def sources(self) -> Path:
+        """The file that must be known by ODBCINI."""
+        return self.folder / "odbc.ini"
+
+    def option(self, *, port: int | None = None) -> str:
+        assert port is None, "the data source knows it"
+        return f"::popmap:::@{self.password_file}"
+
+
+class MariaDBByODBC(DataSource, MariaDB):
+    """MariaDB, whose driver knows no time limits."""
+
+    driver = "MariaDB Unicode"
+
+
+class PostgreSQLByODBC(DataSource, PostgreSQL):
+    """PostgreSQL, whose driver wants to hear of none."""
+
+    driver = "PostgreSQL Unicode"
+
+
 class OpenLDAP(MapServer):
     """OpenLDAP, with TLS on a second port and StartTLS on the first."""
 

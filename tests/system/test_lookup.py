@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.map_servers import AuthService
 from tests.support.proxy import BIN, popmap
 
 USERS = {"joe": "max@north:1143", "ann": "south", "@example.org": "domain"}
@@ -54,6 +55,21 @@ def test_user_name_options(file: Path) -> None:
     )
     assert lookup("joe", "-m", file, "-U")[1][-1] == '  logs in at north:1143 as "max"'
     assert lookup("joe@h:12", "-m", file, "-c")[1] == ["joe@h:12:", '  logs in at h:12 as "joe"']
+
+
+def test_popmap_that_checks_passwords(folder: Path) -> None:
+    """It is told none, and nobody is taken for a user who has one."""
+    with AuthService(folder) as service:
+        service.load("joe:word//north\n")
+        assert lookup("joe", "-M", "http", "-m", f"{service.option()} Auth-Pass") == (
+            1,
+            [
+                "joe:",
+                '  key "joe": popmap: Invalid login or password',
+                "  cannot log in without a password: the popmap checks it",
+            ],
+            "",
+        )
 
 
 def test_not_found(file: Path) -> None:

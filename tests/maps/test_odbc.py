@@ -1,0 +1,38 @@
+"""ODBC drivers of real servers: what every map on a server must do."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.maps.test_servers import (  # noqa: F401 - they are this file's tests, too
+    LINES,
+    popmap,
+    test_answers,
+    test_hung_server_costs_the_time_limit_and_no_more,
+    test_injections_find_nobody,
+    test_lookups_at_once,
+    test_reopened_map_goes_on,
+    test_restart_of_the_server,
+    test_server_that_is_away,
+    test_ten_thousand_users,
+)
+from tests.support.folders import public_folder
+from tests.support.map_servers import DataSource, MariaDBByODBC, PostgreSQLByODBC
+
+
+@pytest.fixture(
+    scope="module", params=[MariaDBByODBC, PostgreSQLByODBC], ids=lambda server: server.__name__
+)
+def server(request: pytest.FixtureRequest) -> Iterator[DataSource]:
+    """A server with the users, and a data source that leads there."""
+    kind: type[DataSource] = request.param
+    if reason := kind.missing():
+        pytest.skip(reason)
+    with (
+        public_folder() as folder,
+        kind(folder) as running,
+        pytest.MonkeyPatch.context() as environment,
+    ):
+        environment.setenv("ODBCINI", str(running.sources))
+        running.load(LINES)
+        yield running
