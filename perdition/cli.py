@@ -3,7 +3,6 @@
 import os
 import socket
 import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -127,6 +126,8 @@ def parse_short(letters: str, rest: Iterator[str], given: Given) -> None:
 
 def usage(name: str) -> str:
     """Return what ``--help`` shows: every option, its default, and what it does."""
+    import textwrap
+
     lines = [
         f"Usage: {name} [option...]",
         "",
