@@ -34,7 +34,8 @@ def main(argv: list[str]) -> int:
         options = configuration.read()
         if options.lookup is not None:
             look_up(name, options.lookup, options)
-        log = Log(name, open_sink(options.log_facility), options.debug, options.quiet)
+        sink = log.sink if options.log_facility == facility else open_sink(options.log_facility)
+        log = Log(name, sink, options.debug, options.quiet)
         for remark in configuration.remarks:
             log.warning(remark)
         return run(configuration, options, log)

@@ -56,6 +56,14 @@ class Member:
         """What one of its descriptors leads to."""
         return str((self._entry / "fd" / str(descriptor)).readlink())
 
+    def holds(self, file: Path) -> bool:
+        """Whether one of its descriptors leads to that file."""
+        return any(
+            descriptor.readlink() == file
+            for descriptor in (self._entry / "fd").iterdir()
+            if descriptor.is_symlink()
+        )
+
     def core_limits(self) -> list[str]:
         """How big a core it may leave: soft and hard limit."""
         return self._limits("Max core file size")
