@@ -3,7 +3,6 @@
 import os
 import socket
 import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -35,7 +34,8 @@ def main(argv: list[str]) -> int:
         options = configuration.read()
         if options.lookup is not None:
             look_up(name, options.lookup, options)
-        log = Log(name, open_sink(options.log_facility), options.debug, options.quiet)
+        sink = log.sink if options.log_facility == facility else open_sink(options.log_facility)
+        log = Log(name, sink, options.debug, options.quiet)
         for remark in configuration.remarks:
             log.warning(remark)
         return run(configuration, options, log)
@@ -127,6 +127,8 @@ def parse_short(letters: str, rest: Iterator[str], given: Given) -> None:
 
 def usage(name: str) -> str:
     """Return what ``--help`` shows: every option, its default, and what it does."""
+    import textwrap
+
     lines = [
         f"Usage: {name} [option...]",
         "",

@@ -78,7 +78,7 @@ class Conversation:
             case Write(octets, shown_octets):
                 await self.say(octets, shown_octets)
             case Pause():
-                await self.stream.loop.sleep(PAUSE_SECONDS)
+                await self.stream.pause(PAUSE_SECONDS)
             case StartTLS():
                 assert self.wrap
                 await self.stream.start_tls(self.wrap, "starttls")

@@ -84,7 +84,7 @@ class Session:
                     server, accepted = await attempt.log_in(own_greeting)
             except Failure as failure:
                 self.log_failure(attempt, failure)
-                await self.site.loop.sleep(self.penalty(credentials, failure))
+                await self.stream.pause(self.penalty(credentials, failure))
                 verbatim = self.options.answers_as_server
                 await self.client.say(self.protocol.refusal(credentials, failure, verbatim))
             else:

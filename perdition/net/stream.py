@@ -6,6 +6,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from perdition.net.loop import READ, WRITE, Loop, Task, Timer, suspend
@@ -16,6 +17,10 @@ CHUNK = 4096
 CLOSED_AT_ONCE = (errno.ECONNRESET, "it closes the connection at once")
 TLS_HANDSHAKE = b"\x16\x03"
 """What a TLS client begins with, and no line of a mail protocol."""
+
+
+HALF_CLOSED_SECONDS = 5.0
+"""How long a peer that will say no more may wait for its answer: most of them have left."""
 
 
 class PeerClosed(Exception):
@@ -36,6 +41,7 @@ class Stream:
         "buffer",
         "events",
         "guard",
+        "last_call",
         "loop",
         "seconds",
         "secure",
@@ -55,6 +61,7 @@ class Stream:
         self.events = 0
         self.task: Task | None = None
         self.guard: Task | None = None
+        self.last_call: Timer | None = None
         self.timer: Timer | None = None
 
     async def connect(self, address: Any, seconds: float, greets: bool) -> None:
@@ -187,8 +194,8 @@ class Stream:
         if task := self.task:
             self.disarm()
             task.wake()
-        elif (guard := self.guard) and self.has_ended():
-            guard.answer(error=Abandoned())
+        elif self.guard and not self.buffer:
+            self.read_ahead(self.guard)
         else:
             self.detach()
 
@@ -203,22 +210,39 @@ class Stream:
     def guarded(self) -> Iterator[None]:
         """Have the current task given up with Abandoned if the peer leaves meanwhile."""
         self.guard = self.loop.current
+        if not (self.events or self.buffer):
+            self.events = READ
+            self.loop.watch(self.sock.fileno(), READ, self)
         try:
             yield
         finally:
             self.guard = None
+            if self.last_call:
+                self.loop.timers.cancel(self.last_call)
+                self.last_call = None
 
-    def has_ended(self) -> bool:
-        """Tell whether the peer has left. Who has said more than was read is still there."""
-        if self.tls or self.buffer:
-            return False
-        assert isinstance(self.sock, socket.socket)
+    async def pause(self, seconds: float) -> None:
+        """Let the peer wait; raises Abandoned if it does not."""
+        with self.guarded():
+            await self.loop.sleep(seconds)
+
+    def read_ahead(self, guard: Task) -> None:
+        """See what a peer has to say that was not asked anything: more, or that it leaves.
+
+        One that has only ended what it says is still there, but not for long.
+        """
         try:
-            return not self.sock.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return False
+            octets = self.sock.recv(CHUNK)
+        except NOT_NOW:
+            return
         except OSError:
-            return True
+            guard.answer(error=Abandoned())
+            return
+        self.detach()
+        self.buffer += octets
+        if not octets:
+            give_up = partial(guard.answer, error=Abandoned())
+            self.last_call = self.loop.call_later(HALF_CLOSED_SECONDS, give_up)
 
     def late(self) -> None:
         """Tell the task that its time is over."""

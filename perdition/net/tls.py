@@ -8,16 +8,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from getpass import getpass
 from pathlib import Path
-from typing import Any
-
-from cryptography import x509
+from typing import TYPE_CHECKING, Any
 
 from perdition.failure import StartupError
-from perdition.net.certificate import Holder
 from perdition.net.client_hello import CLIENT_HELLO, offered_protocols
 from perdition.net.wire import reason
 from perdition.option_kinds import TLS_VERSIONS
 from perdition.options import OPTIONS, Options
+
+if TYPE_CHECKING:
+    from perdition.net.certificate import Holder
 
 NO_APPLICATION_PROTOCOL = 120
 """The alert for a client that wants to speak another protocol (RFC 7301)."""
@@ -36,8 +36,12 @@ class Identity:
     passphrase: str = field(repr=False)
 
     @property
-    def holder(self) -> Holder:
+    def holder(self) -> "Holder":
         """Whose certificate it is; nobody's, if it is one that only OpenSSL understands."""
+        from cryptography import x509
+
+        from perdition.net.certificate import Holder
+
         try:
             return Holder.of(x509.load_pem_x509_certificate(self.certificates))
         except Exception:  # noqa: BLE001 - the library has many names for it
@@ -134,10 +138,10 @@ class ListeningTLS:
 
     def load(self, identities: list[Identity]) -> None:
         """Show clients these identities from now on; raises StartupError, and changes nothing."""
-        holders = []
         for identity in identities:
             identity.load_into(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
-            holders.append(identity.holder)
+        # Who has one certificate shows it to all: reading it would be half of inetd's start.
+        holders = [identity.holder for identity in identities] if len(identities) > 1 else []
         identities[0].load_into(self.entrance)
         for context, identity in zip(self.contexts, identities, strict=True):
             identity.load_into(context)
@@ -199,7 +203,7 @@ class ListeningTLS:
         sock.context = next(
             (
                 context
-                for context, holder in zip(self.contexts, self.holders, strict=True)
+                for context, holder in zip(self.contexts, self.holders, strict=False)
                 if name and holder.is_named(name)
             ),
             self.contexts[0],
@@ -254,7 +258,7 @@ STDLIB_VERSIONS = {
 
 def remarks(options: Options) -> list[str]:
     """Return what the system's OpenSSL makes of the options, where it is not what they say."""
-    level = ssl.create_default_context().security_level
+    level = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).security_level
     found = []
     for side in ("listen", "outgoing"):
         lowest = getattr(options, f"ssl_{side}_min_proto_version")

@@ -2,12 +2,14 @@
 
 import re
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from perdition.failure import StartupError
 from perdition.options import Options
-from perdition.popmap import NoMap, PopMap, c_library
+from perdition.popmap import NoMap, PopMap
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint, EntryPoints
 
 ENTRY_POINTS = "perdition.popmaps"
 """Where other Python packages offer kinds of their own; each is an ``open_map`` function."""
@@ -59,9 +61,11 @@ def open_library(options: Options) -> PopMap:
     name = named[1] if named else library
     if kind := KINDS.get(name):
         return open_kind(name, kind, options)
-    for found in entry_points(group=ENTRY_POINTS, name=library):
+    for found in foreign(library):
         return open_foreign(found, options)
     if "/" in library or ".so" in library:
+        from perdition.popmap import c_library
+
         return c_library.open_map(library, options)
     raise StartupError(
         f"map_library {library}: no such kind of popmap here; give one of "
@@ -69,7 +73,14 @@ def open_library(options: Options) -> PopMap:
     )
 
 
-def open_foreign(found: EntryPoint, options: Options) -> PopMap:
+def foreign(library: str) -> "EntryPoints":
+    """Return what other packages offer by that name; a third of inetd's start would go to this."""
+    from importlib.metadata import entry_points
+
+    return entry_points(group=ENTRY_POINTS, name=library)
+
+
+def open_foreign(found: "EntryPoint", options: Options) -> PopMap:
     """Open a popmap of another package's kind; raises StartupError, also if it is not whole."""
     try:
         opener = found.load()

@@ -82,6 +82,6 @@ def ends_of(sock: socket.socket) -> Ends:
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return Ends("", 0, "", 0)
     try:
-        return Ends(*sock.getpeername()[:2], *sock.getsockname()[:2])
+        return Ends.between(sock.getpeername(), sock.getsockname())
     except OSError:
         return Ends("", 0, "", 0)

@@ -6,7 +6,7 @@ import selectors
 import signal
 import socket
 import sys
-import threading
+from contextlib import suppress
 from pathlib import Path
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any, NoReturn
@@ -25,7 +25,7 @@ from perdition.process.scoreboard import Scoreboard
 
 SOCKET_UMASK = 0o117
 SCRAPES_AT_ONCE = 8
-"""Further scrapers are sent away, so that those who hang cannot pile up."""
+"""A further scraper takes the place of who has been here for longest, and so must hang."""
 SCRAPER_SECONDS = 10.0
 """How long a scraper may do nothing; Prometheus itself waits no longer."""
 DESCRIPTORS = 64
@@ -118,12 +118,19 @@ class Server(ThreadingMixIn, TCPServer):
         self.socket.close()
         self.socket = sock
         self.log = log
+        self.scrapes: dict[socket.socket, None] = {}
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if threading.active_count() > SCRAPES_AT_ONCE:
-            self.shutdown_request(request)
-        else:
-            super().process_request(request, client_address)
+        self.scrapes[request] = None
+        for longest in list(self.scrapes)[:-SCRAPES_AT_ONCE]:
+            self.scrapes.pop(longest, None)
+            with suppress(OSError):  # it has left meanwhile
+                longest.shutdown(socket.SHUT_RDWR)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self.scrapes.pop(request, None)
+        super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         error = sys.exception()

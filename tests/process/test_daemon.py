@@ -428,6 +428,21 @@ def expect_log_goes_on(daemon: Daemon, clients: Clients, old: Path) -> None:
     )
 
 
+def test_log_that_is_moved_away_is_let_go(started: Started) -> None:
+    """Or the disk that it is on stays full, also in front of a perdition in the foreground."""
+    proxy = started.foreground("imap4", *FEW)
+    old = proxy.log.rename(proxy.log.with_suffix(".1"))
+    proxy.log.touch()
+    shutil.chown(proxy.log, "nobody")
+
+    os.kill(proxy.pid, signal.SIGHUP)
+
+    until(
+        lambda: not [each for each in proxy.processes() if Member(each.pid).holds(old)],
+        lambda: f"nobody holds {old}\n{proxy.evidence()}",
+    )
+
+
 def test_log_that_is_emptied(started: Started, clients: Clients) -> None:
     """logrotate's copytruncate: later lines begin at the beginning of the file."""
     daemon = started.daemon("imap4", *FEW)

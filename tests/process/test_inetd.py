@@ -179,6 +179,22 @@ def test_ipv6(kind: type[SuperServer], inetd: Inetd) -> None:
         inetd.wait_for_log(rf"Connect: \[?::1\]?:\d+->\[?::1\]?:{superserver.port} inetd_pid=")
 
 
+def test_ipv4_by_a_socket_for_both_families(inetd: Inetd) -> None:
+    """Log readers, popmaps and hosts that are let in by their addresses know it as IPv4."""
+    with (
+        socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listener,
+        socket.create_connection(("127.0.0.1", listener.getsockname()[1])) as client,
+    ):
+        ours, _ = listener.accept()
+        with ours:
+            command = [*map(str, (program("imap4"), *inetd.arguments("imap4"))), "-i"]
+            end = ours.fileno()
+            process = subprocess.Popen(command, stdin=end, stdout=end, stderr=end)
+        with process:
+            client.sendall(b"z LOGOUT\r\n")
+    inetd.wait_for_log(r"Connect: 127\.0\.0\.1:\d+->127\.0\.0\.1:\d+ inetd_pid=")
+
+
 @every_protocol
 def test_found_out_without_the_option(protocol: str, inetd: Inetd) -> None:
     """Standard input is a connection, and no other mode was asked for."""

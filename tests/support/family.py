@@ -56,10 +56,21 @@ class Member:
         """What one of its descriptors leads to."""
         return str((self._entry / "fd" / str(descriptor)).readlink())
 
+    def open_files(self) -> set[str]:
+        """What its descriptors lead to, by the names that the system has for that."""
+        return {
+            str(descriptor.readlink())
+            for descriptor in (self._entry / "fd").iterdir()
+            if descriptor.is_symlink()
+        }
+
     def sockets(self) -> set[str]:
-        """Its sockets, by the names that the system has for them."""
-        found = {self.leads_to(int(entry.name)) for entry in (self._entry / "fd").iterdir()}
-        return {name for name in found if name.startswith("socket:")}
+        """Its sockets among them."""
+        return {name for name in self.open_files() if name.startswith("socket:")}
+
+    def holds(self, file: Path) -> bool:
+        """Whether one of its descriptors leads to that file."""
+        return str(file) in self.open_files()
 
     def core_limits(self) -> list[str]:
         """How big a core it may leave: soft and hard limit."""

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from perdition.net import stream as stream_module
 from perdition.net.loop import Loop
-from perdition.net.stream import CHUNK, PeerClosed, Stream
+from perdition.net.stream import CHUNK, Abandoned, PeerClosed, Stream
 from perdition.net.wire import TLSFailed
 from perdition.protocol.dialogue import LineTooLong
 from tests.unit.loops import run
@@ -150,3 +151,54 @@ def test_closed_stream_hears_nothing_more(
     with closing(stream.sock):
         run(loop, loop.sleep(0))
     assert stream.leftover() == b""
+
+
+LONG_PAUSE = 60.0
+"""Far longer than a test may take."""
+
+
+def test_peer_that_resets_the_connection_is_not_paused_for(
+    loop: Loop, stream: Stream, peer: socket.socket
+) -> None:
+    """It will never read its answer, and what it takes up is free at once."""
+
+    async def leave() -> None:
+        await stream.write(b"unread, which makes of the end a reset")
+        loop.call_soon_from_thread(peer.close)
+        await stream.pause(LONG_PAUSE)
+
+    with pytest.raises(Abandoned):
+        run(loop, leave())
+
+
+def test_peer_that_has_said_all_waits_for_its_answer_but_not_for_long(
+    loop: Loop, stream: Stream, peer: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can tell one that has left from one that only says no more."""
+    monkeypatch.setattr(stream_module, "HALF_CLOSED_SECONDS", 0.3)
+
+    async def listen() -> bool:
+        peer.shutdown(socket.SHUT_WR)
+        await stream.pause(0.1)
+        try:
+            await stream.pause(LONG_PAUSE)
+        except Abandoned:
+            return True
+        return False
+
+    assert run(loop, listen())
+
+
+def test_peer_that_says_more_amid_a_pause_is_heard_after_it(
+    loop: Loop, stream: Stream, peer: socket.socket
+) -> None:
+    """However it goes on: what it said before it left counts."""
+
+    async def listen() -> list[bytes]:
+        peer.send(b"one\r\ntwo\r\n")
+        peer.shutdown(socket.SHUT_WR)
+        await stream.pause(0.1)
+        await stream.pause(0.1)
+        return [await stream.read_line(LIMIT) for _ in range(2)]
+
+    assert run(loop, listen()) == [b"one", b"two"]
