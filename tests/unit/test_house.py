@@ -29,6 +29,7 @@ FLOORS = (
     "configuration",
     "manual",
     "helper_line",
+    "net.tls_listening",
     "net.tls_outgoing",
     "net.tls",
     "popmap",
