@@ -179,9 +179,9 @@ def read(function: Callable[..., T], wanted: object, end: T) -> T:
 
 def remarks(options: Options) -> list[str]:
     """Return what the system's OpenSSL makes of the options, where it is not what they say."""
-    level = ssl.create_default_context().security_level
     found = []
     for side in ("listen", "outgoing"):
+        level = security_level(getattr(options, f"ssl_{side}_ciphers"))
         lowest = getattr(options, f"ssl_{side}_min_proto_version")
         if TLS_VERSIONS.index(lowest) < TLS_VERSIONS.index("tlsv1.2") and level > 0:
             found.append(
@@ -194,3 +194,10 @@ def remarks(options: Options) -> list[str]:
                 "has it below that only where it was built with zlib"
             )
     return found
+
+
+def security_level(ciphers: str) -> int:
+    """Return OpenSSL's security level, which a list of ciphers may set (``@SECLEVEL=0``)."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.set_ciphers(ciphers or DEFAULT_CIPHERS)
+    return context.security_level

@@ -120,6 +120,11 @@ def test_remark_where_openssl_does_not_go_so_low(side: str, version: str) -> Non
     assert [f"ssl_{side}_min_proto_version is {version}" in line for line in told] == [True] * low
 
 
+def test_no_remark_where_the_ciphers_let_openssl_go_so_low() -> None:
+    ciphers = "DEFAULT:@SECLEVEL=0"
+    assert not remarks(Options(ssl_listen_ciphers=ciphers, ssl_outgoing_ciphers=ciphers))
+
+
 @pytest.mark.parametrize("side", ["listen", "outgoing"])
 def test_remark_on_compression(side: str) -> None:
     wanted = Options(**{f"ssl_{side}_compression": True})  # type: ignore[arg-type]
