@@ -32,7 +32,7 @@ from perdition.upstream import Upstream
 from perdition.username import Ends, divide_server, in_state, query_keys, strip_levels
 
 if TYPE_CHECKING:
-    from perdition.net.tls import ListeningTLS
+    from perdition.net.tls_listening import ListeningTLS
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,15 @@ class Holder:
 
     @classmethod
     def of(cls, certificate: x509.Certificate) -> "Holder":
-        """Read subjectAltName; only without any DNS name or address does the common name count."""
+        """Read subjectAltName; only without any DNS name or address does the common name count.
+
+        Raises what the library does for one that it cannot read: it is then nobody's.
+        """
         try:
             found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
             names = tuple(name.lower() for name in found.value.get_values_for_type(x509.DNSName))
             addresses = tuple(map(str, found.value.get_values_for_type(x509.IPAddress)))
-        except (x509.ExtensionNotFound, ValueError):
+        except x509.ExtensionNotFound:
             names = addresses = ()
         if names or addresses:
             return cls(names, addresses)

@@ -1,266 +1,187 @@
-"""TLS with clients, by the standard library: the certificates that they are shown, and by whom."""
+"""TLS by pyOpenSSL: what both sides of perdition have in common.
+
+The standard library's ``ssl`` can neither be told to accept one objection to a certificate and not
+another, nor be kept from reading on for as long as a peer sends nothing but handshake messages.
+"""
 
 import os
 import socket
 import ssl
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from getpass import getpass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
+
+from OpenSSL import SSL, crypto
 
 from perdition.failure import StartupError
-from perdition.net.client_hello import CLIENT_HELLO, offered_protocols
 from perdition.net.wire import reason
 from perdition.option_kinds import TLS_VERSIONS
 from perdition.options import OPTIONS, Options
 
-if TYPE_CHECKING:
-    from perdition.net.certificate import Holder
-
-NO_APPLICATION_PROTOCOL = 120
-"""The alert for a client that wants to speak another protocol (RFC 7301)."""
+T = TypeVar("T")
 
 DEFAULT_CIPHERS = "DEFAULT"
-STDIN = 0
+VERSIONS = {
+    "sslv3": SSL.SSL3_VERSION,
+    "tlsv1": SSL.TLS1_VERSION,
+    "tlsv1.1": SSL.TLS1_1_VERSION,
+    "tlsv1.2": SSL.TLS1_2_VERSION,
+    "tlsv1.3": SSL.TLS1_3_VERSION,
+}
+PARTIAL_WRITE = 0x1
+"""OpenSSL's SSL_MODE_ENABLE_PARTIAL_WRITE: a write ends after each record."""
+MOVING_WRITE_BUFFER = 0x2
+"""Its SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER: what is written again may have been copied meanwhile."""
+AUTO_RETRY = 0x4
+"""Its SSL_MODE_AUTO_RETRY: a read goes on until it has found something to return."""
+RELEASE_BUFFERS = 0x10
+"""Its SSL_MODE_RELEASE_BUFFERS: an idle connection keeps none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """A certificate with those that vouch for it, and its key, as they are in their files."""
+def new_context(options: Options, side: str) -> SSL.Context:
+    """Return a context as the options want it on a side, listen or outgoing; raises StartupError.
 
-    file: str
-    certificates: bytes
-    key: bytes = field(repr=False)
-    passphrase: str = field(repr=False)
-
-    @property
-    def holder(self) -> "Holder":
-        """Whose certificate it is; nobody's, if it is one that only OpenSSL understands."""
-        from cryptography import x509
-
-        from perdition.net.certificate import Holder
-
-        try:
-            return Holder.of(x509.load_pem_x509_certificate(self.certificates))
-        except Exception:  # noqa: BLE001 - the library has many names for it
-            return Holder((), ())
-
-    def load_into(self, context: ssl.SSLContext) -> None:
-        """Make this the identity of new connections; raises StartupError.
-
-        The module reads files only, and these may be readable to others alone.
-        """
-        try:
-            with in_memory(self.certificates) as certificates, in_memory(self.key) as key:
-                context.load_cert_chain(certificates, key, self.passphrase)
-        except (ssl.SSLError, OSError, ValueError) as error:
-            raise StartupError(
-                f"ssl_cert_file {self.file}: OpenSSL does not take it with its ssl_key_file: "
-                f"{reason(error)}; give a certificate and its own key in PEM, and the passphrase"
-            ) from error
-
-
-@contextmanager
-def in_memory(octets: bytes) -> Iterator[str]:
-    """Give octets the name of a file, for a while."""
-    descriptor = os.memfd_create("perdition", os.MFD_CLOEXEC)
+    What pyOpenSSL turns on and gives no name to turn it off by, is turned off by a private one.
+    """
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.set_mode(RELEASE_BUFFERS | MOVING_WRITE_BUFFER)
+    SSL._lib.SSL_CTX_clear_mode(context._context, PARTIAL_WRITE)
+    context.set_options(ssl.OP_NO_RENEGOTIATION)
+    context.set_min_proto_version(VERSIONS[getattr(options, f"ssl_{side}_min_proto_version")])
+    if highest := getattr(options, f"ssl_{side}_max_proto_version"):
+        context.set_max_proto_version(VERSIONS[highest])
+    if getattr(options, f"ssl_{side}_compression"):
+        SSL._lib.SSL_CTX_clear_options(context._context, SSL.OP_NO_COMPRESSION)
+    name = f"ssl_{side}_ciphers"
+    ciphers = getattr(options, name)
     try:
-        os.write(descriptor, octets)
-        yield f"/proc/self/fd/{descriptor}"
-    finally:
-        os.close(descriptor)
-
-
-def is_given(options: Options, name: str) -> bool:
-    """Tell whether a site has named a file itself; a default one may be missing."""
-    return bool(getattr(options, name) != OPTIONS[name][1])
-
-
-def identity_files(options: Options) -> list[str]:
-    """Return the files that identities are read from; raises StartupError."""
-    certificates, keys = options.ssl_cert_file, options.ssl_key_file
-    if len(certificates) != len(keys):
+        context.set_cipher_list((ciphers or DEFAULT_CIPHERS).encode())
+    except SSL.Error as error:
         raise StartupError(
-            f"ssl_cert_file is given {len(certificates)} times and ssl_key_file {len(keys)} times; "
-            "give them in pairs"
-        )
-    chain = (options.ssl_ca_chain_file,) if options.ssl_ca_chain_file else ()
-    return [*certificates, *keys, *chain]
+            f"{name} {ciphers}: no cipher of OpenSSL's; give a list as in ciphers(1)"
+        ) from error
+    return context
 
 
-def identities(options: Options, files: dict[str, bytes], passphrase: str) -> list[Identity]:
-    """Return the identities that clients are shown, from what is in their files."""
-    chain = b"\n" + files[options.ssl_ca_chain_file] if options.ssl_ca_chain_file else b""
-    return [
-        Identity(certificate, files[certificate] + chain, files[key], passphrase)
-        for certificate, key in zip(options.ssl_cert_file, options.ssl_key_file, strict=True)
-    ]
+def authorities(options: Options) -> dict[str, str]:
+    """Return the options that tell which authorities are trusted, and what is given there.
 
-
-def read_passphrase(options: Options) -> str:
-    """Return the first line of where the keys' passphrase is; raises StartupError.
-
-    If no option tells where, and somebody sits at standard input, that one is asked.
-    """
-    path, descriptor = options.ssl_passphrase_file, options.ssl_passphrase_fd
-    if not path and descriptor is None and os.isatty(STDIN):
-        return getpass("Passphrase of ssl_key_file: ")
-    where = f"ssl_passphrase_file {path}" if path else f"ssl_passphrase_fd {descriptor or STDIN}"
-    try:
-        with os.fdopen(
-            os.open(path, os.O_RDONLY) if path else os.dup(descriptor or STDIN), "rb"
-        ) as source:
-            return os.fsdecode(source.readline().rstrip(b"\r\n"))
-    except OSError as error:
-        raise StartupError(f"{where}: {error.strerror}; give a readable one") from error
-
-
-class ListeningTLS:
-    """TLS with clients: a context for each identity, of which the first is for unknown names.
-
-    A connection begins in the ``entrance``, where its ClientHello is judged, and goes on in one of
-    the contexts. All of them come from before the fork, so that any worker resumes any session.
-    """
-
-    def __init__(self, options: Options, identities: list[Identity]) -> None:
-        """Make the contexts; raises StartupError."""
-        self.options = options
-        self.protocol = options.service.protocol.alpn
-        self.contexts = [self.context() for _ in identities]
-        self.holders: list[Holder] = []
-        self.entrance = self.context()
-        self.entrance.sni_callback = self.choose
-        # Without a public name, but all that tells what a client offers by ALPN.
-        self.entrance._msg_callback = note_hello  # type: ignore[attr-defined]
-        self.load(identities)
-
-    def load(self, identities: list[Identity]) -> None:
-        """Show clients these identities from now on; raises StartupError, and changes nothing."""
-        for identity in identities:
-            identity.load_into(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
-        # Who has one certificate shows it to all: reading it would be half of inetd's start.
-        holders = [identity.holder for identity in identities] if len(identities) > 1 else []
-        identities[0].load_into(self.entrance)
-        for context, identity in zip(self.contexts, identities, strict=True):
-            identity.load_into(context)
-        self.holders = holders
-
-    def context(self) -> ssl.SSLContext:
-        """Return a context as the options want it; raises StartupError."""
-        options = self.options
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.options |= ssl.OP_NO_RENEGOTIATION
-        if options.ssl_listen_compression:
-            context.options &= ~ssl.OP_NO_COMPRESSION
-        if options.ssl_no_cipher_server_preference:
-            context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
-        else:
-            context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
-        context.minimum_version = STDLIB_VERSIONS[options.ssl_listen_min_proto_version]
-        if options.ssl_listen_max_proto_version:
-            context.maximum_version = STDLIB_VERSIONS[options.ssl_listen_max_proto_version]
-        context.set_alpn_protocols([self.protocol])
-        try:
-            context.set_ciphers(options.ssl_listen_ciphers or DEFAULT_CIPHERS)
-        except ssl.SSLError as error:
-            raise bad_ciphers("ssl_listen_ciphers", options.ssl_listen_ciphers) from error
-        self.load_dh_parameters(context)
-        if not (options.ssl_no_cert_verify or options.ssl_no_client_cert_verify):
-            context.verify_mode = ssl.CERT_OPTIONAL
-            load_authorities(options, context.load_verify_locations)
-        return context
-
-    def load_dh_parameters(self, context: ssl.SSLContext) -> None:
-        """Load Diffie-Hellman parameters, if a file has some; raises StartupError."""
-        path = self.options.ssl_dh_params_file
-        try:
-            if path:
-                context.load_dh_params(path)
-            else:
-                with suppress(ssl.SSLError):  # a certificate's file need not have any
-                    context.load_dh_params(self.options.ssl_cert_file[0])
-        except (OSError, ValueError) as error:
-            raise StartupError(
-                f"ssl_dh_params_file {path}: {reason(error)}; give a file with DH PARAMETERS in PEM"
-            ) from error
-
-    def wrap(self, sock: socket.socket) -> ssl.SSLSocket:
-        """Return a client's socket with TLS, whose handshake is to come."""
-        return self.entrance.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-
-    def choose(self, sock: Any, name: str | None, _: ssl.SSLContext) -> int | None:
-        """Give a connection the context for the name that its client asks for.
-
-        Returns an alert for a client that offers other protocols than ours.
-        """
-        offered = []
-        with suppress(ValueError):
-            offered = offered_protocols(sock.__dict__.pop(HELLO, b""))
-        if offered and self.protocol.encode() not in offered:
-            return NO_APPLICATION_PROTOCOL
-        sock.context = next(
-            (
-                context
-                for context, holder in zip(self.contexts, self.holders, strict=False)
-                if name and holder.is_named(name)
-            ),
-            self.contexts[0],
-        )
-        return None
-
-
-HELLO = "client_hello"
-
-
-def note_hello(
-    sock: Any, direction: str, version: Any, content: Any, kind: Any, message: bytes
-) -> None:
-    """Keep a ClientHello with its connection until a context is chosen for it."""
-    if direction == "read" and kind == CLIENT_HELLO and message[:1] == bytes([CLIENT_HELLO]):
-        sock.__dict__[HELLO] = message
-
-
-def load_authorities(options: Options, load: Callable[[str | None, str | None], object]) -> None:
-    """Load the authorities that certificates must come from; raises StartupError.
-
-    The default ones need not be there: then no certificate can be verified.
+    Raises StartupError. The default ones need not be there: then no certificate can be verified.
     """
     chain = options.ssl_ca_chain_file
+    found = {}
     for name in ("ssl_ca_chain_file",) if chain else ("ssl_ca_file", "ssl_ca_path"):
         path = getattr(options, name)
-        if not path or not (is_given(options, name) or Path(path).exists()):
-            continue
-        if not Path(path).exists():
+        if path and os.path.exists(path):  # noqa: PTH110 - a Path raises what the system says
+            found[name] = path
+        elif path and path != OPTIONS[name][1]:
             raise StartupError(f"{name} {path}: there is no such file; give one that there is")
+    return found
+
+
+def trust(
+    context: SSL.Context,
+    trusted: dict[str, str],
+    at: Callable[[str], AbstractContextManager[str]] = nullcontext,
+) -> None:
+    """Have authorities trusted, whose files are found ``at`` other places; raises StartupError."""
+    for name, path in trusted.items():
         try:
-            load(None, path) if name == "ssl_ca_path" else load(path, None)
-        except (ssl.SSLError, OSError) as error:
+            if name == "ssl_ca_path":
+                call(context.load_verify_locations, None, path)
+            else:
+                with at(path) as file:
+                    call(context.load_verify_locations, file)
+        except OSError as error:
             raise StartupError(
                 f"{name} {path}: {reason(error)}; give authorities' certificates in PEM"
             ) from error
 
 
-def bad_ciphers(name: str, value: str) -> StartupError:
-    """Return the error of a list of ciphers that OpenSSL does not take."""
-    return StartupError(f"{name} {value}: no cipher of OpenSSL's; give a list as in ciphers(1)")
+class Connection:
+    """A connection of pyOpenSSL with the face of an SSLSocket.
+
+    A read ends after each handshake message: a peer that sends one KeyUpdate after the other (TLS
+    1.3) would else keep the whole worker in a single read.
+    """
+
+    __slots__ = ("connection", "sock")
+
+    def __init__(self, context: SSL.Context, sock: socket.socket) -> None:
+        self.connection = SSL.Connection(context, sock)
+        self.sock = sock
+        SSL._lib.SSL_clear_mode(self.connection._ssl, AUTO_RETRY)
+
+    def do_handshake(self) -> None:
+        """Go on with the handshake; raises OSError."""
+        call(self.connection.do_handshake)
+
+    def fileno(self) -> int:
+        return self.sock.fileno()
+
+    def recv(self, count: int) -> bytes:
+        octets: bytes = read(self.connection.recv, count, end=b"")
+        return octets
+
+    def recv_into(self, buffer: memoryview) -> int:
+        count: int = read(self.connection.recv_into, buffer, end=0)
+        return count
+
+    def send(self, octets: bytes | memoryview) -> int:
+        count: int = call(self.connection.send, octets)
+        return count
+
+    def pending(self) -> int:
+        return int(self.connection.pending())
+
+    def version(self) -> str:
+        return str(self.connection.get_protocol_version_name())
+
+    def unwrap(self) -> None:
+        """Tell the peer that we end."""
+        call(self.connection.shutdown)
+
+    def close(self) -> None:
+        self.sock.close()
 
 
-STDLIB_VERSIONS = {
-    "sslv3": ssl.TLSVersion.SSLv3,
-    "tlsv1": ssl.TLSVersion.TLSv1,
-    "tlsv1.1": ssl.TLSVersion.TLSv1_1,
-    "tlsv1.2": ssl.TLSVersion.TLSv1_2,
-    "tlsv1.3": ssl.TLSVersion.TLSv1_3,
-}
+def call(function: Callable[..., T], *arguments: object, end: T | None = None) -> T:
+    """Call a method of pyOpenSSL and raise what the standard library would.
+
+    ``end`` is returned when the peer has ended the connection.
+    """
+    try:
+        return function(*arguments)
+    except SSL.WantReadError:
+        raise ssl.SSLWantReadError from None
+    except SSL.WantWriteError:
+        raise ssl.SSLWantWriteError from None
+    except (SSL.ZeroReturnError, SSL.SysCallError) as error:
+        if end is None:
+            raise ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the peer closed the connection") from error
+        return end
+    except (SSL.Error, crypto.Error) as error:
+        words = [part for entry in error.args[:1] for one in entry for part in one if part]
+        raise ssl.SSLError(1, words[-1] if words else "unknown reason") from error
+
+
+def read(function: Callable[..., T], wanted: object, end: T) -> T:
+    """Call a method of pyOpenSSL that reads; raises as ``call`` does, but never SSLWantWriteError.
+
+    Who asks for new keys and then reads no answers is left: waiting for that one would be a spin,
+    as there is always more to read.
+    """
+    try:
+        return call(function, wanted, end=end)
+    except ssl.SSLWantWriteError:
+        raise ssl.SSLError(1, "the peer asks for new keys and reads no answer") from None
 
 
 def remarks(options: Options) -> list[str]:
     """Return what the system's OpenSSL makes of the options, where it is not what they say."""
-    level = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).security_level
     found = []
     for side in ("listen", "outgoing"):
+        level = security_level(getattr(options, f"ssl_{side}_ciphers"))
         lowest = getattr(options, f"ssl_{side}_min_proto_version")
         if TLS_VERSIONS.index(lowest) < TLS_VERSIONS.index("tlsv1.2") and level > 0:
             found.append(
@@ -273,3 +194,10 @@ def remarks(options: Options) -> list[str]:
                 "has it below that only where it was built with zlib"
             )
     return found
+
+
+def security_level(ciphers: str) -> int:
+    """Return OpenSSL's security level, which a list of ciphers may set (``@SECLEVEL=0``)."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.set_ciphers(ciphers or DEFAULT_CIPHERS)
+    return context.security_level

@@ -1,31 +1,14 @@
-"""TLS with real servers, by pyOpenSSL: which certificates are accepted.
-
-The standard library cannot be told to accept one objection and not another, as the manual's
-options want it. With clients it is used nevertheless: an idle connection costs two thirds there.
-"""
+"""TLS with real servers: which certificates are accepted."""
 
 import socket
 import ssl
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from OpenSSL import SSL
 
 from perdition.net.certificate import Holder, ascii_form, is_address
-from perdition.net.tls import DEFAULT_CIPHERS, bad_ciphers, load_authorities
+from perdition.net.tls import Connection, authorities, call, new_context, trust
 from perdition.options import Options
-
-T = TypeVar("T")
-
-VERSIONS = {
-    "sslv3": SSL.SSL3_VERSION,
-    "tlsv1": SSL.TLS1_VERSION,
-    "tlsv1.1": SSL.TLS1_1_VERSION,
-    "tlsv1.2": SSL.TLS1_2_VERSION,
-    "tlsv1.3": SSL.TLS1_3_VERSION,
-}
-RELEASE_BUFFERS = 0x10
-"""OpenSSL's SSL_MODE_RELEASE_BUFFERS: an idle connection keeps none."""
 
 NOT_YET_VALID = 9
 EXPIRED = 10
@@ -48,19 +31,8 @@ class OutgoingTLS:
     def __init__(self, options: Options) -> None:
         """Make the context; raises StartupError."""
         self.options = options
-        self.context = context = SSL.Context(SSL.TLS_METHOD)
-        context.set_mode(RELEASE_BUFFERS)
-        context.set_options(ssl.OP_NO_RENEGOTIATION)
-        context.set_min_proto_version(VERSIONS[options.ssl_outgoing_min_proto_version])
-        if options.ssl_outgoing_max_proto_version:
-            context.set_max_proto_version(VERSIONS[options.ssl_outgoing_max_proto_version])
-        if not options.ssl_outgoing_compression:
-            context.set_options(SSL.OP_NO_COMPRESSION)
-        try:
-            context.set_cipher_list((options.ssl_outgoing_ciphers or DEFAULT_CIPHERS).encode())
-        except SSL.Error as error:
-            raise bad_ciphers("ssl_outgoing_ciphers", options.ssl_outgoing_ciphers) from error
-        load_authorities(options, lambda *where: call(context.load_verify_locations, *where))
+        self.context = new_context(options, "outgoing")
+        trust(self.context, authorities(options))
         self.overlooked = {
             number
             for number, option in (
@@ -72,9 +44,9 @@ class OutgoingTLS:
             if option
         }
         if options.ssl_no_cert_verify:
-            context.set_verify(SSL.VERIFY_NONE, lambda *_: True)
+            self.context.set_verify(SSL.VERIFY_NONE, lambda *_: True)
         else:
-            context.set_verify(SSL.VERIFY_PEER, self.judge)
+            self.context.set_verify(SSL.VERIFY_PEER, self.judge)
 
     def judge(
         self, connection: SSL.Connection, certificate: Any, number: int, depth: int, ok: int
@@ -91,27 +63,27 @@ class OutgoingTLS:
             )
         return not objection
 
-    def wrap(self, sock: socket.socket, host: str) -> "Connection":
+    def wrap(self, sock: socket.socket, host: str) -> "ServerConnection":
         """Return a real server's socket with TLS, whose handshake is to come."""
-        connection = SSL.Connection(self.context, sock)
-        connection.set_connect_state()
-        if not is_address(host):
-            connection.set_tlsext_host_name(ascii_form(host).removesuffix(".").encode())
-        return Connection(connection, sock, "" if self.options.ssl_no_cn_verify else host)
+        return ServerConnection(
+            self.context, sock, host, holder="" if self.options.ssl_no_cn_verify else host
+        )
 
 
-class Connection:
-    """A connection of pyOpenSSL with the face of an SSLSocket.
+class ServerConnection(Connection):
+    """A connection to a real server, which is told the ``host`` that it is meant to be.
 
-    ``host`` is whom the certificate must be for ("": anybody).
+    ``holder`` is whom its certificate must be for ("": anybody).
     """
 
-    __slots__ = ("connection", "host", "sock")
+    __slots__ = ("holder",)
 
-    def __init__(self, connection: SSL.Connection, sock: socket.socket, host: str) -> None:
-        self.connection = connection
-        self.sock = sock
-        self.host = host
+    def __init__(self, context: SSL.Context, sock: socket.socket, host: str, holder: str) -> None:
+        super().__init__(context, sock)
+        self.holder = holder
+        self.connection.set_connect_state()
+        if not is_address(host):
+            self.connection.set_tlsext_host_name(ascii_form(host).removesuffix(".").encode())
 
     def do_handshake(self) -> None:
         """Go on with the handshake; raises OSError if it fails or the holder is another."""
@@ -121,8 +93,8 @@ class Connection:
             if objection := self.connection.get_app_data():
                 raise ssl.SSLError(1, objection) from None
             raise
-        if self.host and not self.is_for(self.host):
-            raise ssl.SSLError(1, f"the certificate is not for {self.host}")
+        if self.holder and not self.is_for(self.holder):
+            raise ssl.SSLError(1, f"the certificate is not for {self.holder}")
 
     def is_for(self, host: str) -> bool:
         """Tell whether the peer's certificate is for a host, as far as it can be understood."""
@@ -131,51 +103,3 @@ class Connection:
             return bool(certificate) and Holder.of(certificate.to_cryptography()).is_named(host)
         except Exception:  # noqa: BLE001 - the library has many names for it
             return False
-
-    def fileno(self) -> int:
-        return self.sock.fileno()
-
-    def recv(self, count: int) -> bytes:
-        octets: bytes = call(self.connection.recv, count, end=b"")
-        return octets
-
-    def recv_into(self, buffer: memoryview) -> int:
-        count: int = call(self.connection.recv_into, buffer, end=0)
-        return count
-
-    def send(self, octets: bytes | memoryview) -> int:
-        count: int = call(self.connection.send, octets)
-        return count
-
-    def pending(self) -> int:
-        return int(self.connection.pending())
-
-    def version(self) -> str:
-        return str(self.connection.get_protocol_version_name())
-
-    def unwrap(self) -> None:
-        """Tell the peer that we end."""
-        call(self.connection.shutdown)
-
-    def close(self) -> None:
-        self.sock.close()
-
-
-def call(function: Callable[..., T], *arguments: object, end: T | None = None) -> T:
-    """Call a method of pyOpenSSL and raise what the standard library would.
-
-    ``end`` is returned when the peer has ended the connection.
-    """
-    try:
-        return function(*arguments)
-    except SSL.WantReadError:
-        raise ssl.SSLWantReadError from None
-    except SSL.WantWriteError:
-        raise ssl.SSLWantWriteError from None
-    except (SSL.ZeroReturnError, SSL.SysCallError) as error:
-        if end is None:
-            raise ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the peer closed the connection") from error
-        return end
-    except SSL.Error as error:
-        words = [part for entry in error.args[:1] for one in entry for part in one if part]
-        raise ssl.SSLError(1, words[-1] if words else "unknown reason") from error

@@ -10,7 +10,6 @@ NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 NO_TLS = "the peer does not speak TLS"
 REASONS = {
-    "CALLBACK_FAILED": "the client wants to speak another protocol (ALPN)",
     "HTTP_REQUEST": NO_TLS,
     "HTTPS_PROXY_REQUEST": NO_TLS,
     "UNKNOWN_PROTOCOL": NO_TLS,

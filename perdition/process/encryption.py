@@ -8,7 +8,7 @@ from perdition.option_kinds import TLSUse
 from perdition.options import Options
 
 if TYPE_CHECKING:
-    from perdition.net.tls import ListeningTLS
+    from perdition.net.tls_listening import ListeningTLS
     from perdition.net.tls_outgoing import OutgoingTLS
 
 
@@ -22,7 +22,6 @@ class Encryption:
         """Read all that is needed; raises StartupError."""
         self.options = options
         self.files: list[str] = []
-        self.passphrase = ""
         self.listening: ListeningTLS | None = None
         self.outgoing: OutgoingTLS | None = None
         self.remarks: list[str] = []
@@ -39,22 +38,21 @@ class Encryption:
 
     def prepare_listening(self) -> None:
         """Read certificates and keys, and ask for a passphrase if a key has one."""
-        from perdition.net import tls
+        from perdition.net import tls_listening
 
-        self.files = tls.identity_files(self.options)
-        try:
-            files = {path: read_file(path) for path in self.files}
-        except StartupError as error:
-            raise StartupError(f"ssl_cert_file, ssl_key_file: {error}") from error
+        files = {}
+        for path, name in tls_listening.listening_files(self.options).items():
+            try:
+                files[path] = read_file(path)
+            except StartupError as error:
+                raise StartupError(f"{name} {error}") from error
+        self.files = list(files)
+        passphrase = ""
         if any(b"ENCRYPTED" in files[key] for key in self.options.ssl_key_file):
-            self.passphrase = tls.read_passphrase(self.options)
-        self.listening = tls.ListeningTLS(
-            self.options, tls.identities(self.options, files, self.passphrase)
-        )
+            passphrase = tls_listening.read_passphrase(self.options)
+        self.listening = tls_listening.ListeningTLS(self.options, files, passphrase)
 
     def renew(self, files: dict[str, bytes]) -> None:
         """Show clients what is in the files now; raises StartupError, and then changes nothing."""
-        from perdition.net import tls
-
         assert self.listening
-        self.listening.load(tls.identities(self.options, files, self.passphrase))
+        self.listening.load(files)

@@ -76,3 +76,12 @@ def test_address(host: str) -> None:
 @pytest.mark.parametrize("host", ["", "localhost", "192.0.2", "192.0.2.1.example", "[::1]", "1"])
 def test_no_address(host: str) -> None:
     assert not is_address(host)
+
+
+def test_common_name_does_not_count_beside_what_cannot_be_read() -> None:
+    address_of_one_octet = bytes.fromhex("3003870101")
+    unreadable = x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, address_of_one_octet)
+    party = ("mail.example", ec_key())
+    found = x509.load_pem_x509_certificate(signed(party, party, VALID, unreadable))
+    with pytest.raises(ValueError):  # noqa: PT011 - the library's own words
+        Holder.of(found)

@@ -31,6 +31,7 @@ FLOORS = (
     "configuration",
     "manual",
     "helper_line",
+    "net.tls_listening",
     "net.tls_outgoing",
     "net.tls",
     "popmap",

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from perdition.failure import StartupError
-from perdition.net.tls import ListeningTLS, identities, identity_files, read_passphrase, remarks
+from perdition.net.tls import remarks
+from perdition.net.tls_listening import (
+    ListeningTLS,
+    identities,
+    listening_files,
+    read_passphrase,
+)
 from perdition.net.tls_outgoing import OutgoingTLS
 from perdition.net.wire import reason
 from perdition.option_kinds import TLS_VERSIONS
@@ -41,13 +47,13 @@ def options(*certificates: Certificate, **more: object) -> Options:
 
 def read(wanted: Options) -> dict[str, bytes]:
     """The files that identities are made of."""
-    return {path: Path(path).read_bytes() for path in identity_files(wanted)}
+    return {path: Path(path).read_bytes() for path in listening_files(wanted)}
 
 
 def test_certificates_and_keys_come_in_pairs() -> None:
     alone = Options(ssl_cert_file=("a", "b"), ssl_key_file=("a",))
     with pytest.raises(StartupError, match="ssl_cert_file is given 2 times and ssl_key_file 1"):
-        identity_files(alone)
+        listening_files(alone)
 
 
 def test_chain_goes_behind_each_certificate(tmp_path: Path) -> None:
@@ -72,12 +78,12 @@ def test_keys_and_passphrases_are_not_shown(certificate: Certificate) -> None:
 
 def test_bad_certificate_changes_nothing(certificate: Certificate) -> None:
     wanted = options(certificate, ssl_listen_min_proto_version="tlsv1.2")
-    listening = ListeningTLS(wanted, identities(wanted, read(wanted), ""))
+    listening = ListeningTLS(wanted, read(wanted), "")
     holders = listening.holders
-    files = dict.fromkeys(identity_files(wanted), b"rubbish")
+    files = dict.fromkeys(listening_files(wanted), b"rubbish")
 
     with pytest.raises(StartupError, match=f"ssl_cert_file {certificate.certificate}"):
-        listening.load(identities(wanted, files, ""))
+        listening.load(files)
 
     assert listening.holders == holders
 
@@ -112,6 +118,11 @@ def test_remark_where_openssl_does_not_go_so_low(side: str, version: str) -> Non
 
     low = version in ("sslv3", "tlsv1", "tlsv1.1")
     assert [f"ssl_{side}_min_proto_version is {version}" in line for line in told] == [True] * low
+
+
+def test_no_remark_where_the_ciphers_let_openssl_go_so_low() -> None:
+    ciphers = "DEFAULT:@SECLEVEL=0"
+    assert not remarks(Options(ssl_listen_ciphers=ciphers, ssl_outgoing_ciphers=ciphers))
 
 
 @pytest.mark.parametrize("side", ["listen", "outgoing"])

@@ -1,0 +1,199 @@
+"""A connection with TLS, between perdition's end of it and a peer's."""
+
+import _ssl
+import ctypes
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from OpenSSL import SSL
+
+from perdition.net.tls import Connection
+from perdition.net.tls_listening import ListeningTLS, listening_files
+from perdition.net.tls_outgoing import OutgoingTLS
+from perdition.options import Options
+from tests.support.authority import Authority, rsa_key
+from tests.support.dovecot import Certificate
+
+ROUND_TRIPS = 4
+"""Turns after which TLS has begun, if both ends want it to."""
+SOME = 50
+MANY = 100_000
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Certificate:
+    """What the server of the two shows, whichever that is."""
+    return Authority(tmp_path).issue(chain=False)
+
+
+def read(certificate: Certificate) -> tuple[Options, dict[str, bytes]]:
+    """What a site says that shows that certificate, and its files."""
+    options = Options(
+        ssl_cert_file=(str(certificate.certificate),), ssl_key_file=(str(certificate.key),)
+    )
+    return options, {path: Path(path).read_bytes() for path in listening_files(options)}
+
+
+def to_client(sock: socket.socket, certificate: Certificate) -> Connection:
+    """Perdition's end of a connection with a client."""
+    return ListeningTLS(*read(certificate), "").wrap(sock)
+
+
+def to_server(sock: socket.socket, _: Certificate) -> Connection:
+    """Perdition's end of a connection with a real server."""
+    return OutgoingTLS(Options(ssl_no_cert_verify=True)).wrap(sock, "localhost")
+
+
+either_side = pytest.mark.parametrize("begin", [to_client, to_server])
+
+
+@contextmanager
+def connected(
+    begin: Callable[[socket.socket, Certificate], Connection], certificate: Certificate
+) -> Iterator[tuple[Connection, SSL.Connection]]:
+    """Perdition's end and the peer's; TLS has begun."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        for each in (ours, theirs):
+            each.setblocking(False)
+        context = SSL.Context(SSL.TLS_METHOD)
+        if begin is to_server:
+            context.use_certificate_file(str(certificate.certificate))
+            context.use_privatekey_file(str(certificate.key))
+        wire, peer = begin(ours, certificate), SSL.Connection(context, theirs)
+        if begin is to_server:
+            peer.set_accept_state()
+        else:
+            peer.set_connect_state()
+        shake_hands(wire, peer)
+        yield wire, peer
+
+
+def shake_hands(*ends: Connection | SSL.Connection) -> None:
+    """Have both ends begin TLS; raises what the first raises that does not want to."""
+    for _ in range(ROUND_TRIPS):
+        for end in ends:
+            with suppress(ssl.SSLWantReadError, SSL.WantReadError):
+                end.do_handshake()
+
+
+def renew_keys(peer: SSL.Connection, answer: bool) -> None:
+    """Have a peer send a KeyUpdate (TLS 1.3), for which pyOpenSSL has no name."""
+    library = ctypes.CDLL(_ssl.__file__)
+    pointer = ctypes.c_void_p(int(SSL._ffi.cast("uintptr_t", peer._ssl)))
+    assert library.SSL_key_update(pointer, int(answer)) == 1
+    peer.do_handshake()
+
+
+@either_side
+def test_read_ends_after_each_handshake_message(
+    begin: Callable[[socket.socket, Certificate], Connection], certificate: Certificate
+) -> None:
+    """A peer that sends nothing else, and never ends, would keep all others waiting."""
+    with connected(begin, certificate) as (wire, peer):
+        for _ in range(SOME):
+            renew_keys(peer, answer=False)
+        peer.send(b"at last")
+
+        for _ in range(SOME):
+            with pytest.raises(ssl.SSLWantReadError):
+                wire.recv(100)
+        while True:
+            with suppress(ssl.SSLWantReadError):
+                assert wire.recv(100) == b"at last"
+                break
+
+
+def demand_keys(wire: Connection, peer: SSL.Connection) -> None:
+    """Have a peer ask for new keys again and again, and never read one."""
+    for _ in range(MANY):
+        renew_keys(peer, answer=True)
+        with suppress(ssl.SSLWantReadError):
+            wire.recv(100)
+
+
+@either_side
+def test_peer_that_asks_for_keys_and_reads_none_is_left(
+    begin: Callable[[socket.socket, Certificate], Connection], certificate: Certificate
+) -> None:
+    """Whoever waited until it does would spin: there is always more to read from it."""
+    with connected(begin, certificate) as (wire, peer):
+        wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 0)
+
+        with pytest.raises(ssl.SSLError, match="reads no answer"):
+            demand_keys(wire, peer)
+
+
+@either_side
+def test_what_could_not_be_written_may_be_written_from_elsewhere(
+    begin: Callable[[socket.socket, Certificate], Connection], certificate: Certificate
+) -> None:
+    """A splice has copied it meanwhile."""
+    with connected(begin, certificate) as (wire, peer):
+        data = bytes(range(256)) * 4096
+        with pytest.raises(ssl.SSLWantWriteError):
+            wire.send(memoryview(bytearray(data)))
+
+        received, sent = b"", 0
+        while len(received) < len(data):
+            with suppress(SSL.WantReadError):
+                received += peer.recv(len(data))
+            if not sent:
+                with suppress(ssl.SSLWantWriteError):
+                    sent = wire.send(memoryview(bytearray(data)))
+        assert (received, sent) == (data, len(data))
+
+
+def only_rsa() -> SSL.Context:
+    """TLS of a client that knows no other keys."""
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.set_max_proto_version(SSL.TLS1_2_VERSION)
+    context.set_cipher_list(b"ECDHE-RSA-AES128-GCM-SHA256")
+    return context
+
+
+def test_renewed_key_may_be_of_another_kind(certificate: Certificate, tmp_path: Path) -> None:
+    """The old certificate is then shown to nobody, not even to those who know no other kind."""
+    old = Authority(tmp_path, "old").issue("old", key=rsa_key(), chain=False)
+    options, files = read(old)
+    listening = ListeningTLS(options, files, "")
+    for new, shown in ((old, True), (certificate, False)):
+        files = {
+            options.ssl_cert_file[0]: new.certificate.read_bytes(),
+            options.ssl_key_file[0]: new.key.read_bytes(),
+        }
+        listening.load(files)
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            for each in (ours, theirs):
+                each.setblocking(False)
+            client = SSL.Connection(only_rsa(), theirs)
+            client.set_connect_state()
+            wire = listening.wrap(ours)
+            if shown:
+                shake_hands(client, wire)
+                assert client.get_peer_certificate()
+            else:
+                with pytest.raises(ssl.SSLError, match="no shared cipher"):
+                    shake_hands(client, wire)
+
+
+@pytest.mark.parametrize("said", [True, False], ids=["close_notify", "end of file"])
+def test_client_that_has_said_all_still_gets_its_answer(
+    said: bool, certificate: Certificate
+) -> None:
+    """Also one that does not tell by TLS that it has."""
+    with connected(to_client, certificate) as (wire, peer):
+        peer.send(b"question")
+        if said:
+            peer.shutdown()
+        else:
+            peer.sock_shutdown(socket.SHUT_WR)
+
+        assert [wire.recv(100), wire.recv(100)] == [b"question", b""]
+        wire.send(b"answer")
+        assert peer.recv(100) == b"answer"
