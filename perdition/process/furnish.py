@@ -57,9 +57,11 @@ def refurnish(site: Site, options: Options, tls: Encryption) -> Site:
     """Return what sessions share from now on, under other options; raises StartupError."""
     popmap = open_map(options)
     site.popmap.close()
+    local = site.local and LocalAuthentication(site.local.helper, options.authenticate_timeout)
     return replace(
         site,
         options=options,
+        local=local,
         popmap=Directory(site.loop, popmap, options, site.log),
         upstream=Upstream(site.loop, site.resolver, options, site.log, tls.outgoing, site.tally),
     )
