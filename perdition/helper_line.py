@@ -4,11 +4,13 @@ A request has an id, what is wanted, and a body; the answer has the same id, a s
 
     FILE   the number of a file            READY and the file, or FAILED and the reason
     LOGIN  user, password, client address  READY, or FAILED and PAM's number for the reason
+    CANCEL the id of a LOGIN whose answer nobody waits for any more; it has none of its own
 """
 
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from enum import IntEnum
 
 from perdition.failure import StartupError
@@ -31,6 +33,7 @@ class Wanted(IntEnum):
 
     FILE = 0
     LOGIN = 1
+    CANCEL = 2
 
 
 class Status(IntEnum):
@@ -139,7 +142,12 @@ class Asker:
 
             return disarm
 
-        answer: tuple[int, bytes] = await suspend(arm)
+        try:
+            answer: tuple[int, bytes] = await suspend(arm)
+        except BaseException:
+            with suppress(OSError):
+                self.line.ours.send(HEAD.pack(identifier, Wanted.CANCEL), socket.MSG_DONTWAIT)
+            raise
         return answer
 
     def ready(self, events: int) -> None:

@@ -4,6 +4,7 @@ It reads again the files that were named at start, and asks PAM whether a passwo
 takes nothing else from anybody.
 """
 
+import ctypes
 import os
 import select
 import selectors
@@ -11,7 +12,9 @@ import signal
 import socket
 import struct
 import time
+from collections import deque
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 from setproctitle import setproctitle
 
@@ -30,7 +33,9 @@ from perdition.helper_line import (
 from perdition.process.daemon import die_with_parent
 
 LOGINS_AT_ONCE = 64
-"""Each is a process; further ones are refused."""
+"""Each is a process; further ones wait for their turn."""
+LOGINS_WAITING = 4096
+"""Further ones are refused."""
 ENDED_BY_LIFELINE = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
 """Signals that are for the master: keeper and helper end when it has."""
 RESTART_SECONDS = 0.2
@@ -40,6 +45,9 @@ PAM_SYSTEM_ERROR = 4
 RIGHT = 117
 """The status of a process to which PAM has said yes: none that a module ends it with by chance."""
 PAM_RHOST = 4
+PAM_FAIL_DELAY = 10
+FAIL_DELAY = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p)
+"""What PAM calls to wait after a failure (pam_fail_delay(3))."""
 
 
 class Helper:
@@ -51,6 +59,7 @@ class Helper:
         self.lifeline = lifeline
         self.login_seconds = login_seconds
         self.logins: dict[int, Login] = {}
+        self.waiting: deque[Question] = deque()
 
     def serve(self) -> None:
         """Answer requests until the master has gone; logins under way end with it."""
@@ -89,10 +98,24 @@ class Helper:
                 answer(line, identifier, Status.READY, self.read(line, body))
             except (StartupError, IndexError, struct.error) as error:
                 answer(line, identifier, Status.FAILED, str(error).encode())
-        elif len(self.logins) >= LOGINS_AT_ONCE:
+        elif wanted == Wanted.CANCEL:
+            self.cancel(line, identifier)
+        elif len(self.waiting) >= LOGINS_WAITING:
             answer(line, identifier, Status.FAILED, SIZE.pack(PAM_SYSTEM_ERROR))
         else:
-            self.begin_login(line, identifier, body)
+            until = time.monotonic() + self.login_seconds
+            self.waiting.append(Question(line, identifier, until, body))
+            self.begin_logins()
+
+    def cancel(self, line: Line, identifier: int) -> None:
+        """Forget a question, or have the process that asks PAM end."""
+        for question in self.waiting:
+            if question.is_of(line, identifier):
+                self.waiting.remove(question)
+                return
+        for pid, question in self.logins.items():
+            if question.is_of(line, identifier):
+                kill(pid)
 
     def read(self, line: Line, body: bytes) -> bytes:
         """Return the file whose number is asked for; raises StartupError."""
@@ -102,7 +125,14 @@ class Helper:
             raise StartupError(f"{path}: longer than {MESSAGE_SIZE - HEAD.size} octets; shorten it")
         return content
 
-    def begin_login(self, line: Line, identifier: int, body: bytes) -> None:
+    def begin_logins(self) -> None:
+        """Ask PAM what has waited longest, while there is room."""
+        while self.waiting and len(self.logins) < LOGINS_AT_ONCE:
+            question = self.waiting.popleft()
+            if question.until > time.monotonic():  # else its asker has given up
+                self.begin_login(question)
+
+    def begin_login(self, question: "Question") -> None:
         """Ask PAM in a process of its own: a module may wait for seconds, hang, or crash."""
         pid = os.fork()
         if not pid:
@@ -112,11 +142,11 @@ class Helper:
                 for number in ENDED_BY_LIFELINE:
                     signal.signal(number, signal.SIG_DFL)
                 setproctitle(f"{self.name}: helper, authenticating")
-                user, password, address = unpack(body)
+                user, password, address = unpack(question.body)
                 code = ask_pam(user, password, address) or RIGHT
             finally:
                 os._exit(code)
-        login = Login(line, identifier, pid, time.monotonic() + self.login_seconds)
+        login = Login(question.line, question.identifier, question.until, b"", pid)
         self.logins[pid] = login
         self.selector.register(login.pidfd, selectors.EVENT_READ, login)
 
@@ -130,24 +160,47 @@ class Helper:
         status = Status.READY if code == RIGHT else Status.FAILED
         reason = code if code > 0 else PAM_SYSTEM_ERROR
         answer(login.line, login.identifier, status, SIZE.pack(reason))
+        self.begin_logins()
 
     def end_logins(self, now: float) -> None:
         """Kill the processes whose time is over; they are answered for when they have ended."""
         for login in self.logins.values():
             if login.until <= now:
-                with suppress(ProcessLookupError):
-                    os.kill(login.pid, signal.SIGKILL)
+                kill(login.pid)
 
 
-class Login:
-    """A password that PAM is being asked about."""
+@dataclass(slots=True)
+class Question:
+    """Whether a password is right: whose question that is, and until when it counts.
 
-    def __init__(self, line: Line, identifier: int, pid: int, until: float) -> None:
-        self.line = line
-        self.identifier = identifier
-        self.pid = pid
-        self.pidfd = os.pidfd_open(pid)
-        self.until = until
+    ``until`` is in seconds of the monotonic clock.
+    """
+
+    line: Line
+    identifier: int
+    until: float
+    body: bytes = field(repr=False)
+
+    def is_of(self, line: Line, identifier: int) -> bool:
+        """Tell whether this is the question with that id."""
+        return self.line is line and self.identifier == identifier
+
+
+@dataclass(slots=True)
+class Login(Question):
+    """A question that PAM is being asked, by a process; its password is in that one alone."""
+
+    pid: int
+    pidfd: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pidfd = os.pidfd_open(self.pid)
+
+
+def kill(pid: int) -> None:
+    """Kill a process that asks PAM, if it has not ended by itself."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def answer(line: Line, identifier: int, status: Status, body: bytes) -> None:
@@ -158,16 +211,16 @@ def answer(line: Line, identifier: int, status: Status, body: bytes) -> None:
 
 def ask_pam(user: bytes, password: bytes, address: bytes) -> int:
     """Return PAM's number for what it says of a user and a password: 0 if they are right."""
-    import ctypes
-
     from pam import PamAuthenticator
 
     authenticator = PamAuthenticator()
     ask = authenticator.pam_authenticate
+    no_delay = FAIL_DELAY(lambda *_: None)  # the session waits, and takes up no process for it
 
     def ask_with_address(handle: object, flags: int) -> int:
-        # The library has no word for the remote host, but this is where PAM has been started.
+        # The library has no word for these, but this is where PAM has been started.
         authenticator.pam_set_item(handle, PAM_RHOST, ctypes.c_char_p(address))
+        authenticator.pam_set_item(handle, PAM_FAIL_DELAY, ctypes.cast(no_delay, ctypes.c_void_p))
         result: int = ask(handle, flags)
         return result
 

@@ -356,7 +356,7 @@ class Master:
     def reload(self) -> None:
         """Take up the configuration and the certificates that are there now, if all are good.
 
-        Log and popmap are opened anew in any case.
+        The log is opened anew in any case.
         """
         notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         self.log.reopen()

@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle
+import resource
 import signal
 import socket
 from collections.abc import Callable
@@ -38,6 +39,8 @@ ORDER_SIZE = 262144
 """Octets in the options that the master sends."""
 QUIET_SECONDS = 60.0
 """How long nothing is said of further clients that are turned away."""
+OWN_DESCRIPTORS = 32
+"""What a worker needs for itself; each session needs two, and who has one must get the other."""
 NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 EXHAUSTED = (*NO_DESCRIPTOR, errno.ENOBUFS, errno.ENOMEM)
 
@@ -94,6 +97,8 @@ class Worker:
         self.listeners = [Listener(sock, self) for sock in heritage.listeners]
         self.lifeline = heritage.lifeline
         self.orders = heritage.orders
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.most_sessions = max(1, (descriptors - OWN_DESCRIPTORS) // 2)
         self.on_end = self.end  # one bound method for all sessions
         self.quiet_until = 0.0
         self.exhausted = False
@@ -135,13 +140,19 @@ class Worker:
     def reload(self) -> None:
         """Take up what the master has found good, for sessions to come.
 
-        Log, popmap and certificates are opened anew in any case.
+        Signals may have come as one: the latest order counts. Without any the master has found a
+        mistake, and all but the log stays as it was.
         """
         self.log.reopen()
+        order = b""
         with suppress(BlockingIOError):
-            self.options = pickle.loads(self.orders.recv(ORDER_SIZE))
-            self.log.adapt(self.options.debug, self.options.quiet)
-            self.site = refurnish(self.site, self.options, self.tls)
+            while newer := self.orders.recv(ORDER_SIZE):
+                order = newer
+        if not order:
+            return
+        self.options = pickle.loads(order)
+        self.log.adapt(self.options.debug, self.options.quiet)
+        self.site = refurnish(self.site, self.options, self.tls)
         self.site.popmap.reopen()
         if self.tls.listening:
             self.loop.spawn(self.renew_certificates())
@@ -161,6 +172,11 @@ class Worker:
         for listener in self.listeners:
             self.loop.watch(listener.sock.fileno(), READ, listener)
 
+    def keep_descriptors(self) -> None:
+        """Raise OSError where a further client would take what the others' logins need."""
+        if self.row[Counter.SESSIONS] >= self.most_sessions:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
     def take_breather(self, error: OSError) -> None:
         """Accept nobody for a while: without descriptors the loop would only spin."""
         no_descriptor = error.errno in NO_DESCRIPTOR
@@ -175,7 +191,8 @@ class Worker:
     def begin(self, sock: socket.socket, peer: tuple[str, int]) -> None:
         """Begin a client's session, if the limits have room for it."""
         self.exhausted = False
-        if not self.has_room(peer[0]):
+        ends = Ends.between(peer, sock.getsockname())
+        if not self.has_room(ends.source):
             sock.close()
             return
         sock.setblocking(False)
@@ -183,8 +200,7 @@ class Worker:
         self.row[Counter.SESSIONS] += 1
         self.row[Counter.TOKENS] += bool(self.tokens)
         if self.options.connections_per_client:
-            self.site.clients.connected(peer[0], +1)
-        ends = Ends(*peer[:2], *sock.getsockname()[:2])
+            self.site.clients.connected(ends.source, +1)
         self.loop.spawn(Session(self.site, sock, ends, self.on_end).run())
         self.show_title_soon()
 
@@ -253,6 +269,7 @@ class Listener:
     def ready(self, events: int) -> None:
         """Accept one client: others are left for the other workers, and for the next round."""
         try:
+            self.worker.keep_descriptors()
             client, peer = self.sock.accept()
         except OSError as error:
             if error.errno in EXHAUSTED:

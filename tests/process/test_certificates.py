@@ -304,6 +304,26 @@ def test_one_bad_certificate_of_several_keeps_them_all(
 
 
 @needs_root
+def test_bad_configuration_keeps_the_certificate(
+    started: Started, authority: Authority, old: Certificate, new: Certificate, folder: Path
+) -> None:
+    """A mistake anywhere leaves everything as it was."""
+    configuration = folder / "perdition.conf"
+    configuration.write_text("timeout 100\n")
+    proxy = started.foreground("imap4", *shown(old), "--workers", "2", "-f", configuration)
+    copy(new, old)
+    configuration.write_text("timeout soon\n")
+
+    os.kill(proxy.pid, signal.SIGHUP)
+    proxy.wait_for_log("nothing is changed: .*timeout 'soon'")
+    assert everybody_shows(proxy, authority, "old")
+
+    configuration.write_text("timeout 100\n")
+    os.kill(proxy.pid, signal.SIGHUP)
+    expect_shown(proxy, authority, "new")
+
+
+@needs_root
 def test_worker_that_starts_later_has_the_renewed_certificate(
     started: Started, authority: Authority, old: Certificate, new: Certificate
 ) -> None:

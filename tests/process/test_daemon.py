@@ -6,11 +6,12 @@ import re
 import shutil
 import signal
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.process.conftest import Clients, Started, fails, needs_root, refused
+from tests.process.conftest import PASSWORD, Clients, Started, fails, needs_root, refused
 from tests.support.daemon import Daemon
 from tests.support.family import Member
 from tests.support.processes import listening
@@ -359,6 +360,31 @@ def test_sighup_to_all_processes(started: Started, clients: Clients, pam_permits
 
     assert {member.pid for member in daemon.members()} == before, daemon.evidence()
     assert not daemon.logged("died"), daemon.evidence()
+
+
+def test_sighups_that_come_as_one(started: Started, clients: Clients, folder: Path) -> None:
+    """A worker that was busy meanwhile takes up the latest options."""
+    configuration = folder / "perdition.conf"
+    configuration.write_text("ok_line one\n")
+    proxy = started.foreground("imap4", "--workers", "1", "-f", configuration)
+    clients.log_in(proxy)
+    [worker] = proxy.workers()
+    os.kill(worker.pid, signal.SIGSTOP)
+    try:
+        for count, line in enumerate(("two", "three"), 1):
+            configuration.write_text(f"ok_line {line}\n")
+            os.kill(proxy.pid, signal.SIGHUP)
+            proxy.wait_for_log("SIGHUP: configuration", count)
+    finally:
+        os.kill(worker.pid, signal.SIGCONT)
+
+    def is_told_the_latest() -> bool:
+        with closing(clients.connect(proxy)) as wire:
+            wire.read_until(DIALOGUES["imap4"].greeting)
+            wire.send(f"a LOGIN joe {PASSWORD}\r\n".encode())
+            return b"three" in wire.read_until(rb"(?m)^a OK.*\r\n")
+
+    until(is_told_the_latest, proxy.evidence)
 
 
 def test_sighup_right_at_the_start(started: Started, clients: Clients) -> None:

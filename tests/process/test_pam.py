@@ -13,6 +13,7 @@ from typing import Self
 
 import pytest
 
+from perdition.process.helper import LOGINS_AT_ONCE
 from tests.process.conftest import (
     ACCOUNT,
     PASSWORD,
@@ -350,6 +351,23 @@ def test_several_at_once(started: Started, clients: Clients, gate: Path) -> None
     gate.touch()
 
     for wire in tries:
+        wire.read_until(welcome("imap4"))
+
+
+def test_more_than_are_asked_about_at_once(started: Started, clients: Clients, gate: Path) -> None:
+    """Further ones wait for their turn; who leaves meanwhile makes room."""
+    proxy = started.foreground("imap4", *FEW, "--authenticate_timeout", "120")
+    gone = clients.connect(proxy, resets=True)
+    give_credentials(gone, "imap4", "joe")
+    tries = [try_to_log_in(clients, proxy, "joe") for _ in range(LOGINS_AT_ONCE - 1)]
+    until(lambda: waiting(gate) == LOGINS_AT_ONCE, lambda: f"{waiting(gate)}\n{proxy.evidence()}")
+    later = [try_to_log_in(clients, proxy, "joe") for _ in range(10)]
+
+    gone.close()
+    until(lambda: waiting(gate) > LOGINS_AT_ONCE, lambda: f"{waiting(gate)}\n{proxy.evidence()}")
+    gate.touch()
+
+    for wire in (*tries, *later):
         wire.read_until(welcome("imap4"))
 
 
