@@ -2,6 +2,8 @@
 
 import os
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from tests.support.booted import SYSTEMD, BootedMachine
 from tests.support.family import Member
 from tests.support.folders import public_folder
 from tests.support.proxy import ROOT, Proxy
+from tests.support.wait import DEADLINE
 
 pytestmark = needs_root
 
@@ -238,3 +241,12 @@ def test_tests_run_in_the_sandbox(folder: Path) -> None:
     with Proxy("imap4", folder, "-M", "", "-s", "127.0.0.1:1") as proxy:
         for process in proxy.processes():
             assert Member(process.pid).status("Seccomp") == ["2"]
+
+
+def test_apparmor_profile_is_sound() -> None:
+    if not shutil.which("apparmor_parser"):
+        pytest.skip("AppArmor's parser is not installed")
+    profile = ROOT / "packaging/etc/apparmor.d/usr.sbin.perdition"
+    command = ["apparmor_parser", "-Q", "-K", "--skip-kernel-load", str(profile)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=DEADLINE)
+    assert done.returncode == 0, done.stderr
