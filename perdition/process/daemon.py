@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import daemon.daemon
-from lockfile import AlreadyLocked, LockError, LockFailed
+from lockfile import AlreadyLocked, LockFailed, UnlockError
 from lockfile.pidlockfile import PIDLockFile
 
 from perdition.failure import StartupError
@@ -203,7 +203,7 @@ class PidFile:
 
     def remove(self) -> None:
         """Remove the file, if its directory lets us; one that stays is stale to the next start."""
-        with suppress(OSError, LockError):
+        with suppress(OSError, UnlockError):
             self.lock.release()
 
 

@@ -183,6 +183,7 @@ class Master:
             self.log.notice("this perdition has taken over from the one that ran")
         self.look_at = time.monotonic() + LOOK_SECONDS
         notify("READY=1", f"MAINPID={os.getpid()}")
+        self.tell_status()
         if self.sockets.handover:
             self.sockets.handover.wake()
         self.hear()

@@ -50,12 +50,17 @@ class Host:
             lines.append(f'{protocol}_FLAGS="--listen_port {port}"')
         self.settings.write_text("\n".join([*lines, more, ""]))
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What makes the script act on this host."""
+        own = {"SETTINGS": str(self.settings), "SBIN": str(ROOT / "bin"), "RUN": str(self.run)}
+        return os.environ | own
+
     def does(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run the script; what it says on either channel is in stdout."""
         done = subprocess.run(
             [SCRIPTS / "instances", *arguments],
-            env=os.environ
-            | {"SETTINGS": str(self.settings), "SBIN": str(ROOT / "bin"), "RUN": str(self.run)},
+            env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -64,6 +69,10 @@ class Host:
         )
         self.said.append(f"$ {shlex.join(arguments)}\n{done.stdout}exits with {done.returncode}")
         return done
+
+    def begins(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start the script, which goes on."""
+        return subprocess.Popen([SCRIPTS / "instances", *arguments], env=self.environment)
 
     def pid_file(self, protocol: str) -> Path:
         """An instance's pid file."""
@@ -345,9 +354,12 @@ def test_supervisor_asks_who_is_wanted(host: Host) -> None:
     assert host.does("wanted", "perdition.pop3").returncode == 0
     assert host.does("wanted", "perdition.imaps").returncode == 1
     assert host.does("wanted", "perdition.imap").returncode == 1
-    assert host.does("run", "perdition.pop3").returncode == 0
-    until(lambda: host.pid_file("POP3").exists(), host.evidence)
-    assert host.does("status").returncode == 3, "imap4 is missing"
+    with host.begins("run", "perdition.pop3") as service:
+        until(lambda: host.pid_file("POP3").exists(), host.evidence)
+        assert host.pid("POP3") == service.pid, "the supervisor looks after another process"
+        assert host.does("status").returncode == 3, "imap4 is missing"
+        host.does("stop")
+        assert service.wait(DEADLINE) == 0
 
 
 def test_unknown_verb(host: Host) -> None:

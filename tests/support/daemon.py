@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from tests.support import processes
+from tests.support import processes, sandbox
 from tests.support.family import Member, exit_status
 from tests.support.processes import Process
 from tests.support.proxy import Proxy
@@ -57,7 +57,11 @@ class Daemon(Proxy):
         """
         with self._output.open("w+") as output, self._error.open("w+") as error:
             process = subprocess.Popen(
-                self.command, stdin=subprocess.DEVNULL, stdout=output, stderr=error
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=error,
+                preexec_fn=sandbox.enter,  # noqa: PLW1509 - it makes system calls only
             )
             status = process.wait(DEADLINE)
         self.parent = subprocess.CompletedProcess(

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 from tests.support.wait import DEADLINE
 
@@ -40,16 +40,20 @@ class Machine:
     It has a network of its own, which leads nowhere. Only root can have one.
     """
 
+    namespaces: ClassVar[tuple[str, ...]] = ("--mount", "--pid", "--net")
+    """What it has of its own."""
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "machine"
         self.folder.mkdir()
         self.said: list[str] = []
 
     def __enter__(self) -> Self:
-        namespaces = ["unshare", "--mount", "--pid", "--net", "--fork", "--kill-child"]
-        first = ["sh", "-c", _SET_UP, "sh", str(self.folder), sys.executable, _REAP]
         self._unshare = subprocess.Popen(
-            [*namespaces, *first], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            ["unshare", *self.namespaces, "--fork", "--kill-child", *self.first()],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         assert self._unshare.stdout
         line = self._unshare.stdout.readline()
@@ -68,9 +72,13 @@ class Machine:
         with self._unshare:
             pass
 
+    def first(self) -> list[str]:
+        """What becomes its first process, after it has said that it is ready."""
+        return ["sh", "-c", _SET_UP, "sh", str(self.folder), sys.executable, _REAP]
+
     def command(self, *command: str) -> list[str]:
         """What to run here so that a command runs there."""
-        inside = ["--mount", "--pid", "--net", f"--root={self._root}", f"--wd={self._root}"]
+        inside = [*self.namespaces, f"--root={self._root}", f"--wd={self._root}"]
         return ["nsenter", f"--target={self._first}", *inside, *command]
 
     @property

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.support import processes
+from tests.support import processes, sandbox
 from tests.support.processes import Process
 from tests.support.wait import DEADLINE, until
 
@@ -23,7 +23,7 @@ class Proxy:
     It listens on a port of its own on 127.0.0.1, reads no configuration file, writes no pidfile
     (unless told which) and logs to a file in *folder*. Used as a context it listens at the
     beginning, and at the end none of its processes is left. It inherits the descriptors that it is
-    told to, and standard input.
+    told to, and standard input. It may make no system call that the systemd unit does not allow.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class Proxy:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
+                preexec_fn=sandbox.enter,  # noqa: PLW1509 - it makes system calls only
             )
         try:
             until(self._listens_or_ended, lambda: f"it listens\n{self.evidence()}")

@@ -1,0 +1,252 @@
+"""The systemd units on a live systemd: what it starts, how it hears of it, what that may do."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.process.conftest import ACCOUNT, PASSWORD, needs_root
+from tests.support import sandbox
+from tests.support.booted import SYSTEMD, BootedMachine
+from tests.support.family import Member
+from tests.support.folders import public_folder
+from tests.support.proxy import ROOT, Proxy
+from tests.support.wait import DEADLINE
+
+pytestmark = needs_root
+
+INSTALL = rf"""
+set -e
+rm -rf /etc/perdition /etc/*/perdition /etc/init.d/perdition
+cd {ROOT}
+packaging/install /
+cp -R perdition /usr/share/perdition
+cp -R packaging/etc/perdition packaging/etc/pam.d /etc
+cp initscripts/systemd/* /etc/systemd/system
+mkdir /opt/libraries
+mount --bind {ROOT}/.venv/lib/python3.*/site-packages /opt/libraries
+echo /opt/libraries >/usr/lib/python3/dist-packages/libraries.pth
+systemctl daemon-reload
+systemctl start systemd-user-sessions
+useradd {ACCOUNT}
+echo {ACCOUNT}:{PASSWORD} | chpasswd
+"""
+"""The libraries are where the unit lets them be seen; this checkout may be under /tmp."""
+
+SETTINGS = """
+RUN_PERDITION=yes
+FLAGS="--map_library= --no_lookup --workers 2 -F /var/log/mail/perdition.log {flags}"
+POP3=yes POP3S=no IMAP4=yes IMAP4S=no MANAGESIEVE=no
+POP3_FLAGS="--outgoing_server 127.0.0.1:2110"
+IMAP4_FLAGS="--outgoing_server 127.0.0.1:2143"
+IMAP4S_FLAGS="--outgoing_server 127.0.0.1:2143"
+"""
+
+MAIL_SERVER = f"""
+cd {ROOT}
+(sleep 600 | {sys.executable} -m tests.support.mailserver --name north --address 127.0.0.1 \
+    --ports 2110 2143 2190 {ACCOUNT}:{PASSWORD}) >/dev/null 2>&1 &
+"""
+
+EXPOSURE = 30
+"""Tenths; systemd calls what has less safe to use, and what has nothing set has 96."""
+
+
+@pytest.fixture(scope="module")
+def booted() -> Iterator[BootedMachine]:
+    """A machine that has perdition, and a real server."""
+    if not SYSTEMD.exists():
+        pytest.skip("systemd is not installed")
+    with public_folder() as folder, BootedMachine(folder) as machine:
+        machine.does(INSTALL)
+        machine.does("mkdir /var/log/mail && chmod 755 /var/log/mail")
+        machine.does(MAIL_SERVER)
+        yield machine
+
+
+class Host:
+    """The machine, as a test uses it."""
+
+    def __init__(self, machine: BootedMachine) -> None:
+        self.machine = machine
+        self.does, self.tries = machine.does, machine.tries
+
+    def settings(self, flags: str = "", more: str = "") -> None:
+        """Write what is to be started, and how."""
+        text = SETTINGS.format(flags=flags) + more
+        self.does(f"cat >/etc/default/perdition <<'END'\n{text}\nEND")
+
+    def shows(self, unit: str, name: str) -> str:
+        """What systemd has for a property of a unit."""
+        return self.does(f"systemctl show -P {name} {unit}").strip()
+
+    def members(self, unit: str) -> list[Member]:
+        """The processes of a unit, as this machine numbers them."""
+        group = self.machine.control_group / f"system.slice/system-perdition.slice/{unit}"
+        return [Member(int(pid)) for pid in (group / "cgroup.procs").read_text().split()]
+
+    def reads_mail(self, url: str, password: str = PASSWORD, options: str = "") -> bool:
+        """Whether a client gets a message."""
+        curl = f"curl --silent --show-error --max-time 20 {options} -u {ACCOUNT}:{password}"
+        done = self.tries(f"{curl} {url}")
+        return done.returncode == 0 and "Subject:" in done.stdout
+
+    def evidence(self) -> str:
+        """What was done there, and what systemd and perdition said."""
+        self.tries("journalctl --no-pager --output cat --unit 'perdition*' | tail -40")
+        self.tries("tail -40 /var/log/mail/perdition.log")
+        return self.machine.evidence()
+
+
+@pytest.fixture
+def host(booted: BootedMachine) -> Iterator[Host]:
+    """The machine; nothing of perdition's is left running there."""
+    host = Host(booted)
+    host.machine.said.clear()
+    host.settings()
+    yield host
+    host.does("systemctl stop 'perdition*.socket' perdition.service 'perdition@*.service'")
+    host.does("systemctl reset-failed")
+
+
+POP3 = "pop3://127.0.0.1/1"
+IMAP4 = "'imap://127.0.0.1/INBOX;UID=1'"
+
+
+def test_starts_what_is_wanted(host: Host) -> None:
+    host.does("systemctl start perdition")
+    assert host.reads_mail(POP3)
+    assert host.reads_mail(IMAP4)
+    assert host.shows("perdition@imap4", "ActiveState") == "active"
+    assert host.shows("perdition@imaps", "ActiveState") == "inactive"
+
+
+def test_reload(host: Host) -> None:
+    host.does("systemctl start perdition")
+    before = host.shows("perdition@imap4", "MainPID")
+    host.does("systemctl reload perdition")
+    host.machine.wait_for("grep -q 'perdition.imap4.*SIGHUP' /var/log/mail/perdition.log")
+    assert host.shows("perdition@imap4", "MainPID") == before
+    assert host.reads_mail(IMAP4)
+
+
+def test_restart_and_stop(host: Host) -> None:
+    host.does("systemctl start perdition")
+    before = host.shows("perdition@imap4", "MainPID")
+    host.does("systemctl restart perdition")
+    assert host.shows("perdition@imap4", "MainPID") != before
+    assert host.reads_mail(IMAP4)
+    host.does("systemctl stop perdition")
+    assert host.shows("perdition@imap4", "Result") == "success"
+    assert not host.reads_mail(IMAP4)
+    host.does("! ls -d /run/perdition.*")
+
+
+def test_one_that_cannot_start(host: Host) -> None:
+    host.settings("--workers none")
+    assert host.tries("systemctl start perdition@imap4").returncode
+    assert host.shows("perdition@imap4", "ActiveState") == "failed"
+    assert host.shows("perdition@imap4", "NRestarts") == "0"
+
+
+def test_master_that_dies_has_a_successor(host: Host) -> None:
+    host.does("systemctl start perdition@imap4")
+    host.does("kill -KILL $(systemctl show -P MainPID perdition@imap4)")
+    host.machine.wait_for("[ $(systemctl show -P NRestarts perdition@imap4) = 1 ]")
+    host.machine.wait_for("systemctl is-active perdition@imap4")
+    assert host.reads_mail(IMAP4)
+
+
+def test_asks_pam(host: Host) -> None:
+    """The helper can read the shadow file, and tell the audit log, from within the sandbox."""
+    host.settings("-a")
+    host.does("systemctl start perdition@imap4")
+    assert host.reads_mail(IMAP4)
+    assert not host.reads_mail(IMAP4, "wrong")
+
+
+def test_key_that_is_for_one_user_only(host: Host) -> None:
+    host.does(
+        "cd /root && openssl req -x509 -nodes -newkey rsa:2048 -days 2 -subj /CN=127.0.0.1"
+        " -keyout key.pem -out crt.pem && chown mail key.pem && chmod 600 key.pem"
+    )
+    files = "--ssl_cert_file /root/crt.pem --ssl_key_file /root/key.pem"
+    host.settings(f"--ssl_mode ssl_listen {files}", "IMAP4S=yes")
+    host.does("systemctl start perdition@imaps")
+    url = IMAP4.replace("imap:", "imaps:")
+    assert host.reads_mail(url, options="--cacert /root/crt.pem --insecure")
+    host.does("systemctl reload perdition@imaps")
+    assert host.reads_mail(url, options="--cacert /root/crt.pem --insecure")
+    assert not host.tries("grep -i 'nothing is changed' /var/log/mail/perdition.log").stdout
+
+
+@pytest.mark.parametrize("log", ["/srv/logs/mail.log", "/run/perdition.imap4/log"])
+def test_logs_where_a_site_wants_it(host: Host, log: str) -> None:
+    host.does("mkdir -p /srv/logs")
+    host.settings(f"-F {log}")
+    host.does("systemctl start perdition@imap4")
+    assert host.reads_mail(IMAP4)
+    assert "Auth: " in host.does(f"cat {log}")
+
+
+def test_logs_to_syslog(host: Host) -> None:
+    host.settings("-F mail")
+    host.does("systemctl start perdition@imap4")
+    assert host.reads_mail(IMAP4)
+    host.machine.wait_for("journalctl --no-pager | grep -q 'perdition.imap4.*Auth: '")
+
+
+def test_port_that_systemd_opens(host: Host) -> None:
+    host.does("systemctl start perdition@imap4.socket")
+    assert host.shows("perdition@imap4", "ActiveState") == "inactive"
+    assert host.reads_mail(IMAP4)
+    first = host.shows("perdition@imap4", "MainPID")
+    host.does("systemctl restart perdition@imap4")
+    assert host.shows("perdition@imap4", "MainPID") != first
+    assert host.reads_mail(IMAP4)
+    host.does("systemctl stop perdition@imap4")
+    assert host.reads_mail(IMAP4), "a client starts it again"
+
+
+def test_sandbox_holds_every_process(host: Host) -> None:
+    host.settings("-a --metrics_address 127.0.0.1:9000")
+    host.does("systemctl start perdition@imap4")
+    members = host.members("perdition@imap4.service")
+    titles = sorted(re.sub(r".*: | \d.*", "", member.title) for member in members)
+    assert titles == ["helper", "keeper", "master", "metrics", "worker", "worker"]
+    bounds = {tuple(member.status("CapBnd")) for member in members}
+    assert bounds == {("00000000200004c3",)}, "what CapabilityBoundingSet= names"
+    for member in members:
+        assert member.status("Seccomp") == ["2"], f"{member} has no filter"
+        assert member.status("NoNewPrivs") == ["1"]
+        assert member.core_limits() == ["0", "0"]
+        assert not os.access(f"/proc/{member.pid}/root/usr/bin", os.W_OK)
+        if member.status("Uid")[0] != "0":
+            assert int(member.status("CapPrm")[0], 16) == 0
+
+
+def test_exposure(host: Host) -> None:
+    host.does(f"systemd-analyze security --no-pager --threshold={EXPOSURE} perdition@imap4.service")
+
+
+def test_tests_run_in_the_sandbox(folder: Path) -> None:
+    """What the unit does not allow, no perdition that a test starts can need unnoticed."""
+    if reason := sandbox.missing():
+        pytest.skip(reason)
+    with Proxy("imap4", folder, "-M", "", "-s", "127.0.0.1:1") as proxy:
+        for process in proxy.processes():
+            assert Member(process.pid).status("Seccomp") == ["2"]
+
+
+def test_apparmor_profile_is_sound() -> None:
+    if not shutil.which("apparmor_parser"):
+        pytest.skip("AppArmor's parser is not installed")
+    profile = ROOT / "packaging/etc/apparmor.d/usr.sbin.perdition"
+    command = ["apparmor_parser", "-Q", "-K", "--skip-kernel-load", str(profile)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=DEADLINE)
+    assert done.returncode == 0, done.stderr
