@@ -43,20 +43,20 @@ def parse(text: str, separators: str = BLANKS + "=") -> Iterator[Entry]:
 def logical_lines(text: str) -> Iterator[tuple[int, list[Character]]]:
     """Yield each line without comments and quotes, with the number that it begins on.
 
-    A backslash before the end of a line joins it with the next, as an open quote does.
+    A backslash before the end of a line joins it with the next, as an open quote does; a comment
+    then goes on there, as in the sample of perdition 2.2.
     """
     number = first = 1
     line: list[Character] = []
     quote = ""
-    comment = False
     source = iter(text.replace("\r\n", "\n").removesuffix("\n") + "\n")
     for character in source:
         ends = character == "\n"
         number += ends
         if ends and not quote:
             yield first, line
-            first, line, comment = number, [], False
-        elif ends or comment:
+            first, line = number, []
+        elif ends:
             pass
         elif quote == "'":
             quote = literal(line, character, quote)
@@ -71,13 +71,26 @@ def logical_lines(text: str) -> Iterator[tuple[int, list[Character]]]:
             quote = character
             line.append(Character("", True))
         elif character == "#":
-            comment = True
+            number += skip_comment(source)
+            yield first, line
+            first, line = number, []
         else:
             line.append(Character(character, False))
     if quote:
         raise SyntaxProblem(first)
     if line:
         yield first, line
+
+
+def skip_comment(source: Iterator[str]) -> int:
+    """Go over a comment and the end of its line; return how many lines have ended in it."""
+    ends = 0
+    for character in source:
+        if character == "\n":
+            return ends + 1
+        if character == "\\":
+            ends += next(source, "") == "\n"
+    return ends
 
 
 def literal(line: list[Character], character: str, quote: str) -> str:

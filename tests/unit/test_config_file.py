@@ -43,7 +43,9 @@ def test_line(line: str, key: str, value: str | None) -> None:
     assert list(parse(line)) == [Entry(1, key, value)]
 
 
-@pytest.mark.parametrize("text", ["", "\n\n", "   \n\t\n", "# all\n  # comments", "\\\n"])
+@pytest.mark.parametrize(
+    "text", ["", "\n\n", "   \n\t\n", "# all\n  # comments", "\\\n", "#a \\\nb"]
+)
 def test_nothing_but_blanks_and_comments(text: str) -> None:
     assert list(parse(text)) == []
 
@@ -57,7 +59,8 @@ def test_nothing_but_blanks_and_comments(text: str) -> None:
         ("a 1\\\n2\nb 3", [Entry(1, "a", "12"), Entry(3, "b", "3")]),
         ("a \\\r\n  1\r\nb 3", [Entry(1, "a", "1"), Entry(3, "b", "3")]),
         ("O 'one\ntwo'\nb 3", [Entry(1, "O", "onetwo"), Entry(3, "b", "3")]),
-        ("# no \\\nb 3", [Entry(2, "b", "3")]),
+        ("# no \\\nb 3\nc 4", [Entry(3, "c", "4")]),
+        ("a 1 # no \\\nb 3\nc 4", [Entry(1, "a", "1"), Entry(3, "c", "4")]),
         ("# it's\nb 3", [Entry(2, "b", "3")]),
         ("a 1\\", [Entry(1, "a", "1")]),
     ],
