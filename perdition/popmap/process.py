@@ -9,6 +9,7 @@ import threading
 import time
 from contextlib import suppress
 from os import fsdecode, fsencode
+from pathlib import Path
 from typing import NamedTuple
 
 from perdition.endpoint import Endpoint
@@ -17,7 +18,14 @@ from perdition.options import Options
 from perdition.popmap import Destination, Query
 from perdition.popmap.server import ServerMap
 
-PYTHON = (sys.executable, "-I", "-m")
+MODULES = Path(__file__).parents[2]
+RUN_MODULE = f"""
+import runpy, sys
+sys.path.insert(0, {str(MODULES)!r})
+runpy.run_module(sys.argv.pop(1), run_name="__main__")
+"""
+PYTHON = (sys.executable, "-IB", "-c", RUN_MODULE)
+"""Runs a module of ours, told by the first argument, also where Python does not know of them."""
 LONGEST = 65_536
 MARK = b"?"
 """What a question begins with: an empty datagram looks like the socket's end."""
