@@ -24,16 +24,21 @@ class Kind(NamedTuple):
     needs: str = ""
 
 
+def packaged(name: str, part: str) -> str:
+    """Return what to install for a kind that has a package of its own beside perdition's."""
+    return f"the package perdition-{name} (for a checkout {part}, or perdition[{name}] by pip)"
+
+
 KINDS = {
     "gdbm": Kind("gdbm", "Debian's python3-gdbm"),
     "bdb": Kind("bdb", "Debian's python3-bsddb3, or perdition[bdb] by pip"),
     "cdb": Kind("cdb"),
     "sqlite": Kind("sqlite"),
     "posix_regex": Kind("posix_regex"),
-    "mysql": Kind("mysql", "Debian's python3-pymysql, or perdition[mysql] by pip"),
-    "postgresql": Kind("postgresql", "Debian's python3-psycopg, or perdition[postgresql] by pip"),
-    "odbc": Kind("odbc", "Debian's python3-pyodbc, or perdition[odbc] by pip"),
-    "ldap": Kind("ldap", "Debian's python3-ldap, or perdition[ldap] by pip"),
+    "mysql": Kind("mysql", packaged("mysql", "python3-pymysql")),
+    "postgresql": Kind("postgresql", packaged("postgresql", "python3-psycopg")),
+    "odbc": Kind("odbc", packaged("odbc", "python3-pyodbc")),
+    "ldap": Kind("ldap", packaged("ldap", "python3-ldap")),
     "redis": Kind("redis", "Debian's python3-redis, or perdition[redis] by pip"),
     "http": Kind("auth_http"),
     "daemon": Kind("daemon"),
