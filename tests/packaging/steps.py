@@ -1,11 +1,27 @@
 """What the tests of packages do all the time."""
 
+import shutil
 import subprocess
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 
-from tests.support.machine import SECONDS, Machine
+from tests.support.authority import Authority
+from tests.support.machine import ROOT, SECONDS, Machine
 
-ROOT = Path(__file__).parents[2]
+NAMES = ("pop3", "pop3s", "imap4", "imaps", "managesieve")
+"""What all instances are called, behind the dot."""
+
+OF_ALL = "# mine\nbind_address 127.0.0.1\nno_lookup\nconnect_relog 0\n"
+WITH_TLS = OF_ALL + "ssl_mode ssl_listen\noutgoing_port "
+SITE = {
+    "/etc/hosts": "127.0.0.1 localhost\n",
+    "/etc/perdition/perdition.conf": OF_ALL,
+    "/etc/perdition/perdition.pop3s.conf": f"{WITH_TLS}110\n",
+    "/etc/perdition/perdition.imaps.conf": f"{WITH_TLS}143\n",
+    "/etc/perdition/popmap": "joe:127.0.0.2\n",
+}
+"""What a site has: all five instances on one address, and a real server on another."""
 
 
 def run(*command: str) -> str:
@@ -22,13 +38,58 @@ def run(*command: str) -> str:
     return done.stdout
 
 
-def install(machine: Machine, packages: Path, what: str) -> str:
-    """Install a package there, without asking anybody anything."""
-    apt = f"apt-get -o Dir::Cache::archives={packages} --no-download --no-install-recommends"
-    return machine.does(f"{apt} -o Dpkg::Use-Pty=0 --yes install {what}")
+def build(kind: str, folder: Path, checkout: Path = ROOT) -> list[Path]:
+    """Build the packages of a kind, deb or rpm, into a folder; the main one is the first."""
+    run(str(checkout / f"packaging/{kind}/build"), str(folder))
+    return sorted(folder.glob(f"*.{kind}"), key=lambda path: (len(path.name), path.name))
 
 
-def left_behind(machine: Machine) -> list[str]:
-    """The files of perdition's in the system's folders that are there since the machine is."""
-    find = "find /etc /run /usr /var -xdev -name '*perdition*' -newer /stamp"
-    return machine.does(find).splitlines()
+def bring(machine: Machine, files: Iterable[Path]) -> None:
+    """Copy files to a machine's folder /new."""
+    for file in files:
+        (machine.root / "new").mkdir(exist_ok=True)
+        shutil.copy(file, machine.root / "new")
+
+
+def set_up_site(machine: Machine) -> None:
+    """Give a machine a site's configuration, certificate and popmap, and start the real server."""
+    for path, text in SITE.items():
+        machine.write(path, text)
+    authority = Authority(machine.folder.parent)
+    certificate = authority.issue()
+    machine.write("/authority.pem", authority.file.read_text())
+    machine.write("/etc/perdition/perdition.crt.pem", certificate.certificate.read_text())
+    machine.write("/etc/perdition/perdition.key.pem", certificate.key.read_text())
+    machine.does("chmod 600 /etc/perdition/perdition.key.pem; cd /etc/perdition; make")
+    users = "--address 127.0.0.2 --ports 110 143 4190 --name north joe:secret ann:secret"
+    machine.does(f"{python('tests.support.mailserver', users)} >/dev/null 2>&1 </dev/zero &")
+
+
+def python(module: str, arguments: str = "") -> str:
+    """The shell command that runs a module of the tests on a machine."""
+    return f"cd {ROOT} && exec {sys.executable} -m {module} {arguments}"
+
+
+def log_in(machine: Machine, user: str = "joe") -> str:
+    """Read a user's mail and scripts over each protocol, with and without TLS."""
+    return machine.does(python("tests.packaging.logins", user))
+
+
+def stay_logged_in(machine: Machine) -> None:
+    """Log a client in that stays."""
+    machine.does(f"({python('tests.packaging.visitor')}) >/visitor 2>&1 </dev/null &")
+    machine.wait_for("grep -q in /visitor")
+
+
+def fate_of_session(machine: Machine) -> str:
+    """How the session of the client that has stayed is now: alive or over."""
+    machine.does("touch /leave")
+    machine.wait_for("egrep -q 'alive|over' /visitor")
+    return machine.does("tail -n 1 /visitor").strip()
+
+
+def all_run(status: str) -> bool:
+    """Whether an init script says of all five instances that they run."""
+    return [line.partition(" (")[0] for line in status.splitlines()] == [
+        f"perdition.{name} runs" for name in NAMES
+    ]

@@ -1,93 +1,180 @@
-"""The Debian package, from its build to its purge, and over Debian's own perdition 2.2."""
+"""The Debian packages, from their build to their purge, and over Debian's own perdition 2.2."""
 
-import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.packaging.steps import ROOT, install, left_behind, run
+from perdition.configuration import NAMES as ALL_NAMES
+from tests.packaging.conftest import NEWER, OLD, have
+from tests.packaging.steps import (
+    all_run,
+    bring,
+    build,
+    fate_of_session,
+    log_in,
+    run,
+    set_up_site,
+    stay_logged_in,
+)
 from tests.support.machine import Machine
 
-PROTOCOLS = ("pop3", "imap4", "managesieve")
-PORTS = {"pop3": 2110, "imap4": 2143, "managesieve": 2190}
-"""Those of the real server."""
+APT = "apt-get --yes --no-install-recommends -o Dpkg::Use-Pty=0"
+MAPS = ("ldap", "mysql", "odbc", "postgresql")
+ITS_FILES = "/etc/default/perdition /etc/pam.d/perdition $(find /etc/perdition ! -type d | sort)"
 
-SETTINGS = """
-RUN_PERDITION=yes
-POP3=yes
-POP3_FLAGS="--outgoing_port 2110"
-IMAP4=yes
-IMAP4_FLAGS="--outgoing_port 2143"
-MANAGESIEVE=yes
-MANAGESIEVE_FLAGS="--outgoing_port 2190"
-POP3S=no
-IMAP4S=no
-"""
-OWN_FILES = {
-    "/etc/default/perdition": SETTINGS,
-    "/etc/perdition/perdition.conf": "# mine\nconnect_relog 0\nquiet\n",
-    "/etc/perdition/popmap": "joe:127.0.0.1\n",
-    "/etc/pam.d/perdition": "auth required pam_deny.so\n",
+
+def files(machine: Machine) -> set[str]:
+    """All files there, but for the records that the system itself keeps of what was done."""
+    records = "/proc /dev /tmp /var/lib/dpkg /var/lib/apt /var/cache /var/log"
+    left_out = " -o ".join(f"-path {path}" for path in records.split())
+    return set(machine.does(f"find / \\( {left_out} \\) -prune -o -print").splitlines())
+
+
+def test_build_is_reproducible(debs: list[Path], folder: Path) -> None:
+    again = build("deb", folder)
+    assert [path.read_bytes() for path in again] == [path.read_bytes() for path in debs]
+
+
+def test_lintian_says_nothing(debs: list[Path]) -> None:
+    have("lintian")
+    assert not run("lintian", "--allow-root", "--pedantic", *map(str, debs))
+
+
+def test_fresh_install_until_purge(fresh: Machine) -> None:
+    fresh.does(f"{APT} install /ours/perdition_*.deb && dpkg --purge perdition")
+    before = files(fresh)
+    fresh.does("dpkg --install /ours/perdition_*.deb")
+    assert "perdition.managesieve runs" in fresh.does("/etc/init.d/perdition status")
+    for name in ALL_NAMES:
+        assert fresh.does(f"{name} --help").startswith(f"Usage: {name} ")
+    fresh.does("cd /etc/perdition && make && makegdbm -u popmap.gdbm.db | grep joe:")
+    fresh.does("perdition --lookup joe | grep 192.0.2.11")
+    fresh.does("dpkg --remove perdition")
+    assert "perdition." not in fresh.does("ps -e -o args"), "it still runs"
+    fresh.does("dpkg --purge perdition")
+    assert not files(fresh) - before
+    assert not before - files(fresh)
+
+
+def test_manual_is_found_by_every_name(fresh: Machine) -> None:
+    fresh.does(f"{APT} install /ours/*.deb")
+    for name in (*ALL_NAMES, "perdition"):
+        assert fresh.does(f"man {name}").startswith("PERDITION(8)")
+    for page in ("perditiondb", "perdition.conf", "perdition-2.2", "makegdbm", "makebdb"):
+        assert fresh.does(f"man {page}").startswith(f"{page.upper()}(")
+    for name in (*MAPS, "sqlite"):
+        assert fresh.does(f"man perditiondb_{name}_makedb")
+
+
+def test_init_script_with_all_protocols(fresh: Machine) -> None:
+    fresh.does(f"{APT} install /ours/perdition_*.deb")
+    fresh.does("/etc/init.d/perdition stop; sed -i s/S=no/S=yes/ /etc/default/perdition")
+    set_up_site(fresh)
+    assert fresh.does("/etc/init.d/perdition start").count("is started") == 5
+    assert all_run(fresh.does("/etc/init.d/perdition status"))
+    assert log_in(fresh).count("Subject: Welcome") == 4
+    assert fresh.does("/etc/init.d/perdition start").count("runs already") == 5
+    fresh.does("/etc/init.d/perdition reload")
+    assert log_in(fresh).count("Subject: Welcome") == 4
+    fresh.does("/etc/init.d/perdition restart")
+    assert log_in(fresh).count("Subject: Welcome") == 4
+    assert fresh.does("/etc/init.d/perdition stop").count("is stopped") == 5
+    assert fresh.tries("/etc/init.d/perdition status").returncode == 3
+    assert "perdition." not in fresh.does("ps -e -o args")
+
+
+def test_takes_over_from_perdition_22(fresh: Machine) -> None:
+    fresh.does(f"{APT} install perdition=2.2*")
+    fresh.does("/etc/init.d/perdition stop")
+    set_up_site(fresh)
+    assert "is started" not in fresh.does("/etc/init.d/perdition start"), "that is 2.2"
+    fresh.wait_for("[ $(ps -e -o args | grep -c '^perdition.*: daemon') = 5 ]")
+    stay_logged_in(fresh)
+    before = fresh.does(f"md5sum {ITS_FILES}")
+
+    fresh.does(f"{APT} install /ours/perdition_*.deb")
+
+    assert fresh.does(f"md5sum {ITS_FILES}") == before
+    assert all_run(fresh.does("/etc/init.d/perdition status"))
+    assert ": daemon" not in fresh.does("ps -e -o args"), "the old one still runs"
+    assert log_in(fresh).count("Subject: Welcome") == 4
+    assert fate_of_session(fresh) == "over", "2.2 ends its sessions when it is stopped"
+    fresh.does("cd /etc/perdition && echo ann:127.0.0.2 >>popmap && make")
+    assert log_in(fresh, "ann").count("Subject: Welcome") == 4
+    fresh.does("apt-get --yes purge perdition && rm -r /etc/perdition")
+    assert "perdition." not in fresh.does("ps -e -o args"), "it still runs"
+
+
+def test_takes_over_with_the_packages_of_maps(fresh: Machine) -> None:
+    fresh.does(f"{APT} install {OLD}")
+    fresh.does("/etc/init.d/perdition stop")
+    set_up_site(fresh)
+    flags = "IMAP4_FLAGS=-M/usr/lib/x86_64-linux-gnu/libperditiondb_ldap.so.0"
+    fresh.does(f"sed -i s,^IMAP4_FLAGS=,{flags}, /etc/default/perdition")
+    fresh.does("/etc/init.d/perdition start")
+    fresh.does(f"{APT} install /ours/*.deb")
+    assert all_run(fresh.does("/etc/init.d/perdition status"))
+    for name in MAPS:
+        lookup = f"perdition --lookup joe -M /usr/lib/libperditiondb_{name}.so.0 2>&1"
+        asked = fresh.tries(f"{lookup} --map_timeout 1")
+        assert asked.returncode == 2
+        assert "there is no module" not in asked.stdout, "the server is what is missing"
+        assert "joe" in fresh.does(f"echo joe:host | perditiondb_{name}_makedb")
+        fresh.does(f"apt-get --yes purge perdition-{name}")
+        refused = fresh.tries(lookup)
+        assert refused.returncode == 2
+        assert f"install the package perdition-{name} " in refused.stdout
+        assert refused.stdout.count("\n") == 1
+
+
+def test_upgrade_of_ours(fresh: Machine, newer_debs: list[Path]) -> None:
+    fresh.does(f"{APT} install /ours/perdition_*.deb /ours/perdition-ldap_*.deb")
+    fresh.does("/etc/init.d/perdition stop; sed -i s/S=no/S=yes/ /etc/default/perdition")
+    set_up_site(fresh)
+    fresh.does("/etc/init.d/perdition start")
+    stay_logged_in(fresh)
+    before = fresh.does(f"md5sum {ITS_FILES}")
+    pids = fresh.does("cat /run/perdition.*/*.pid")
+    bring(fresh, newer_debs)
+
+    fresh.does(f"{APT} install /new/perdition_*.deb /new/perdition-ldap_*.deb")
+
+    assert (
+        fresh.does("dpkg-query --show -f '${Version} ' perdition perdition-ldap") == f"{NEWER} " * 2
+    )
+    assert fresh.does(f"md5sum {ITS_FILES}") == before
+    assert all_run(fresh.does("/etc/init.d/perdition status"))
+    assert not set(pids.split()) & set(fresh.does("cat /run/perdition.*/*.pid").split())
+    assert log_in(fresh).count("Subject: Welcome") == 4
+    assert fate_of_session(fresh)
+
+
+def test_c_library_of_a_site(fresh: Machine, folder: Path) -> None:
+    have("cc")
+    source = folder / "site.c"
+    source.write_text(SITE_LIBRARY)
+    run("cc", "-shared", "-fPIC", "-o", str(folder / "site.so"), str(source))
+    fresh.does(f"{APT} install /ours/perdition_*.deb")
+    bring(fresh, [folder / "site.so"])
+    assert "192.0.2.77" in fresh.does("perdition --lookup joe -M /new/site.so")
+
+
+SITE_LIBRARY = """
+#include <string.h>
+
+int dbserver_get(const char *key, const char *options, char **value, size_t *length)
+{
+    *value = strdup("192.0.2.77");
+    *length = strlen(*value);
+    return 0;
 }
+"""
 
 
-def log_in(machine: Machine) -> str:
-    """Read joe's mail over each protocol."""
-    return machine.does(f"cd {ROOT} && {sys.executable} -m tests.packaging.logins")
-
-
-def test_build_is_reproducible(deb: Path, folder: Path) -> None:
-    run(str(ROOT / "packaging/deb/build"), str(folder))
-    assert (folder / deb.name).read_bytes() == deb.read_bytes()
-
-
-def test_lintian_says_nothing(deb: Path) -> None:
-    if not shutil.which("lintian"):
-        pytest.skip("lintian is not installed")
-    said = run("lintian", "--allow-root", "--pedantic", str(deb))
-    assert not said
-
-
-def test_fresh_install_until_purge(machine: Machine, deb: Path) -> None:
-    install(machine, deb.parent, str(deb))
-    assert "perdition.managesieve runs" in machine.does("/etc/init.d/perdition status")
-    assert "PERDITION(8)" in machine.does("man perdition.imaps")
-    assert machine.does("perdition.imap4 --help").startswith("Usage: perdition.imap4 ")
-    machine.does("cd /etc/perdition && make && makegdbm -u popmap.gdbm.db | grep joe:")
-    assert "is started" in machine.does("/etc/init.d/perdition restart")
-    machine.does("apt-get --yes remove perdition")
-    assert "perdition." not in machine.does("ps -e -o args"), "it still runs"
-    assert "mine" not in machine.does("cat /etc/perdition/perdition.conf")
-    machine.does("rm /etc/perdition/popmap.gdbm.db; apt-get --yes purge perdition")
-    assert not left_behind(machine)
-
-
-def test_takes_over_from_perdition_22(machine: Machine, deb: Path) -> None:
-    install(machine, deb.parent, "perdition=2.2*")
-    machine.does("/etc/init.d/perdition stop")
-    for path, text in OWN_FILES.items():
-        machine.does(f"cat > {path} <<'END'\n{text}END")
-    machine.does("cd /etc/perdition && makegdbm popmap.gdbm.db < popmap")
-    machine.does("/etc/init.d/perdition start")
-    machine.wait_for("[ $(ps -e -o args | grep -c '^perdition.*: daemon') = 3 ]")
-    users = f"--address 127.0.0.1 --ports {' '.join(map(str, PORTS.values()))} joe:secret"
-    server = f"cd {ROOT} && sleep 600 | {sys.executable} -m tests.support.mailserver --name n"
-    machine.does(f"({server} {users}) >/dev/null 2>&1 &")
-    files = [*OWN_FILES, "/etc/perdition/popmap.gdbm.db"]
-    before = machine.does(f"md5sum {' '.join(files)}")
-
-    install(machine, deb.parent, str(deb))
-
-    assert machine.does(f"md5sum {' '.join(files)}") == before
-    status = machine.does("/etc/init.d/perdition status").splitlines()
-    assert [line.partition(" (")[0] for line in status] == [
-        f"perdition.{protocol} runs" for protocol in PROTOCOLS
-    ]
-    assert ": daemon" not in machine.does("ps -e -o args"), "the old one still runs"
-    assert "Subject" in log_in(machine)
-    machine.does("/etc/init.d/perdition reload")
-    machine.does("/etc/init.d/perdition restart")
-    assert "Subject" in log_in(machine)
-    machine.does("apt-get --yes purge perdition && rm -r /etc/perdition")
-    assert "perdition." not in machine.does("ps -e -o args"), "it still runs"
+@pytest.mark.parametrize("name", MAPS)
+def test_what_is_in_a_map_s_package(debs: list[Path], name: str) -> None:
+    [package] = [path for path in debs if path.name.startswith(f"perdition-{name}_")]
+    content = run("dpkg-deb", "--contents", str(package))
+    assert f"./usr/share/perdition/perdition/popmap/{name}.py\n" in content
+    assert f"./usr/sbin/perditiondb_{name}_makedb -> perdition\n" in content
+    assert f"./usr/share/man/man8/perditiondb_{name}_makedb.8.gz\n" in content

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from perdition.configuration import NAMES
-from tests.packaging.steps import ROOT, install, left_behind, run
-from tests.support.machine import Machine
+from tests.packaging.steps import build, run
+from tests.support.machine import ROOT, Machine
 
 RPM = "rpm --force-debian --nodeps --nosignature"
 """Debian's rpm wants to be told that this is meant."""
@@ -35,44 +35,43 @@ echo RUN_PERDITION=no >%{buildroot}/etc/sysconfig/perdition
 """
 
 
-def test_build_is_reproducible(rpm: Path, folder: Path) -> None:
-    run(str(ROOT / "packaging/rpm/build"), str(folder))
-    assert (folder / rpm.name).read_bytes() == rpm.read_bytes()
+def test_build_is_reproducible(rpms: list[Path], folder: Path) -> None:
+    again = build("rpm", folder)
+    assert [path.read_bytes() for path in again] == [path.read_bytes() for path in rpms]
 
 
-def test_rpmlint_says_nothing(rpm: Path) -> None:
+def test_rpmlint_says_nothing(rpms: list[Path]) -> None:
     if not shutil.which("rpmlint"):
         pytest.skip("rpmlint is not installed")
-    said = run("rpmlint", "-c", str(ROOT / "packaging/rpm/rpmlint.toml"), str(rpm))
+    said = run("rpmlint", "-c", str(ROOT / "packaging/rpm/rpmlint.toml"), *map(str, rpms))
     assert "0 errors, 0 warnings" in said, said
 
 
-def test_has_all_names_and_pages(rpm: Path) -> None:
-    files = run("rpm", "-qlp", str(rpm)).splitlines()
+def test_has_all_names_and_pages(rpms: list[Path]) -> None:
+    files = run("rpm", "-qlp", str(rpms[0])).splitlines()
     for name in ("perdition", *NAMES):
         assert f"/usr/sbin/{name}" in files
         assert any(file.startswith(f"/usr/share/man/man8/{name}.8") for file in files)
-    configuration = run("rpm", "-qcp", str(rpm)).splitlines()
+    configuration = run("rpm", "-qcp", str(rpms[0])).splitlines()
     assert "/etc/sysconfig/perdition" in configuration
     assert "/etc/perdition/perdition.conf" in configuration
 
 
-def install_requirements(machine: Machine, deb: Path) -> None:
-    """Install what the RPM requires, as Debian has it."""
-    requires = run("dpkg-deb", "--field", str(deb), "Depends").split(",")
-    install(machine, deb.parent, " ".join(name.split()[0].partition(":")[0] for name in requires))
+def left_behind(machine: Machine) -> list[str]:
+    """The files of perdition's in the system's folders that are there since the machine is."""
+    find = "find /etc /run /usr /var -xdev -name '*perdition*' -newer /stamp"
+    return machine.does(find).splitlines()
 
 
-def test_takes_over_from_perdition_22(machine: Machine, deb: Path, rpm: Path, folder: Path) -> None:
+def test_takes_over_from_perdition_22(machine: Machine, rpms: list[Path], folder: Path) -> None:
     spec = folder / "old.spec"
     spec.write_text(OLD_SPEC)
     run("rpmbuild", "-bb", "--quiet", "--define", f"_topdir {folder}/old", str(spec))
-    install_requirements(machine, deb)
     machine.does(f"{RPM} --install {folder}/old/RPMS/noarch/*.rpm")
     settings = "RUN_PERDITION=yes\nPOP3=yes\nPOP3S=no\nIMAP4=on\nIMAP4S=no\nMANAGESIEVE=no\n"
     machine.does(f"printf '{settings}' >/etc/sysconfig/perdition")
 
-    machine.does(f"{RPM} --upgrade {rpm}")
+    machine.does(f"{RPM} --upgrade {rpms[0]}")
 
     assert machine.does("cat /run/old") == "stop\n"
     assert machine.does("cat /etc/sysconfig/perdition") == settings.replace("\\n", "\n")
@@ -83,9 +82,8 @@ def test_takes_over_from_perdition_22(machine: Machine, deb: Path, rpm: Path, fo
     ]
 
 
-def test_install_until_removal(machine: Machine, deb: Path, rpm: Path) -> None:
-    install_requirements(machine, deb)
-    machine.does(f"{RPM} --install {rpm}")
+def test_install_until_removal(machine: Machine, rpms: list[Path]) -> None:
+    machine.does(f"{RPM} --install {rpms[0]}")
     assert not machine.does("rpm --verify --nodeps perdition")
     assert "perdition.pop3 is not running" in machine.tries("/etc/init.d/perdition status").stdout
 
@@ -101,3 +99,12 @@ def test_install_until_removal(machine: Machine, deb: Path, rpm: Path) -> None:
     machine.does(f"{RPM} --erase perdition")
     assert "perdition." not in machine.does("ps -e -o args"), "it still runs"
     assert not left_behind(machine)
+
+
+def test_upgrade_of_ours(machine: Machine, rpms: list[Path], newer_rpms: list[Path]) -> None:
+    machine.does(f"{RPM} --install {' '.join(map(str, rpms))}")
+    machine.does("/etc/init.d/perdition start")
+    before = machine.does("cat /run/perdition.*/*.pid")
+    machine.does(f"{RPM} --upgrade {' '.join(map(str, newer_rpms))}")
+    assert "perdition.imap4 runs" in machine.does("/etc/init.d/perdition status")
+    assert not set(before.split()) & set(machine.does("cat /run/perdition.*/*.pid").split())

@@ -72,7 +72,7 @@ class BootedMachine(Machine):
     @property
     def control_group(self) -> Path:
         """The folder of all the machine's control groups."""
-        return Path(self._root, "sys/fs/cgroup")
+        return Path(self.root, "sys/fs/cgroup")
 
     def first(self) -> list[str]:
         return ["sh", "-c", _SET_UP, "sh", str(self.folder), self.group, str(SYSTEMD)]

@@ -1,4 +1,4 @@
-"""This machine once more, for a test to install things on."""
+"""A machine of a test's own to install things on: this one once more, or another system."""
 
 import os
 import subprocess
@@ -9,16 +9,20 @@ from typing import ClassVar, Self
 
 from tests.support.wait import DEADLINE
 
+ROOT = Path(__file__).parents[2]
+
 _SET_UP = """
 set -e
+mount -t tmpfs machine "$1"
 cd "$1"
-mount -t tmpfs machine .
 mkdir upper work root
-mount -t overlay -o lowerdir=/,upperdir=upper,workdir=work machine root
+mount -t overlay -o "lowerdir=$2,upperdir=upper,workdir=work" machine root
 mount -t proc proc root/proc
 mount --rbind /dev root/dev
+mkdir -p "root/$3"
+mount --bind "$3" "root/$3"
 ip link set lo up
-exec chroot root "$2" -c "$3"
+exec "$4" -c "$5"
 """
 
 _REAP = """
@@ -35,17 +39,19 @@ SECONDS = 120.0
 
 
 class Machine:
-    """Sees the files of this one; what it changes, and its processes, are gone when it is left.
+    """Has the files of a system; what it changes, and its processes, are gone when it is left.
 
-    It has a network of its own, which leads nowhere. Only root can have one.
+    The system is this one, or another in a folder; this checkout is there, too. The machine has a
+    network of its own, which leads nowhere. Only root can have one.
     """
 
     namespaces: ClassVar[tuple[str, ...]] = ("--mount", "--pid", "--net")
     """What it has of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, system: Path = Path("/")) -> None:
         self.folder = folder / "machine"
         self.folder.mkdir()
+        self.system = system
         self.said: list[str] = []
 
     def __enter__(self) -> Self:
@@ -74,16 +80,18 @@ class Machine:
 
     def first(self) -> list[str]:
         """What becomes its first process, after it has said that it is ready."""
-        return ["sh", "-c", _SET_UP, "sh", str(self.folder), sys.executable, _REAP]
+        where = [str(path) for path in (self.folder, self.system, ROOT)]
+        return ["sh", "-c", _SET_UP, "sh", *where, sys.executable, _REAP]
 
     def command(self, *command: str) -> list[str]:
         """What to run here so that a command runs there."""
-        inside = [*self.namespaces, f"--root={self._root}", f"--wd={self._root}"]
+        inside = [*self.namespaces, f"--root={self.root}", f"--wd={self.root}"]
         return ["nsenter", f"--target={self._first}", *inside, *command]
 
     @property
-    def _root(self) -> str:
-        return f"/proc/{self._first}/root"
+    def root(self) -> Path:
+        """Where its files can be reached from here."""
+        return Path(f"/proc/{self._first}/root{self.folder}/root")
 
     def tries(self, script: str) -> subprocess.CompletedProcess[str]:
         """Run a shell script; what it says on either channel is in stdout."""
@@ -104,6 +112,12 @@ class Machine:
         )
         self.said.append(f"$ {script}\n{done.stdout}exits with {done.returncode}")
         return done
+
+    def write(self, path: str, text: str) -> None:
+        """Write a file there, in a folder that may be new."""
+        file = self.root / path.lstrip("/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
 
     def does(self, script: str) -> str:
         """Run a shell script that must succeed; gives what it says."""
