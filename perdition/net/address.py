@@ -157,7 +157,7 @@ class Listening:
         sockets = [self.bind(address)]
         if socket.has_dualstack_ipv6():
             number = sockets[0].getsockname()[1]
-            sockets.append(self.bind(Address(socket.AF_INET6, ("::", number))))
+            sockets.append(self.bind(Address(socket.AF_INET6, ("::", number, 0, 0))))
         return sockets
 
     def bind(self, address: Address) -> socket.socket:

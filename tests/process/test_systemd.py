@@ -147,6 +147,51 @@ def test_restart_and_stop(host: Host) -> None:
     host.does("! ls -d /run/perdition.*")
 
 
+CLIENT = """
+exec 3<>/dev/tcp/127.0.0.1/143
+read -r line <&3 && : >/run/is-connected
+until [ -e /run/go-on ]; do sleep 0.1; done
+printf 'a NOOP\\r\\n' >&3
+grep -m1 '^a OK' <&3 >/run/answer || echo lost >/run/answer
+"""
+
+
+def test_takeover(host: Host) -> None:
+    """A restart by the script ends no connection, and systemd has a new process to look after."""
+    host.does("systemctl start perdition@imap4")
+    before = host.shows("perdition@imap4", "MainPID")
+    host.does(f"cat >/run/client <<'END'\n{CLIENT}\nEND")
+    host.does("bash /run/client >/dev/null 2>&1 &")
+    host.machine.wait_for("[ -e /run/is-connected ]")
+
+    host.does("/usr/share/perdition/instances try-restart")
+
+    after = host.shows("perdition@imap4", "MainPID")
+    assert after not in ("0", before)
+    assert host.reads_mail(IMAP4)
+    host.does("touch /run/go-on")
+    host.machine.wait_for("[ -s /run/answer ]")
+    assert host.does("cat /run/answer").startswith("a OK")
+    assert host.shows("perdition@imap4", "ActiveState") == "active"
+    host.machine.wait_for(f"! [ -d /proc/{before} ]")
+    assert host.shows("perdition@imap4", "MainPID") == after
+    for member in host.members("perdition@imap4.service"):
+        assert member.status("Seccomp") == ["2"], f"{member} has no filter"
+
+
+def test_takeover_that_fails(host: Host) -> None:
+    host.does("systemctl start perdition@imap4")
+    before = host.shows("perdition@imap4", "MainPID")
+    host.settings("--timeout soon")
+
+    failed = host.tries("/usr/share/perdition/instances try-restart")
+
+    assert failed.returncode == 1
+    assert "goes on as it is" in failed.stdout
+    assert host.shows("perdition@imap4", "MainPID") == before
+    assert host.reads_mail(IMAP4)
+
+
 def test_one_that_cannot_start(host: Host) -> None:
     host.settings("--workers none")
     assert host.tries("systemctl start perdition@imap4").returncode

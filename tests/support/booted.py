@@ -74,6 +74,11 @@ class BootedMachine(Machine):
         """The folder of all the machine's control groups."""
         return Path(self.root, "sys/fs/cgroup")
 
+    @property
+    def root(self) -> Path:
+        """Where its files can be reached from here: its first process sees no others."""
+        return Path(f"/proc/{self._first}/root")
+
     def first(self) -> list[str]:
         return ["sh", "-c", _SET_UP, "sh", str(self.folder), self.group, str(SYSTEMD)]
 
