@@ -90,7 +90,7 @@ def test_install_until_removal(machine: Machine, rpms: list[Path]) -> None:
     assert "perdition.pop3 is started" in machine.does("/etc/init.d/perdition start")
     machine.does(f"cat > /etc/rc.status <<'END'\n{SUSE}END")
     assert "perdition.imap4 runs" in machine.does(f"{ROOT}/initscripts/suse status")
-    assert "perdition.imap4 is stopped" in machine.does("/etc/init.d/perdition condrestart")
+    assert "perdition.imap4 is started anew" in machine.does("/etc/init.d/perdition condrestart")
     assert "perdition.managesieve is stopped" in machine.does(f"{ROOT}/initscripts/suse stop")
     assert machine.tries(f"{ROOT}/initscripts/suse status").returncode == 3
 
