@@ -52,6 +52,10 @@ def reason(error: Exception) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
+class Lengthy(Exception):
+    """A lookup that would hold up all sessions: it is to be done again, ``at_length``."""
+
+
 class PopMap(ABC):
     """A popmap in its four verbs: open (which is to make one), look up, reopen, close.
 
@@ -73,8 +77,16 @@ class PopMap(ABC):
     def lookup(self, query: Query) -> Destination | None:
         """Return what the map has for a key.
 
-        Raises MapUnavailable if it cannot be asked, and Rejected for a password that is wrong.
+        Raises MapUnavailable if it cannot be asked, Rejected for a password that is wrong, and
+        Lengthy, where it does not block, for a key that takes more than some milliseconds.
         """
+
+    def at_length(self, query: Query) -> Destination | None:
+        """Return what the map has for a key, as ``lookup`` does; in a thread.
+
+        For what was Lengthy, and in such a way that other threads go on.
+        """
+        return self.lookup(query)
 
     @abstractmethod
     def reopen(self) -> None:

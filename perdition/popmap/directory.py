@@ -6,10 +6,13 @@ from perdition.failure import MapUnavailable
 from perdition.log import Log
 from perdition.net.loop import Loop, Pool, PoolFull
 from perdition.options import Options
-from perdition.popmap import Destination, PopMap, Query
+from perdition.popmap import Destination, Lengthy, PopMap, Query
 
 LOOKUP_THREADS = 8
 LOOKUP_WAITING = 500
+LENGTHY_THREADS = 1
+LENGTHY_WAITING = 100
+"""For keys that take a local map long, which somebody may have made up for that."""
 REMEMBERED = 50_000
 """How many keys' answers the cache holds; the oldest goes first."""
 STALE_SECONDS = 5.0
@@ -34,9 +37,11 @@ class Directory:
         self.time_limit = options.map_timeout
         self.fresh_seconds = options.map_cache
         self.cache: dict[str, Remembered] = {}
-        self.pool: Pool | None = None
-        if popmap.blocks:
-            self.pool = Pool(loop, "popmap", LOOKUP_THREADS, LOOKUP_WAITING)
+        self.pool = (
+            Pool(loop, "popmap", LOOKUP_THREADS, LOOKUP_WAITING)
+            if popmap.blocks
+            else Pool(loop, "popmap at length", LENGTHY_THREADS, LENGTHY_WAITING)
+        )
 
     async def lookup(self, query: Query) -> Destination | None:
         """Return what the map has for a key, or had, if the cache knows it.
@@ -61,10 +66,14 @@ class Directory:
 
     async def ask(self, query: Query) -> Destination | None:
         """Return what the map has for a key; raises MapUnavailable, Rejected."""
-        if not self.pool:
-            return self.popmap.lookup(query)
+        look_up = self.popmap.lookup
+        if not self.popmap.blocks:
+            try:
+                return look_up(query)
+            except Lengthy:
+                look_up = self.popmap.at_length
         try:
-            return await self.pool.call(self.time_limit, self.popmap.lookup, query)
+            return await self.pool.call(self.time_limit, look_up, query)
         except TimeoutError as error:
             raise MapUnavailable(f"popmap: no answer in {self.time_limit} s") from error
         except PoolFull as error:

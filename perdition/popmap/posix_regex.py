@@ -9,12 +9,13 @@ import regex
 from perdition import config_file
 from perdition.failure import MapUnavailable
 from perdition.options import Options
-from perdition.popmap import SYSCONFDIR, Destination, Query
+from perdition.popmap import SYSCONFDIR, Destination, Lengthy, Query
 from perdition.popmap.files import FileMap
 
 MATCH_SECONDS = 0.1
-"""How long all expressions together may take for one key, while the worker does nothing else: some
-would take for ever."""
+"""How long all expressions together may take for one key: some would take for ever."""
+INLINE_SECONDS = 0.005
+"""How much of that the worker does nothing else for."""
 
 
 def open_map(options: Options) -> "PosixRegexMap":
@@ -56,20 +57,32 @@ class PosixRegexMap(FileMap):
 
     def lookup(self, query: Query) -> Destination | None:
         self.refresh()
-        key = query.key
-        if "\n" in key:
-            return None  # POSIX's $ does not match before it, as this library's would
-        deadline = time.monotonic() + MATCH_SECONDS
         try:
-            for rule in self.rules:
-                left = max(0.0, deadline - time.monotonic())
-                if found := rule.expression.search(key, timeout=left):
-                    value = key[: found.start()] + substitute(rule.substitution, found)
-                    return Destination.parse(value, self.delimiter)
+            return self.match(query.key, INLINE_SECONDS, concurrent=False)
+        except TimeoutError as error:
+            raise Lengthy from error
+
+    def at_length(self, query: Query) -> Destination | None:
+        try:
+            return self.match(query.key, MATCH_SECONDS, concurrent=True)
         except TimeoutError as error:
             raise MapUnavailable(
                 f"popmap {self.path}: matching took more than {MATCH_SECONDS} s"
             ) from error
+
+    def match(self, key: str, seconds: float, concurrent: bool) -> Destination | None:
+        """Return what the first rule that matches makes of a key; raises TimeoutError.
+
+        ``concurrent`` lets other threads run meanwhile.
+        """
+        if "\n" in key:
+            return None  # POSIX's $ does not match before it, as this library's would
+        deadline = time.monotonic() + seconds
+        for rule in self.rules:
+            left = max(0.0, deadline - time.monotonic())
+            if found := rule.expression.search(key, timeout=left, concurrent=concurrent):
+                value = key[: found.start()] + substitute(rule.substitution, found)
+                return Destination.parse(value, self.delimiter)
         return None
 
 

@@ -13,7 +13,7 @@ from perdition.failure import MapUnavailable, StartupError
 from perdition.makedb.entries import entries
 from perdition.makedb.files import Gdbm, make
 from perdition.options import Options
-from perdition.popmap import Destination, NoMap, PopMap, Query, kinds
+from perdition.popmap import Destination, Lengthy, NoMap, PopMap, Query, kinds
 from perdition.popmap.posix_regex import PosixRegexMap
 from perdition.username import Ends
 from tests.unit import damage
@@ -285,5 +285,15 @@ class TestRegex:
     ) -> None:
         monkeypatch.setattr("perdition.popmap.posix_regex.MATCH_SECONDS", 0.02)
         path.write_text(text)
+        popmap = open_map(REGEX, str(path), "@")
+        with pytest.raises(Lengthy):
+            lookup(popmap, key)
         with pytest.raises(MapUnavailable, match="took more than"):
-            lookup(open_map(REGEX, str(path), "@"), key)
+            popmap.at_length(Query(key, ENDS))
+
+    def test_lengthy_match_finds_what_a_short_one_would(self, path: Path) -> None:
+        path.write_text("^(j.*)$: $1.mx\n")
+        popmap = open_map(REGEX, str(path), "@")
+        found = lookup(popmap, "joe")
+        assert found == popmap.at_length(Query("joe", ENDS))
+        assert found == Destination(Endpoint("joe.mx"))

@@ -13,7 +13,7 @@ from perdition.failure import MapUnavailable
 from perdition.log import Log, Priority
 from perdition.net.loop import Loop
 from perdition.options import Options
-from perdition.popmap import Destination, PopMap, Query
+from perdition.popmap import Destination, Lengthy, PopMap, Query
 from perdition.popmap import directory as directory_module
 from perdition.popmap.directory import Directory
 from perdition.username import Ends
@@ -46,6 +46,22 @@ class LocalMap(PopMap):
 
     def close(self) -> None:
         pass
+
+
+class LengthyMap(LocalMap):
+    """Has to take its time for everybody, in a thread that waits for its gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+
+    def lookup(self, query: Query) -> Destination | None:
+        raise Lengthy
+
+    def at_length(self, query: Query) -> Destination | None:
+        assert threading.current_thread() is not threading.main_thread()
+        self.gate.wait()
+        return super().lookup(query)
 
 
 class SlowMap(LocalMap):
@@ -164,6 +180,19 @@ def test_hung_lookup_ends_at_its_time_and_holds_up_nobody(desk: Desks) -> None:
     assert isinstance(joe, MapUnavailable)
     assert joe.detail == "popmap: no answer in 1 s"
     assert order == ["ann", "joe"]
+
+
+def test_key_that_takes_a_local_map_long_holds_up_nobody(desk: Desks) -> None:
+    """The loop goes on meanwhile: or nobody would open the gate."""
+    lengthy = LengthyMap()
+    at = desk(lengthy)
+
+    async def open_gate() -> Destination | None:
+        lengthy.gate.set()
+        return None
+
+    joe, _ = at.run(at.directory.lookup(JOE), open_gate())
+    assert joe == NORTH
 
 
 def test_full_pool_refuses_at_once(desk: Desks, monkeypatch: pytest.MonkeyPatch) -> None:
