@@ -3,14 +3,13 @@
 import errno
 import os
 import socket
-import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
 from perdition.net.loop import READ, WRITE, Loop, Task, Timer, suspend
-from perdition.net.wire import NOT_NOW, TLSFailed, TLSWire, reason
+from perdition.net.wire import NOT_NOW, TLSFailed, TLSWire, WantRead, WantWrite, reason
 from perdition.protocol.dialogue import LineTooLong
 
 CHUNK = 4096
@@ -136,7 +135,7 @@ class Stream:
         while octets:
             try:
                 octets = octets[self.sock.send(octets) :]
-            except ssl.SSLWantReadError:
+            except WantRead:
                 await self.wait(READ, self.seconds)
             except NOT_NOW:
                 await self.wait(WRITE, self.seconds)
@@ -156,9 +155,9 @@ class Stream:
             while True:
                 try:
                     self.tls.do_handshake()
-                except ssl.SSLWantReadError:
+                except WantRead:
                     await self.wait(READ, self.seconds)
-                except ssl.SSLWantWriteError:
+                except WantWrite:
                     await self.wait(WRITE, self.seconds)
                 else:
                     break

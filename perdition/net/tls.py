@@ -14,7 +14,7 @@ from typing import TypeVar
 from OpenSSL import SSL, crypto
 
 from perdition.failure import StartupError
-from perdition.net.wire import reason
+from perdition.net.wire import WantRead, WantWrite, reason
 from perdition.option_kinds import TLS_VERSIONS
 from perdition.options import OPTIONS, Options
 
@@ -146,16 +146,16 @@ class Connection:
 
 
 def call(function: Callable[..., T], *arguments: object, end: T | None = None) -> T:
-    """Call a method of pyOpenSSL and raise what the standard library would.
+    """Call a method of pyOpenSSL; raises WantRead, WantWrite, or what the standard library would.
 
     ``end`` is returned when the peer has ended the connection.
     """
     try:
         return function(*arguments)
     except SSL.WantReadError:
-        raise ssl.SSLWantReadError from None
+        raise WantRead from None
     except SSL.WantWriteError:
-        raise ssl.SSLWantWriteError from None
+        raise WantWrite from None
     except (SSL.ZeroReturnError, SSL.SysCallError) as error:
         if end is None:
             raise ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the peer closed the connection") from error
@@ -166,14 +166,14 @@ def call(function: Callable[..., T], *arguments: object, end: T | None = None) -
 
 
 def read(function: Callable[..., T], wanted: object, end: T) -> T:
-    """Call a method of pyOpenSSL that reads; raises as ``call`` does, but never SSLWantWriteError.
+    """Call a method of pyOpenSSL that reads; raises as ``call`` does, but never WantWrite.
 
     Who asks for new keys and then reads no answers is left: waiting for that one would be a spin,
     as there is always more to read.
     """
     try:
         return call(function, wanted, end=end)
-    except ssl.SSLWantWriteError:
+    except WantWrite:
         raise ssl.SSLError(1, "the peer asks for new keys and reads no answer") from None
 
 

@@ -1,10 +1,18 @@
 """What a stream and a splice need of a connection, be it a socket or TLS over one."""
 
 import re
-import ssl
 from typing import Protocol
 
-NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+class WantRead(Exception):
+    """TLS goes on when there is something to read, whatever was asked of it."""
+
+
+class WantWrite(Exception):
+    """TLS goes on when there is room to write, whatever was asked of it."""
+
+
+NOT_NOW = (BlockingIOError, WantRead, WantWrite)
 """What a connection raises that can neither read nor write without waiting."""
 
 

@@ -3,18 +3,20 @@
 import os
 import random
 import socket
-import ssl
 import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 
 import pytest
+from OpenSSL import SSL
 
 from perdition.net import splice as module
+from perdition.net import tls
 from perdition.net.loop import Loop
 from perdition.net.splice import BUFFER, PIPE_SIZE, SPARE_PIPES, Connection, Splice, Way
-from perdition.net.wire import NOT_NOW
+from perdition.net.tls import MOVING_WRITE_BUFFER
+from perdition.net.wire import NOT_NOW, WantRead
 
 DEADLINE = 20.0
 CHUNK = 200_000
@@ -35,27 +37,25 @@ def connected_pair() -> tuple[socket.socket, socket.socket]:
     return near, far
 
 
-def anonymous(protocol: int) -> ssl.SSLContext:
+def anonymous() -> SSL.Context:
     """What TLS without any certificate needs on either side."""
-    context = ssl.SSLContext(protocol)
-    context.maximum_version = ssl.TLSVersion.TLSv1_2
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.set_ciphers("AECDH:@SECLEVEL=0")
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.set_max_proto_version(SSL.TLS1_2_VERSION)
+    context.set_cipher_list(b"AECDH:@SECLEVEL=0")
+    context.set_mode(MOVING_WRITE_BUFFER)
     return context
 
 
-def secured(near: socket.socket, far: socket.socket) -> tuple[ssl.SSLSocket, ssl.SSLSocket]:
+def secured(near: socket.socket, far: socket.socket) -> tuple[tls.Connection, tls.Connection]:
     """Put TLS over both ends of a connection."""
-    client, server = anonymous(ssl.PROTOCOL_TLS_CLIENT), anonymous(ssl.PROTOCOL_TLS_SERVER)
-    pair = (
-        client.wrap_socket(near, do_handshake_on_connect=False),
-        server.wrap_socket(far, server_side=True, do_handshake_on_connect=False),
-    )
+    pair = tls.Connection(anonymous(), near), tls.Connection(anonymous(), far)
+    client, server = pair
+    client.connection.set_connect_state()
+    server.connection.set_accept_state()
     unfinished = set(pair)
     while unfinished:
         for sock in pair:
-            with suppress(ssl.SSLWantReadError):
+            with suppress(WantRead):
                 sock.do_handshake()
                 unfinished.discard(sock)
     return pair
@@ -74,7 +74,7 @@ class Peer:
     ``takes`` tells whether it reads at all, ``piece`` how many octets at once.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: Connection) -> None:
         self.sock = sock
         self.unsent = memoryview(b"")
         self.received = bytearray()
@@ -105,15 +105,16 @@ class Peer:
 
     def say_end(self) -> None:
         """Tell that no more will come; after that, TLS hears no more either."""
-        if isinstance(self.sock, ssl.SSLSocket):
-            with suppress(ssl.SSLWantReadError):
+        if isinstance(self.sock, socket.socket):
+            self.sock.shutdown(socket.SHUT_WR)
+        else:
+            with suppress(WantRead):
                 self.sock.unwrap()
             self.takes = False
-        else:
-            self.sock.shutdown(socket.SHUT_WR)
 
     def reset(self) -> None:
         """Close the connection in the rudest way."""
+        assert isinstance(self.sock, socket.socket)
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.sock.close()
 
@@ -121,9 +122,7 @@ class Peer:
 class Noting(Splice):
     """A splice that notes what happens to it, and tells whoever waits for its end."""
 
-    def __init__(
-        self, loop: Loop, client: socket.socket, server: socket.socket, timeout: float
-    ) -> None:
+    def __init__(self, loop: Loop, client: Connection, server: Connection, timeout: float) -> None:
         self.totals = ([0], [0])
         super().__init__(loop, client, server, timeout, self.totals)
         self.told: list[str] = []
@@ -142,9 +141,8 @@ class Session:
 
     def __init__(self, loop: Loop, timeout: float = 0, tls: bool = False) -> None:
         near_client, far_client = connected_pair()
-        near_server, far_server = connected_pair()
-        if tls:
-            near_server, far_server = secured(near_server, far_server)
+        bare = connected_pair()
+        near_server, far_server = secured(*bare) if tls else bare
         self.loop = loop
         self.client, self.server = Peer(far_client), Peer(far_server)
         self.splice = Noting(loop, near_client, near_server, timeout)
@@ -357,7 +355,7 @@ def test_octets_that_tls_has_decrypted_already_are_moved(
     session.server.move()
     heard = b""
     while not heard:
-        with suppress(ssl.SSLWantReadError):
+        with suppress(WantRead):
             heard = session.splice.server.recv(4)
     assert heard == b"OK\r\n"
 

@@ -14,6 +14,7 @@ from OpenSSL import SSL
 from perdition.net.tls import Connection
 from perdition.net.tls_listening import ListeningTLS, listening_files
 from perdition.net.tls_outgoing import OutgoingTLS
+from perdition.net.wire import WantRead, WantWrite
 from perdition.options import Options
 from tests.support.authority import Authority, rsa_key
 from tests.support.dovecot import Certificate
@@ -77,7 +78,7 @@ def shake_hands(*ends: Connection | SSL.Connection) -> None:
     """Have both ends begin TLS; raises what the first raises that does not want to."""
     for _ in range(ROUND_TRIPS):
         for end in ends:
-            with suppress(ssl.SSLWantReadError, SSL.WantReadError):
+            with suppress(WantRead, SSL.WantReadError):
                 end.do_handshake()
 
 
@@ -100,10 +101,10 @@ def test_read_ends_after_each_handshake_message(
         peer.send(b"at last")
 
         for _ in range(SOME):
-            with pytest.raises(ssl.SSLWantReadError):
+            with pytest.raises(WantRead):
                 wire.recv(100)
         while True:
-            with suppress(ssl.SSLWantReadError):
+            with suppress(WantRead):
                 assert wire.recv(100) == b"at last"
                 break
 
@@ -112,7 +113,7 @@ def demand_keys(wire: Connection, peer: SSL.Connection) -> None:
     """Have a peer ask for new keys again and again, and never read one."""
     for _ in range(MANY):
         renew_keys(peer, answer=True)
-        with suppress(ssl.SSLWantReadError):
+        with suppress(WantRead):
             wire.recv(100)
 
 
@@ -135,7 +136,7 @@ def test_what_could_not_be_written_may_be_written_from_elsewhere(
     """A splice has copied it meanwhile."""
     with connected(begin, certificate) as (wire, peer):
         data = bytes(range(256)) * 4096
-        with pytest.raises(ssl.SSLWantWriteError):
+        with pytest.raises(WantWrite):
             wire.send(memoryview(bytearray(data)))
 
         received, sent = b"", 0
@@ -143,7 +144,7 @@ def test_what_could_not_be_written_may_be_written_from_elsewhere(
             with suppress(SSL.WantReadError):
                 received += peer.recv(len(data))
             if not sent:
-                with suppress(ssl.SSLWantWriteError):
+                with suppress(WantWrite):
                     sent = wire.send(memoryview(bytearray(data)))
         assert (received, sent) == (data, len(data))
 
