@@ -27,7 +27,8 @@ from perdition.process.tokens import Tokens
 
 VERSION = 1
 HEAD = struct.Struct("!BI")
-"""An item, and a number: of the version, or of the tokens there are in all."""
+"""An item, and a number: of the version, or of the tokens there are in all; of listeners, 1 if a
+service manager has passed them."""
 CREDENTIALS = struct.Struct("iII")
 """The process, user and group of SO_PEERCRED."""
 BATCH = 64
@@ -64,6 +65,8 @@ class Estate:
     listeners: dict[Address, socket.socket] = field(default_factory=dict)
     scrapers: socket.socket | None = None
     tokens: Tokens | None = None
+    passed: bool = False
+    """Whether the listeners are a service manager's, who has told the first master alone."""
 
     def messages(self) -> Iterator[tuple[Item, int, list[int]]]:
         """Yield each item with its number and its descriptors, as they are sent."""
@@ -72,7 +75,7 @@ class Estate:
             yield Item.HANDOVER, 0, [self.handover.fileno()]
         descriptors = [sock.fileno() for sock in self.listeners.values()]
         for start in range(0, len(descriptors), BATCH):
-            yield Item.LISTENERS, 0, descriptors[start : start + BATCH]
+            yield Item.LISTENERS, self.passed, descriptors[start : start + BATCH]
         if self.scrapers:
             yield Item.SCRAPERS, 0, [self.scrapers.fileno()]
         if self.tokens:
@@ -89,6 +92,7 @@ class Estate:
             case Item.LISTENERS, [*_]:
                 sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
                 self.listeners |= by_address(sockets)
+                self.passed = bool(number)
             case Item.SCRAPERS, [descriptor]:
                 self.scrapers = socket.socket(fileno=descriptor)
             case Item.TOKENS, [source, sink]:
