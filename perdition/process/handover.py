@@ -6,6 +6,7 @@ who started both. To a successor that connects it sends copies of all that it li
 on. Then the successor says
 
     TAKEN    it serves: the predecessor accepts nobody any more, and its sessions go on
+    REOPEN   it was told to read all again: the predecessor opens its log anew, as at SIGHUP
     END      it was told to end: the predecessor ends its sessions as at SIGTERM
 
 and if it leaves without a word, because it cannot start, nothing has happened.
@@ -55,6 +56,7 @@ class Word(IntEnum):
 
     TAKEN = 0
     END = 1
+    REOPEN = 2
 
 
 @dataclass(slots=True)
@@ -243,15 +245,11 @@ class Predecessor:
         self.say(Word.TAKEN)
         signal_at_input(self.line)
 
-    def end(self) -> None:
-        """Have it end, if its place is taken."""
-        if self.is_taken:
-            self.say(Word.END)
-
     def say(self, word: Word) -> None:
-        """Tell it something; to one that has ended meanwhile there is nothing to tell."""
-        with suppress(OSError):
-            self.line.send(bytes([word]))
+        """Tell it something, if its place is taken; one that has ended meanwhile need not know."""
+        if self.is_taken:
+            with suppress(OSError):
+                self.line.send(bytes([word]))
 
     def has_ended(self) -> bool:
         """Tell whether it has; it says nothing else."""

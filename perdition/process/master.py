@@ -334,10 +334,14 @@ class Master:
         if not sockets.handover:
             return
         for word in sockets.handover.hear(sockets.for_successor):
-            if word == Word.TAKEN:
-                self.retire()
-            else:
-                self.end("the perdition that took over was told to end")
+            match word:
+                case Word.TAKEN:
+                    self.retire()
+                case Word.REOPEN:
+                    self.reopen_log()
+                    self.children.signal_workers(signal.SIGHUP)
+                case Word.END:
+                    self.end("the perdition that took over was told to end")
 
     def retire(self) -> None:
         """Leave all clients to the successor; open sessions go on until they end."""
@@ -351,7 +355,7 @@ class Master:
         """Accept no more clients, and have all sessions end within the drain timeout."""
         self.log.notice(f"{why}: perdition ends")
         if self.sockets.predecessor:
-            self.sockets.predecessor.end()
+            self.sockets.predecessor.say(Word.END)
         self.stop(signal.SIGTERM)
 
     def reload(self) -> None:
@@ -360,7 +364,7 @@ class Master:
         The log is opened anew in any case.
         """
         notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
-        self.log.reopen()
+        self.reopen_log()
         try:
             options = self.configuration.read_again(self.options, self.read)
             popmap = open_map(options)
@@ -374,6 +378,12 @@ class Master:
             self.adopt(options)
         self.children.signal_workers(signal.SIGHUP)
         notify("READY=1")
+
+    def reopen_log(self) -> None:
+        """Open the log anew, and have the predecessor do so, whose sessions go on."""
+        self.log.reopen()
+        if self.sockets.predecessor:
+            self.sockets.predecessor.say(Word.REOPEN)
 
     def read(self, path: str) -> bytes:
         """Return a file, by the helper if only root can read it; raises StartupError."""

@@ -1,6 +1,7 @@
 """A new perdition takes the place of the running one, and no client notices."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -169,6 +170,30 @@ def test_nobody_to_take_over_from(started: Started, folder: Path) -> None:
 
     assert failed.returncode == os.EX_USAGE
     assert ".takeover: No such file" in failed.stderr
+
+
+def test_log_that_is_moved_away(started: Started, clients: Clients) -> None:
+    """Told to read all again, the last one has its predecessors go over to the new log as well."""
+    generations = Generations(started, "imap4")
+    log = generations.first.log
+    sessions = [clients.log_in(generations.first)]
+    for _ in range(2):
+        generations.next("-F", log)
+        sessions += [clients.log_in(generations.present)]
+    old = log.rename(log.with_suffix(".1"))
+    log.touch()
+    shutil.chown(log, old.stat().st_uid, old.stat().st_gid)
+
+    os.kill(generations.present.pid, signal.SIGHUP)
+
+    members = [member for daemon in generations.all for member in daemon.members()]
+    until(
+        lambda: not any(member.holds(old) for member in members),
+        lambda: f"still in the old log: {[member for member in members if member.holds(old)]}",
+    )
+    for session in sessions:
+        session.log_out()
+    until(lambda: log.read_text().count("Close: ") == len(sessions), log.read_text)
 
 
 def test_end_is_the_end_of_all(started: Started, clients: Clients) -> None:
