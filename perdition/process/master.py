@@ -243,11 +243,13 @@ class Master:
             self.log.warning(remark)
 
     def become(self, slot: Slot, orders: socket.socket) -> NoReturn:
-        """Do what a slot is for, in a process of its own, until that ends."""
+        """Do what a slot is for, in a process of its own, until that ends.
+
+        Signals wait until it knows what to do at them.
+        """
         os.close(self.lifeline[1])
         for sock in self.sockets.masters_own():
             sock.close()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         for number, line in enumerate(self.lines):
             if not number or number != slot.number:
                 line.ours.close()  # nobody asks the helper in another's name
