@@ -132,9 +132,8 @@ class Master:
         renounce()
         gc.freeze()  # what is imported stays in pages that all processes share
         self.children.start_all()
-        begun = self.workers_begin()
+        begun = self.workers_begin() and self.take_place()
         if begun:
-            self.take_place()
             if parent is not None:
                 release_parent(parent)
         else:
@@ -173,11 +172,18 @@ class Master:
             self.wait(BEGIN_STEP_SECONDS)
         return not self.stopping
 
-    def take_place(self) -> None:
-        """Be the master that others find: by the pid file, the handover, the service manager."""
+    def take_place(self) -> bool:
+        """Be the master that others find: by the pid file, the handover, the service manager.
+
+        Tell whether that was possible.
+        """
         if self.sockets.predecessor:
-            if self.pid_file:
-                self.pid_file.take_over()
+            try:
+                if self.pid_file:
+                    self.pid_file.take_over()
+            except StartupError as error:
+                self.log.error(f"perdition does not take over: {error}")
+                return False
             self.sockets.predecessor.take_place()
             self.in_place = True
             self.log.notice("this perdition has taken over from the one that ran")
@@ -187,6 +193,7 @@ class Master:
         if self.sockets.handover:
             self.sockets.handover.wake()
         self.hear()
+        return True
 
     def give_up(self) -> None:
         """End what has begun; a predecessor goes on as if nothing had been."""

@@ -1,10 +1,12 @@
 """A new perdition takes the place of the running one, and no client notices."""
 
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -162,6 +164,26 @@ def test_workers_that_die_leave_everything_as_it_was(
     assert generations.first.written_pid() == generations.first.pid
     generations.next()
     clients.log_in(generations.present).use()
+
+
+def test_end_of_the_predecessor_meanwhile(started: Started) -> None:
+    """A successor that nobody could find ends as well: there is to be no perdition any more."""
+    generations = Generations(started, "imap4")
+    successor = generations.candidate("--workers", "60")
+    with ThreadPoolExecutor() as threads:
+        launched = threads.submit(successor.launch)
+        [line] = successor.wait_for_log("Starting perdition")
+        pid = int(re.findall(r"\[(\d+)\]", line)[0])
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            assert generations.first.terminate() == 0
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+        assert launched.result().returncode == 1, successor.evidence()
+    successor.wait_for_log("ended meanwhile")
+    assert refused(generations.first.address)
+    assert not generations.first.pid_file.exists()
 
 
 def test_nobody_to_take_over_from(started: Started, folder: Path) -> None:
