@@ -228,6 +228,8 @@ class Predecessor:
         try:
             while item != Item.END:
                 head, descriptors, _, _ = socket.recv_fds(self.line, HEAD.size, BATCH)
+                for descriptor in descriptors:
+                    os.set_inheritable(descriptor, False)
                 item, number = HEAD.unpack(head)
                 if item != Item.END:
                     found.add(item, number, descriptors)

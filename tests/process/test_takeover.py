@@ -308,6 +308,15 @@ def test_metrics_socket_goes_along(started: Started, clients: Clients, folder: P
     scraper.expect(2, "logins_total", "ok")
 
 
+def test_no_other_program_gets_what_was_handed_over(started: Started, folder: Path) -> None:
+    """What a map's library or a module of PAM runs is nobody to have the listening sockets."""
+    options = ("--connection_limit", "5", *Scraper(folder / "metrics").option)
+    generations = Generations(started, "imap4", *options)
+    before = Member(generations.first.pid).bequeathed()
+
+    assert Member(generations.next().pid).bequeathed() == before
+
+
 def test_new_address(started: Started, clients: Clients) -> None:
     """The successor listens where its own configuration says; the old address is free."""
     generations = Generations(started, "imap4")
