@@ -194,12 +194,23 @@ class PidFile:
             ) from error
 
     def take_over(self) -> None:
-        """Put our own process id in the place of the other master's."""
+        """Put our own process id in the place of the other master's.
+
+        Raises StartupError if the file is no more: its master takes it away when it is told to end,
+        and nobody would find this one.
+        """
         number = b"%d\n" % os.getpid()
-        os.pwrite(self.held, number, 0)
-        os.ftruncate(self.held, len(number))
-        os.close(self.held)
-        self.held = -1
+        try:
+            os.pwrite(self.held, number, 0)
+            os.ftruncate(self.held, len(number))
+            is_gone = not os.fstat(self.held).st_nlink
+        except OSError as error:
+            raise StartupError(f"pid_file {self.path}: {error.strerror}") from error
+        finally:
+            os.close(self.held)
+            self.held = -1
+        if is_gone:
+            raise StartupError(f"pid_file {self.path}: the running perdition has ended meanwhile")
 
     def remove(self) -> None:
         """Remove the file, if its directory lets us; one that stays is stale to the next start."""

@@ -6,6 +6,7 @@ who started both. To a successor that connects it sends copies of all that it li
 on. Then the successor says
 
     TAKEN    it serves: the predecessor accepts nobody any more, and its sessions go on
+    REOPEN   it was told to read all again: the predecessor opens its log anew, as at SIGHUP
     END      it was told to end: the predecessor ends its sessions as at SIGTERM
 
 and if it leaves without a word, because it cannot start, nothing has happened.
@@ -27,7 +28,8 @@ from perdition.process.tokens import Tokens
 
 VERSION = 1
 HEAD = struct.Struct("!BI")
-"""An item, and a number: of the version, or of the tokens there are in all."""
+"""An item, and a number: of the version, or of the tokens there are in all; of listeners, 1 if a
+service manager has passed them."""
 CREDENTIALS = struct.Struct("iII")
 """The process, user and group of SO_PEERCRED."""
 BATCH = 64
@@ -54,6 +56,7 @@ class Word(IntEnum):
 
     TAKEN = 0
     END = 1
+    REOPEN = 2
 
 
 @dataclass(slots=True)
@@ -64,6 +67,8 @@ class Estate:
     listeners: dict[Address, socket.socket] = field(default_factory=dict)
     scrapers: socket.socket | None = None
     tokens: Tokens | None = None
+    passed: bool = False
+    """Whether the listeners are a service manager's, who has told the first master alone."""
 
     def messages(self) -> Iterator[tuple[Item, int, list[int]]]:
         """Yield each item with its number and its descriptors, as they are sent."""
@@ -72,7 +77,7 @@ class Estate:
             yield Item.HANDOVER, 0, [self.handover.fileno()]
         descriptors = [sock.fileno() for sock in self.listeners.values()]
         for start in range(0, len(descriptors), BATCH):
-            yield Item.LISTENERS, 0, descriptors[start : start + BATCH]
+            yield Item.LISTENERS, self.passed, descriptors[start : start + BATCH]
         if self.scrapers:
             yield Item.SCRAPERS, 0, [self.scrapers.fileno()]
         if self.tokens:
@@ -89,6 +94,7 @@ class Estate:
             case Item.LISTENERS, [*_]:
                 sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
                 self.listeners |= by_address(sockets)
+                self.passed = bool(number)
             case Item.SCRAPERS, [descriptor]:
                 self.scrapers = socket.socket(fileno=descriptor)
             case Item.TOKENS, [source, sink]:
@@ -222,6 +228,8 @@ class Predecessor:
         try:
             while item != Item.END:
                 head, descriptors, _, _ = socket.recv_fds(self.line, HEAD.size, BATCH)
+                for descriptor in descriptors:
+                    os.set_inheritable(descriptor, False)
                 item, number = HEAD.unpack(head)
                 if item != Item.END:
                     found.add(item, number, descriptors)
@@ -239,15 +247,11 @@ class Predecessor:
         self.say(Word.TAKEN)
         signal_at_input(self.line)
 
-    def end(self) -> None:
-        """Have it end, if its place is taken."""
-        if self.is_taken:
-            self.say(Word.END)
-
     def say(self, word: Word) -> None:
-        """Tell it something; to one that has ended meanwhile there is nothing to tell."""
-        with suppress(OSError):
-            self.line.send(bytes([word]))
+        """Tell it something, if its place is taken; one that has ended meanwhile need not know."""
+        if self.is_taken:
+            with suppress(OSError):
+                self.line.send(bytes([word]))
 
     def has_ended(self) -> bool:
         """Tell whether it has; it says nothing else."""

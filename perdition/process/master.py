@@ -132,9 +132,8 @@ class Master:
         renounce()
         gc.freeze()  # what is imported stays in pages that all processes share
         self.children.start_all()
-        begun = self.workers_begin()
+        begun = self.workers_begin() and self.take_place()
         if begun:
-            self.take_place()
             if parent is not None:
                 release_parent(parent)
         else:
@@ -173,11 +172,18 @@ class Master:
             self.wait(BEGIN_STEP_SECONDS)
         return not self.stopping
 
-    def take_place(self) -> None:
-        """Be the master that others find: by the pid file, the handover, the service manager."""
+    def take_place(self) -> bool:
+        """Be the master that others find: by the pid file, the handover, the service manager.
+
+        Tell whether that was possible.
+        """
         if self.sockets.predecessor:
-            if self.pid_file:
-                self.pid_file.take_over()
+            try:
+                if self.pid_file:
+                    self.pid_file.take_over()
+            except StartupError as error:
+                self.log.error(f"perdition does not take over: {error}")
+                return False
             self.sockets.predecessor.take_place()
             self.in_place = True
             self.log.notice("this perdition has taken over from the one that ran")
@@ -187,6 +193,7 @@ class Master:
         if self.sockets.handover:
             self.sockets.handover.wake()
         self.hear()
+        return True
 
     def give_up(self) -> None:
         """End what has begun; a predecessor goes on as if nothing had been."""
@@ -243,11 +250,13 @@ class Master:
             self.log.warning(remark)
 
     def become(self, slot: Slot, orders: socket.socket) -> NoReturn:
-        """Do what a slot is for, in a process of its own, until that ends."""
+        """Do what a slot is for, in a process of its own, until that ends.
+
+        Signals wait until it knows what to do at them.
+        """
         os.close(self.lifeline[1])
         for sock in self.sockets.masters_own():
             sock.close()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         for number, line in enumerate(self.lines):
             if not number or number != slot.number:
                 line.ours.close()  # nobody asks the helper in another's name
@@ -334,10 +343,14 @@ class Master:
         if not sockets.handover:
             return
         for word in sockets.handover.hear(sockets.for_successor):
-            if word == Word.TAKEN:
-                self.retire()
-            else:
-                self.end("the perdition that took over was told to end")
+            match word:
+                case Word.TAKEN:
+                    self.retire()
+                case Word.REOPEN:
+                    self.reopen_log()
+                    self.children.signal_workers(signal.SIGHUP)
+                case Word.END:
+                    self.end("the perdition that took over was told to end")
 
     def retire(self) -> None:
         """Leave all clients to the successor; open sessions go on until they end."""
@@ -351,7 +364,7 @@ class Master:
         """Accept no more clients, and have all sessions end within the drain timeout."""
         self.log.notice(f"{why}: perdition ends")
         if self.sockets.predecessor:
-            self.sockets.predecessor.end()
+            self.sockets.predecessor.say(Word.END)
         self.stop(signal.SIGTERM)
 
     def reload(self) -> None:
@@ -360,7 +373,7 @@ class Master:
         The log is opened anew in any case.
         """
         notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
-        self.log.reopen()
+        self.reopen_log()
         try:
             options = self.configuration.read_again(self.options, self.read)
             popmap = open_map(options)
@@ -374,6 +387,12 @@ class Master:
             self.adopt(options)
         self.children.signal_workers(signal.SIGHUP)
         notify("READY=1")
+
+    def reopen_log(self) -> None:
+        """Open the log anew, and have the predecessor do so, whose sessions go on."""
+        self.log.reopen()
+        if self.sockets.predecessor:
+            self.sockets.predecessor.say(Word.REOPEN)
 
     def read(self, path: str) -> bytes:
         """Return a file, by the helper if only root can read it; raises StartupError."""

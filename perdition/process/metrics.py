@@ -87,6 +87,7 @@ def serve(
     setproctitle(f"{name}: metrics")
     for number in (signal.SIGINT, signal.SIGHUP):  # the terminal's, and what workers are told
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     limit = min(DESCRIPTORS, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     server = Server(sock, ScoreboardCollector(scoreboard, protocol), log)

@@ -29,7 +29,9 @@ class Sockets:
             self.predecessor = Predecessor(pid_file.handover)
             estate = self.predecessor.estate()
         self.inherited = estate.handover
-        self.listeners = listeners(options, estate)
+        passed = passed_sockets() or passed_on(estate)
+        self.are_passed = bool(passed)
+        self.listeners = listeners(options, passed, estate)
         self.scrapers = scrapers(options, owner, estate)
         self.tokens = tokens(options.connection_limit, estate)
         estate.close()
@@ -45,6 +47,7 @@ class Sockets:
             by_address(self.listeners),
             self.scrapers,
             self.tokens,
+            self.are_passed,
         )
 
     def close_to_others(self) -> None:
@@ -69,13 +72,21 @@ class Sockets:
         return [*(sock.fileno() for sock in self.all()), *pipe]
 
 
-def listeners(options: Options, estate: Estate) -> list[socket.socket]:
+def passed_on(estate: Estate) -> list[socket.socket]:
+    """Return the sockets that a service manager has passed to the predecessor, or to one before."""
+    if not estate.passed:
+        return []
+    found, estate.listeners = estate.listeners, {}
+    return list(found.values())
+
+
+def listeners(options: Options, passed: list[socket.socket], estate: Estate) -> list[socket.socket]:
     """Return what clients connect to; raises StartupError.
 
-    A service manager that has opened sockets has settled where that is.
+    A service manager that has passed sockets has settled where that is.
     """
     listening = Listening(options.tcp_keepalive, options.no_lookup, estate.listeners)
-    if passed := passed_sockets():
+    if passed:
         return [listening.prepare(sock) for sock in passed]
     port = options.listen_port or str(options.service.port)
     return listening.listen(options.bind_address, port)

@@ -112,6 +112,7 @@ class Worker:
         self.on_signal(signal.SIGQUIT, lambda: self.drain(None))
         self.on_signal(signal.SIGHUP, self.reload)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's; the master passes its own
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         self.loop.watch(self.lifeline, READ, self)
         self.listen()
         self.beat()

@@ -6,7 +6,9 @@ import re
 import shutil
 import signal
 import subprocess
-from contextlib import closing
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -398,6 +400,35 @@ def test_sighup_right_at_the_start(started: Started, clients: Clients) -> None:
     with daemon_of(daemon):
         clients.log_in(daemon).use()
         assert not daemon.logged("died"), daemon.evidence()
+
+
+def test_hang_ups_while_it_starts(started: Started, clients: Clients) -> None:
+    """The start does not fail of them, and no worker dies that has hardly begun."""
+    for _ in range(3):
+        daemon = started.prepared("imap4", *FEW)
+        over = threading.Event()
+        with ThreadPoolExecutor() as threads:
+            hang_ups = threads.submit(hang_up_until, over, daemon)
+            try:
+                assert daemon.launch().returncode == 0, daemon.evidence()
+            finally:
+                over.set()
+        assert hang_ups.result() > 0
+        with daemon_of(daemon):
+            clients.log_in(daemon).use()
+            assert not daemon.logged("died"), daemon.evidence()
+            assert daemon.terminate() == 0
+
+
+def hang_up_until(over: threading.Event, daemon: Daemon) -> int:
+    """Send SIGHUP to the master again and again, as soon as it can be found; count them."""
+    sent = 0
+    while not over.is_set():
+        if pid := daemon.written_pid():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGHUP)
+                sent += 1
+    return sent
 
 
 def signal_all(daemon: Daemon, number: signal.Signals) -> None:

@@ -90,6 +90,33 @@ def test_sockets_that_are_passed(started: Started, clients: Clients) -> None:
         assert refused(("127.0.0.1", int(proxy.command[position + 1])))
 
 
+def test_passed_sockets_stay_at_a_takeover(
+    started: Started, clients: Clients, folder: Path
+) -> None:
+    """The successor, who is passed none, listens to them as well, and to nothing else.
+
+    systemd's are of both families: nobody else could listen to the same port of one.
+    """
+    pid_file = folder / "perdition.pid"
+    passed_one = socket.create_server(
+        ("::", 0), family=socket.AF_INET6, dualstack_ipv6=socket.has_dualstack_ipv6()
+    )
+    with passed_one:
+        port = passed_one.getsockname()[1]
+        first = passed(started.unstarted("imap4", *FEW, "--pid_file", pid_file), passed_one)
+        first.port, first.address = port, ("127.0.0.1", port)
+        started.enter(first)
+    options = (*FEW, "-b", "", "-l", str(port))  # the same port, as a unit's and the service's are
+    for _ in range(2):
+        second = started.prepared("imap4", *options, "--takeover", pid_file=pid_file)
+        second.port, second.address = first.port, first.address
+        started.enter(second)
+
+    clients.log_in(second).use()
+    with greeted(("::1", port), "imap4"):
+        pass
+
+
 @pytest.mark.parametrize("kind", ["datagram", "connected", "file"])
 def test_what_is_no_listening_socket(kind: str, started: Started) -> None:
     """Perdition says what is wrong with it, and does not start."""

@@ -1,9 +1,12 @@
 """A new perdition takes the place of the running one, and no client notices."""
 
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -163,12 +166,56 @@ def test_workers_that_die_leave_everything_as_it_was(
     clients.log_in(generations.present).use()
 
 
+def test_end_of_the_predecessor_meanwhile(started: Started) -> None:
+    """A successor that nobody could find ends as well: there is to be no perdition any more."""
+    generations = Generations(started, "imap4")
+    successor = generations.candidate("--workers", "60")
+    with ThreadPoolExecutor() as threads:
+        launched = threads.submit(successor.launch)
+        [line] = successor.wait_for_log("Starting perdition")
+        pid = int(re.findall(r"\[(\d+)\]", line)[0])
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            assert generations.first.terminate() == 0
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+        assert launched.result().returncode == 1, successor.evidence()
+    successor.wait_for_log("ended meanwhile")
+    assert refused(generations.first.address)
+    assert not generations.first.pid_file.exists()
+
+
 def test_nobody_to_take_over_from(started: Started, folder: Path) -> None:
     """The command names the place where nobody answers."""
     failed = started.prepared("imap4", *FEW, "--takeover").launch()
 
     assert failed.returncode == os.EX_USAGE
     assert ".takeover: No such file" in failed.stderr
+
+
+def test_log_that_is_moved_away(started: Started, clients: Clients) -> None:
+    """Told to read all again, the last one has its predecessors go over to the new log as well."""
+    generations = Generations(started, "imap4")
+    log = generations.first.log
+    sessions = [clients.log_in(generations.first)]
+    for _ in range(2):
+        generations.next("-F", log)
+        sessions += [clients.log_in(generations.present)]
+    old = log.rename(log.with_suffix(".1"))
+    log.touch()
+    shutil.chown(log, old.stat().st_uid, old.stat().st_gid)
+
+    os.kill(generations.present.pid, signal.SIGHUP)
+
+    members = [member for daemon in generations.all for member in daemon.members()]
+    until(
+        lambda: not any(member.holds(old) for member in members),
+        lambda: f"still in the old log: {[member for member in members if member.holds(old)]}",
+    )
+    for session in sessions:
+        session.log_out()
+    until(lambda: log.read_text().count("Close: ") == len(sessions), log.read_text)
 
 
 def test_end_is_the_end_of_all(started: Started, clients: Clients) -> None:
@@ -259,6 +306,15 @@ def test_metrics_socket_goes_along(started: Started, clients: Clients, folder: P
     clients.log_in(generations.present)
 
     scraper.expect(2, "logins_total", "ok")
+
+
+def test_no_other_program_gets_what_was_handed_over(started: Started, folder: Path) -> None:
+    """What a map's library or a module of PAM runs is nobody to have the listening sockets."""
+    options = ("--connection_limit", "5", *Scraper(folder / "metrics").option)
+    generations = Generations(started, "imap4", *options)
+    before = Member(generations.first.pid).bequeathed()
+
+    assert Member(generations.next().pid).bequeathed() == before
 
 
 def test_new_address(started: Started, clients: Clients) -> None:

@@ -64,6 +64,15 @@ class Member:
             if descriptor.is_symlink()
         }
 
+    def bequeathed(self) -> set[str]:
+        """Which descriptors a program would find open that it runs."""
+        return {
+            info.name
+            for info in (self._entry / "fdinfo").iterdir()
+            if (found := re.search(r"(?m)^flags:\s*(\d+)", info.read_text()))
+            and not int(found[1], 8) & os.O_CLOEXEC
+        }
+
     def sockets(self) -> set[str]:
         """Its sockets among them."""
         return {name for name in self.open_files() if name.startswith("socket:")}
