@@ -434,9 +434,9 @@ class Master:
             self.children.look_after()
             self.tell_status()
         if self.kill_at is not None and self.kill_at <= now:
+            self.kill_at = None
             self.log.error("workers did not end in time and are killed")
             self.children.signal_workers(signal.SIGKILL)
-            self.kill_at = None
             self.sockets.predecessor = None
 
     def tell_status(self) -> None:
