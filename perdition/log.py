@@ -13,6 +13,7 @@ import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
 from typing import Protocol
 
 from perdition.failure import StartupError
@@ -118,8 +119,13 @@ class File(Output):
         super().__init__(self.opened())
 
     def opened(self) -> int:
-        """Return a descriptor of the file; raises OSError."""
+        """Return a descriptor of the file; raises OSError.
+
+        Whoever owns its directory could lead root by a link to any file, to write to and give away.
+        """
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+        if os.geteuid() == 0 and Path(self.path).parent.stat().st_uid != 0:
+            flags |= os.O_NOFOLLOW
         return os.open(self.path, flags, 0o640)
 
     def give(self, uid: int, gid: int) -> None:

@@ -152,8 +152,8 @@ class Children:
 
     def note_death(self, slot: Slot, code: int) -> None:
         """Free a dead child's slot, and what it held."""
+        pid, slot.pid = slot.pid, 0  # it has no number any more, whatever goes wrong below
         lost = self.take_back(slot.number - 1) if slot.number else ""
-        pid, slot.pid = slot.pid, 0
         if self.ending:
             return
         delay = slot.bereave(time.monotonic())
@@ -163,14 +163,18 @@ class Children:
         )
 
     def take_back(self, row: int) -> str:
-        """Count a dead worker, take back what it held, and return what the log tells of that."""
+        """Count a dead worker, take back what it held, and return what the log tells of that.
+
+        One that has run wild may have left any number, but not more tokens than there are.
+        """
         counters = self.scoreboard.rows[row]
         lost = counters[Counter.SESSIONS]
         counters[Counter.DIED] += not self.ending
         held = self.scoreboard.take_back_tokens(row)
         self.clients.shares[row].clear_connections()
         if self.tokens and held:
-            self.tokens.put_back(held)
+            with suppress(BlockingIOError):
+                self.tokens.put_back(min(held, self.tokens.limit))
         return f" with {in_words(lost)}"
 
     def look_after(self) -> None:

@@ -89,8 +89,7 @@ class Helper:
         """Answer a request, or begin to."""
         message = line.helpers.recv(MESSAGE_SIZE)
         if len(message) < HEAD.size:
-            self.selector.unregister(line.helpers)  # whoever asked has gone, for good
-            return
+            return  # no request of ours: a worker has run wild, and another one comes in its place
         identifier, wanted = HEAD.unpack_from(message)
         body = message[HEAD.size :]
         if wanted == Wanted.FILE:

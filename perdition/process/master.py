@@ -313,7 +313,7 @@ class Master:
             longest = min(longest, max(0.0, min(times) - time.monotonic()))
         received = signal.sigtimedwait(SIGNALS, longest)
         try:
-            if received:
+            if received and received.si_signo in SIGNALS:  # none, if it was stopped for so long
                 self.handle(signal.Signals(received.si_signo))
             self.do_what_is_due(time.monotonic())
         except Exception as error:  # noqa: BLE001 - without a master all would end
@@ -434,9 +434,9 @@ class Master:
             self.children.look_after()
             self.tell_status()
         if self.kill_at is not None and self.kill_at <= now:
+            self.kill_at = None
             self.log.error("workers did not end in time and are killed")
             self.children.signal_workers(signal.SIGKILL)
-            self.kill_at = None
             self.sockets.predecessor = None
 
     def tell_status(self) -> None:

@@ -7,6 +7,8 @@ import os
 import socket
 from contextlib import suppress
 
+from setproctitle import getproctitle
+
 from perdition.failure import StartupError
 
 FIRST_DESCRIPTOR = 3
@@ -18,6 +20,7 @@ def passed_sockets() -> list[socket.socket]:
     Raises StartupError for anything else that it has passed. Nobody is told of them again: what
     the environment says is for this process alone.
     """
+    getproctitle()  # titles go to where the environment was, which is found while it is whole
     pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
     os.environ.pop("LISTEN_FDNAMES", None)
     if pid != str(os.getpid()) or not count.isdecimal():

@@ -455,6 +455,24 @@ def test_log_that_is_moved_away(started: Started, clients: Clients) -> None:
     expect_log_goes_on(daemon, clients, old)
 
 
+def test_link_in_the_place_of_the_log(started: Started, folder: Path) -> None:
+    """Who may write to the log's directory cannot have another file of root's given away."""
+    target = folder / "of-root"
+    target.write_text("secret\n")
+    logs = folder / "logs"
+    logs.mkdir()
+    link = logs / "log"
+    link.symlink_to(target)
+    shutil.chown(logs, "nobody")
+
+    daemon = started.prepared("imap4", *FEW, "-F", link)
+
+    assert daemon.launch().returncode == os.EX_USAGE
+    assert f"log_facility {link}: " in daemon.parent.stderr
+    assert target.read_text() == "secret\n"
+    assert target.stat().st_uid == 0
+
+
 def test_log_that_is_moved_away_for_the_daemons_user(started: Started, clients: Clients) -> None:
     """The same, with a new file that belongs to the user that perdition runs as."""
     daemon = started.daemon("imap4", *FEW, "-u", "daemon")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.process.conftest import Clients, Started, needs_root, refused
+from tests.support.family import Member
 from tests.support.proxy import Proxy
 from tests.support.session import greeted
 from tests.support.wait import DEADLINE, until
@@ -22,7 +23,7 @@ PASS_ON = """
 count=0
 for fd in $1; do eval "exec $((3 + count))<&$fd"; count=$((count + 1)); done
 shift
-LISTEN_PID=$$ LISTEN_FDS=$count exec "$@"
+exec env -i LISTEN_PID=$$ LISTEN_FDS=$count PATH="$PATH" "$@"
 """
 """Becomes a command that is passed the descriptors in the first argument, as systemd would."""
 
@@ -86,6 +87,7 @@ def test_sockets_that_are_passed(started: Started, clients: Clients) -> None:
             with greeted(sock.getsockname(), "imap4"):
                 pass
         clients.log_in(proxy).use()
+        assert Member(proxy.pid).title == "perdition.imap4: master", "init scripts go by that"
         position = proxy.command.index("-l")
         assert refused(("127.0.0.1", int(proxy.command[position + 1])))
 
