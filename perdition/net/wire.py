@@ -4,11 +4,11 @@ import re
 from typing import Protocol
 
 
-class WantRead(Exception):
+class WantRead(OSError):
     """TLS goes on when there is something to read, whatever was asked of it."""
 
 
-class WantWrite(Exception):
+class WantWrite(OSError):
     """TLS goes on when there is room to write, whatever was asked of it."""
 
 
