@@ -190,8 +190,13 @@ class Handover:
             self.successor.close()
             self.successor = None
 
-    def retire(self) -> None:
-        """Let nobody in any more: this master ends, or the next successor comes to this one's."""
+    def retire(self, taken: bool) -> None:
+        """Let nobody in any more: the next one comes to the successor, if that has taken over.
+
+        Else this master ends, and a successor that has not come so far is to end as well.
+        """
+        if not taken:
+            self.forget_successor()
         self.sock.close()
 
     def remove(self) -> None:
@@ -243,9 +248,14 @@ class Predecessor:
     def take_place(self) -> None:
         """Tell it that this process serves, and have this process sent SIGIO when it has ended."""
         self.is_taken = True
-        self.line.setblocking(False)
         self.say(Word.TAKEN)
         signal_at_input(self.line)
+
+    def check(self) -> None:
+        """Raise StartupError if it was told to end meanwhile: so was whoever takes over."""
+        self.line.setblocking(False)
+        if self.has_ended():
+            raise StartupError("the running perdition has ended meanwhile")
 
     def say(self, word: Word) -> None:
         """Tell it something, if its place is taken; one that has ended meanwhile need not know."""

@@ -179,6 +179,7 @@ class Master:
         """
         if self.sockets.predecessor:
             try:
+                self.sockets.predecessor.check()
                 if self.pid_file:
                     self.pid_file.take_over()
             except StartupError as error:
@@ -188,7 +189,7 @@ class Master:
             self.in_place = True
             self.log.notice("this perdition has taken over from the one that ran")
         self.look_at = time.monotonic() + LOOK_SECONDS
-        notify("READY=1", f"MAINPID={os.getpid()}")
+        self.tell("READY=1", f"MAINPID={os.getpid()}")
         self.tell_status()
         if self.sockets.handover:
             self.sockets.handover.wake()
@@ -372,7 +373,7 @@ class Master:
 
         The log is opened anew in any case.
         """
-        notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         self.reopen_log()
         try:
             options = self.configuration.read_again(self.options, self.read)
@@ -386,7 +387,7 @@ class Master:
             self.popmap = popmap
             self.adopt(options)
         self.children.signal_workers(signal.SIGHUP)
-        notify("READY=1")
+        self.tell("READY=1")
 
     def reopen_log(self) -> None:
         """Open the log anew, and have the predecessor do so, whose sessions go on."""
@@ -411,10 +412,9 @@ class Master:
 
     def stop(self, how: signal.Signals) -> None:
         """Accept no more clients, and have the workers end, as a signal tells them to."""
-        if self.in_place:
-            notify("STOPPING=1")
+        self.tell("STOPPING=1")
         self.stopping = True
-        self.sockets.close_to_others()
+        self.sockets.close_to_others(taken=not self.in_place)
         if how == signal.SIGTERM:
             self.kill_at = time.monotonic() + self.options.drain_timeout + GRACE_SECONDS
         self.children.end(how)
@@ -441,6 +441,10 @@ class Master:
 
     def tell_status(self) -> None:
         """Tell the service manager that this process moves, and how much there is to do."""
+        sessions = self.children.scoreboard.total(Counter.SESSIONS)
+        self.tell("WATCHDOG=1", f"STATUS={in_words(sessions)}")
+
+    def tell(self, *assignments: str) -> None:
+        """Tell the service manager something, while this is the master that it looks after."""
         if self.in_place:
-            sessions = self.children.scoreboard.total(Counter.SESSIONS)
-            notify("WATCHDOG=1", f"STATUS={in_words(sessions)}")
+            notify(*assignments)

@@ -50,12 +50,12 @@ class Sockets:
             self.are_passed,
         )
 
-    def close_to_others(self) -> None:
-        """Let no more clients and no more successors in."""
+    def close_to_others(self, taken: bool) -> None:
+        """Let no more clients and no more successors in; one may have taken over."""
         for sock in self.listeners:
             sock.close()
         if self.handover:
-            self.handover.retire()
+            self.handover.retire(taken)
 
     def masters_own(self) -> list[socket.socket]:
         """Return what none but the master may hold."""

@@ -24,7 +24,7 @@ from tests.support.daemon import Daemon
 from tests.support.family import Member
 from tests.support.metrics import Scraper
 from tests.support.users import Users
-from tests.support.wait import until
+from tests.support.wait import DEADLINE, until
 
 pytestmark = needs_root
 
@@ -381,6 +381,25 @@ def test_second_successor_at_a_time_is_sent_away(started: Started, clients: Clie
         assert "does not hand over" in failed.stderr
     clients.log_in(generations.first).use()
     generations.next()
+
+
+def test_end_is_also_the_end_of_who_is_about_to_take_over(
+    started: Started, clients: Clients
+) -> None:
+    """Its line is closed although sessions go on for a while: it does not serve on unasked."""
+    generations = Generations(started, "imap4", "--drain_timeout", "3600")
+    clients.log_in(generations.first)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as silent:
+        silent.settimeout(DEADLINE)
+        silent.connect(str(generations.socket()))
+        assert silent.recv(10)
+
+        os.kill(generations.first.pid, signal.SIGTERM)
+
+        while silent.recv(10):
+            pass
+    generations.first.wait_for_log("SIGTERM: perdition ends")
+    os.kill(generations.first.pid, signal.SIGKILL)
 
 
 def test_nothing_said_is_nothing_done(started: Started, clients: Clients) -> None:
