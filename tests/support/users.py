@@ -5,11 +5,9 @@ from typing import Self
 
 from tests.support.proxy import Proxy
 from tests.support.session import DIALOGUES
-from tests.support.wait import until
+from tests.support.wait import DEADLINE, until
 from tests.support.wire import Wire
 
-SOON = 5.0
-"""How long a user would wait."""
 ALSO_AFTERWARDS = 20
 """Logins that have to succeed in a row."""
 
@@ -33,7 +31,7 @@ class Users:
         self._done.set()
         self._thread.join()
 
-    def expect_successes(self, count: int = ALSO_AFTERWARDS, deadline: float = SOON) -> None:
+    def expect_successes(self, count: int = ALSO_AFTERWARDS, deadline: float = DEADLINE) -> None:
         """Wait for that many further successful logins in a row."""
         until(
             lambda: self._in_a_row >= count,
