@@ -121,13 +121,20 @@ class MapServer(ABC):
         self.stop()
         self.start()
 
+    def _is_stopped(self) -> bool:
+        """Stop what still moves, and tell whether all of it stood still.
+
+        Who has ended stays with a parent that is stopped.
+        """
+        moving = [pid for pid in self.family() if stat(pid)[:1] not in (["T"], ["Z"], [])]
+        self._signal(moving, signal.SIGSTOP)
+        return not moving
+
     @contextmanager
     def hung(self) -> Iterator[None]:
         """Have it accept connections and say nothing."""
-        family = self.family()
-        self._signal(family, signal.SIGSTOP)
         try:
-            until(lambda: all(stat(pid)[:1] == ["T"] for pid in family), "all of it stops")
+            until(self._is_stopped, "all of it stops")
             yield
         finally:
             self._signal(self.family(), signal.SIGCONT)
