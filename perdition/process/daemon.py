@@ -6,6 +6,7 @@ import os
 import pwd
 import resource
 import signal
+import socket
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -253,6 +254,15 @@ def release_parent(sink: int) -> None:
     """Let the process that was started end: everything runs."""
     os.write(sink, b"\0")
     os.close(sink)
+
+
+def bind_masked(sock: socket.socket, path: Path, mask: int) -> None:
+    """Bind a Unix socket, whose file never has more rights than a umask leaves; raises OSError."""
+    before = os.umask(mask)
+    try:
+        sock.bind(str(path))
+    finally:
+        os.umask(before)
 
 
 def die_with_parent() -> None:

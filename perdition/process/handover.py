@@ -24,6 +24,7 @@ from pathlib import Path
 
 from perdition.failure import StartupError
 from perdition.net.address import Address
+from perdition.process.daemon import bind_masked
 from perdition.process.tokens import Tokens
 
 VERSION = 1
@@ -128,17 +129,14 @@ class Handover:
     def bind(self) -> socket.socket:
         """Return a socket that listens, in place of one that a dead process left."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-        mask = os.umask(PRIVATE_UMASK)
         try:
             self.path.unlink(missing_ok=True)
-            sock.bind(str(self.path))
+            bind_masked(sock, self.path, PRIVATE_UMASK)
             sock.listen()
         except OSError as error:
             raise StartupError(
                 f"{self.path}: {error.strerror or error}; give pid_file another directory"
             ) from error
-        finally:
-            os.umask(mask)
         return sock
 
     def sockets(self) -> list[socket.socket]:
@@ -243,6 +241,7 @@ class Predecessor:
                 f"takeover: {self.path}: the running perdition does not hand over ({error}); "
                 "restart it instead"
             ) from error
+        self.line.setblocking(False)
         return found
 
     def take_place(self) -> None:
@@ -253,7 +252,6 @@ class Predecessor:
 
     def check(self) -> None:
         """Raise StartupError if it was told to end meanwhile: so was whoever takes over."""
-        self.line.setblocking(False)
         if self.has_ended():
             raise StartupError("the running perdition has ended meanwhile")
 

@@ -20,7 +20,7 @@ from perdition.failure import StartupError
 from perdition.log import Log
 from perdition.metrics import ScoreboardCollector
 from perdition.net.address import lookup
-from perdition.process.daemon import Owner
+from perdition.process.daemon import Owner, bind_masked
 from perdition.process.scoreboard import Scoreboard
 
 SOCKET_UMASK = 0o117
@@ -65,11 +65,7 @@ def bind_path(path: Path, owner: Owner) -> socket.socket:
         except ConnectionRefusedError:
             path.unlink()
     sock = socket.socket(socket.AF_UNIX)
-    mask = os.umask(SOCKET_UMASK)
-    try:
-        sock.bind(str(path))
-    finally:
-        os.umask(mask)
+    bind_masked(sock, path, SOCKET_UMASK)
     owner.give(path)
     sock.listen()
     return sock
