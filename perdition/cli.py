@@ -98,7 +98,7 @@ def parse(arguments: list[str]) -> Given:
             name, equals, value = argument[2:].partition("=")
             if name not in OPTIONS:
                 raise StartupError(f"--{name}: no such option; --help shows all")
-            if OPTIONS[name][0].kind is not FLAG:
+            if OPTIONS[name].kind is not FLAG:
                 given.add(name, value if equals else next(rest, None))
             elif equals:
                 raise StartupError(f"--{name}: takes no value; leave it off")
@@ -118,7 +118,7 @@ def parse_short(letters: str, rest: Iterator[str], given: Given) -> None:
         if letter not in SHORT:
             raise StartupError(f"-{letter}: no such option; --help shows all")
         name = SHORT[letter]
-        if OPTIONS[name][0].kind is FLAG:
+        if OPTIONS[name].kind is FLAG:
             given.add(name, None)
         else:
             given.add(name, letters or next(rest, None))
@@ -134,10 +134,10 @@ def usage(name: str) -> str:
         "",
         "Options, of which a configuration file has the names without dashes:",
     ]
-    for long, (option, default) in OPTIONS.items():
+    for long, option in OPTIONS.items():
         head = f"-{option.short}, " if option.short else "    "
         head += f"--{long}" + (f" {option.kind.argument}" if option.kind.argument else "")
-        shown = option.derived or option.kind.show(default)
+        shown = option.derived or option.kind.show(option.default)
         lines += ["", f"  {head}"]
         lines += textwrap.wrap(
             f"{option.says} (default: {shown})",

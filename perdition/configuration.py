@@ -1,7 +1,6 @@
 """Command line and configuration file together: what counts, at start and after SIGHUP."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from os import fsdecode
 from pathlib import Path
 
@@ -32,13 +31,13 @@ def read_file(path: str) -> bytes:
         raise StartupError(f"{path}: {error.strerror}; give a readable file") from error
 
 
-@dataclass(slots=True)
 class Configuration:
     """Where the options come from. ``remarks`` are what the last reading has for the log."""
 
-    name: str
-    command_line: Given
-    remarks: list[str] = field(default_factory=list)
+    def __init__(self, name: str, command_line: Given) -> None:
+        self.name = name
+        self.command_line = command_line
+        self.remarks: list[str] = []
 
     @property
     def path(self) -> str:
@@ -76,7 +75,7 @@ class Configuration:
             name = SHORT.get(entry.key, entry.key)
             if name not in OPTIONS:
                 raise StartupError(f"{where}{entry.key}: no such option; perdition --help has all")
-            option = OPTIONS[name][0]
+            option = OPTIONS[name]
             if not option.in_file:
                 continue
             if entry.value is None and option.kind is not FLAG:
@@ -95,9 +94,9 @@ class Configuration:
         wanted = self.read(read)
         fixed = {
             name: getattr(current, name)
-            for name, (option, _) in OPTIONS.items()
+            for name, option in OPTIONS.items()
             if option.restart and getattr(current, name) != getattr(wanted, name)
         }
         if fixed:
             self.remarks.append(f"{', '.join(fixed)}: changed, which needs a restart")
-        return replace(wanted, **fixed)
+        return wanted.but(**fixed)

@@ -9,12 +9,10 @@ import select
 import socket
 import stat
 import time
-import traceback
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from perdition.failure import StartupError
 
@@ -176,8 +174,11 @@ def escaped(found: re.Match[str]) -> str:
 
 def fault(error: BaseException) -> str:
     """Say where a fault of ours is, but not what about, which may be a password."""
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__} in {where.filename} line {where.lineno}"
+    where = error.__traceback__
+    while where and where.tb_next:
+        where = where.tb_next
+    place = f" in {where.tb_frame.f_code.co_filename} line {where.tb_lineno}" if where else ""
+    return type(error).__name__ + place
 
 
 class Log:
@@ -245,8 +246,7 @@ class Log:
             self.error(f"the log cannot be opened anew, the old one is kept: {error.strerror}")
 
 
-@dataclass(frozen=True, slots=True)
-class Login:
+class Login(NamedTuple):
     """A login as its Auth line tells it. ``password`` is None where it must not be logged."""
 
     authorisation: str

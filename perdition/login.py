@@ -1,9 +1,8 @@
 """One attempt to log in: from what a client typed to its real server's answer."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from os import fsdecode
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from perdition.auth import LocalAuthentication
 from perdition.clients import Clients
@@ -35,8 +34,7 @@ if TYPE_CHECKING:
     from perdition.net.tls_listening import ListeningTLS
 
 
-@dataclass(frozen=True, slots=True)
-class Site:
+class Site(NamedTuple):
     """What all sessions of a process share."""
 
     options: Options
@@ -195,8 +193,8 @@ class Attempt:
         if self.popmap_password is not None:
             return Credentials(name, self.popmap_password, tag=self.credentials.tag)
         if self.credentials.authorisation:
-            return replace(self.credentials, authorisation=name)
-        return replace(self.credentials, user=name)
+            return self.credentials._replace(authorisation=name)
+        return self.credentials._replace(user=name)
 
     async def first_that_answers(
         self, credentials: Credentials, own_greeting: bytes

@@ -9,7 +9,6 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from perdition.options import OPTIONS, Option
 
@@ -24,9 +23,10 @@ ROFF = str.maketrans(
 """What roff would read as something else, or print as another character."""
 
 
-def default(option: Option, value: Any) -> str:
+def default(option: Option) -> str:
     """Return an option's default in words."""
-    return option.derived or ("none" if value is None else option.kind.show(value))
+    shown = "none" if option.default is None else option.kind.show(option.default)
+    return option.derived or shown
 
 
 def remarks(option: Option) -> Iterator[str]:
@@ -50,7 +50,7 @@ def folded(text: str) -> list[str]:
 
 def manual_options() -> Iterator[str]:
     """Yield the lines of the manual's OPTIONS."""
-    for name, (option, value) in OPTIONS.items():
+    for name, option in OPTIONS.items():
         names = [f"\\-{option.short}"] if option.short else []
         names.append("\\-\\-" + name)
         argument = f" \\fI{roff(option.kind.argument)}\\fR" if option.kind.argument else ""
@@ -58,12 +58,12 @@ def manual_options() -> Iterator[str]:
         yield ", ".join(f"\\fB{shown}\\fR" for shown in names) + argument
         yield from folded(" ".join([roff(option.says), *remarks(option)]))
         yield ".br"
-        yield from folded(f"Default: {roff(default(option, value))}.")
+        yield from folded(f"Default: {roff(default(option))}.")
 
 
 def sample_options() -> Iterator[str]:
     """Yield the lines of the sample configuration file: each option with its default."""
-    for name, (option, value) in OPTIONS.items():
+    for name, option in OPTIONS.items():
         if not option.in_file:
             continue
         yield ""
@@ -73,14 +73,14 @@ def sample_options() -> Iterator[str]:
         )
         if option.derived:
             yield f"# Default: {option.derived}."
-        yield f"#{entry(name, option, value)}"
+        yield f"#{entry(name, option)}"
 
 
-def entry(name: str, option: Option, value: Any) -> str:
+def entry(name: str, option: Option) -> str:
     """Return a line that says what counts without it, or what to give if no value says that."""
-    if option.derived or value is None:
+    if option.derived or option.default is None:
         return f"{name} {option.kind.argument}"
-    shown = option.kind.show(value)
+    shown = option.kind.show(option.default)
     inner = shown.removeprefix('"').removesuffix('"')
     return f"{name} '{inner}'" if '"' in inner else f"{name} {shown}"
 

@@ -3,10 +3,9 @@
 import re
 import socket
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from perdition.endpoint import Endpoint, parse_endpoints
 from perdition.protocol import SERVICES
@@ -34,15 +33,11 @@ DEFAULT_DEPTH = 1
 """How many levels ``add_domain`` strips from a host's name, unless it is told."""
 
 
-@dataclass(frozen=True, slots=True)
-class States:
+class States(NamedTuple):
     """A set of states, and how many levels ``add_domain`` strips from a host's name."""
 
     states: frozenset[State] = frozenset()
     depth: int = DEFAULT_DEPTH
-
-    def __contains__(self, state: State) -> bool:
-        return state in self.states
 
     def __or__(self, other: "States") -> "States":
         depth = other.depth if other.depth != DEFAULT_DEPTH else self.depth
@@ -65,8 +60,7 @@ class TLSUse(Enum):
     TLS_FORCE = "tls_force"
 
 
-@dataclass(frozen=True, slots=True)
-class SSLMode:
+class SSLMode(NamedTuple):
     """How TLS is used with clients and with real servers."""
 
     listen: TLSUse = TLSUse.NONE
@@ -91,8 +85,7 @@ class LogPassword(Enum):
     ALWAYS = "always"
 
 
-@dataclass(frozen=True, slots=True)
-class Kind(Generic[T]):
+class Kind(NamedTuple, Generic[T]):
     """What an option's values are.
 
     ``parse`` raises ValueError with what to give instead. ``add``, if there is one, joins the

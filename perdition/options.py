@@ -1,13 +1,12 @@
 """Every option, declared once.
 
 The command line, the configuration file, ``--help``, the options that are logged, the sample
-configuration and the manual's OPTIONS section all come from the fields of ``Options``.
+configuration and the manual's OPTIONS section all come from the attributes of ``Options``.
 """
 
 import grp
-from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, Never, TypeVar
 
 from perdition.endpoint import Endpoint
 from perdition.failure import StartupError
@@ -50,11 +49,11 @@ from perdition.protocol import SERVICES, Service
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
-    """What is said of an option, besides its name and default."""
+class Option(NamedTuple):
+    """What is said of an option, besides its name."""
 
     kind: Kind[Any]
+    default: Any
     says: str
     """What the option does, in sentences."""
     short: str = ""
@@ -67,9 +66,10 @@ class Option:
 
 
 def option(kind: Kind[T], default: T, says: str, **more: Any) -> T:
-    """Declare an option as a field of ``Options``."""
-    declared: T = field(default=default, metadata={"option": Option(kind, says, **more)})
-    return declared
+    """Declare an option in ``Options``, whose instances have a value in its place."""
+    declared: Any = Option(kind, default, says, **more)
+    value: T = declared
+    return value
 
 
 def default_group() -> str:
@@ -87,7 +87,6 @@ MANAGESIEVE_CAPABILITY = (
 """VERSION is what RFC 5804 has every server say; the manual's own number breaks clients."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Options:
     """What a site has asked for; the sections of the manual say what each option does."""
 
@@ -525,7 +524,21 @@ class Options:
         FILE, None, "A file whose first line is ssl_key_file's passphrase.", restart=True
     )
 
-    def __post_init__(self) -> None:
+    def __init__(self, **given: Any) -> None:
+        """Take what is given, and the defaults of all others; raises StartupError."""
+        if unknown := given.keys() - OPTIONS.keys():
+            raise TypeError(f"no such options: {unknown}")
+        vars(self).update(DEFAULTS | given)
+        self.check()
+
+    def __setattr__(self, name: str, value: object) -> Never:
+        raise AttributeError(f"{name}: options do not change; make others with but()")
+
+    def but(self, **given: Any) -> "Options":
+        """Return the options with other values for some; raises StartupError."""
+        return Options(**(vars(self) | given))
+
+    def check(self) -> None:
         """Hold the rules that join options; raises StartupError."""
         if not self.domain_delimiter:
             raise StartupError("domain_delimiter must not be empty; give e.g. @")
@@ -592,18 +605,19 @@ class Options:
         """Return all options as the log tells them at start."""
         return ", ".join(
             f"{name}={declared.kind.show(getattr(self, name))}"
-            for name, (declared, _) in OPTIONS.items()
+            for name, declared in OPTIONS.items()
             if declared.in_file
         )
 
 
-OPTIONS: dict[str, tuple[Option, Any]] = {
-    found.name: (found.metadata["option"], found.default)
-    for found in sorted(fields(Options), key=lambda found: found.name)
+OPTIONS = {
+    name: found for name, found in sorted(vars(Options).items()) if isinstance(found, Option)
 }
-"""Each option and its default, in the order of names."""
+"""Each option, in the order of names."""
 
-SHORT = {option.short: name for name, (option, _) in OPTIONS.items() if option.short}
+DEFAULTS = {name: option.default for name, option in OPTIONS.items()}
+
+SHORT = {option.short: name for name, option in OPTIONS.items() if option.short}
 """The names of options by their letters."""
 
 
@@ -616,7 +630,7 @@ class Given:
 
     def add(self, name: str, value: str | None) -> None:
         """Note an option and its value; a flag may come without one. Raises StartupError."""
-        option, _ = OPTIONS[name]
+        option = OPTIONS[name]
         if value and "\0" in value:
             raise StartupError(f"{self.where}{name}: give a value without NUL")
         if value is None and option.kind is not FLAG:
@@ -639,6 +653,5 @@ def effective(command_line: Given, file: Given, protocol: str | None) -> Options
     options = Options(**values)
     specific = options.capability_option
     if options.capability is not None and specific not in values:
-        values[specific] = options.capability
-        options = Options(**values)
+        options = options.but(**{specific: options.capability})
     return options

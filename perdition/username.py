@@ -57,17 +57,18 @@ def in_state(name: str, state: State, domain: str, options: Options) -> str:
     ``domain`` is what ``add_domain`` appends ("": nothing is known to append).
     """
     delimiter = options.domain_delimiter
-    if state in options.strip_domain and delimiter in name:
+    if state in options.strip_domain.states and delimiter in name:
         name = name.rpartition(delimiter)[0]
     if adds_domain(state, options) and domain and delimiter not in name:
         name += delimiter + domain
-    return name.lower() if state in options.lower_case else name
+    return name.lower() if state in options.lower_case.states else name
 
 
 def adds_domain(state: State, options: Options) -> bool:
     """Tell whether ``add_domain`` holds in a state: not for a lookup where clients name servers."""
     looks_up = state is State.SERVERNAME_LOOKUP
-    return state in options.add_domain and not (looks_up and options.client_server_specification)
+    refused = looks_up and options.client_server_specification
+    return state in options.add_domain.states and not refused
 
 
 def strip_levels(hostname: str, depth: int) -> str:

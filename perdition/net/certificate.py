@@ -1,14 +1,13 @@
 """Whose a certificate is, and whether that is who was meant (RFC 6125, RFC 9525)."""
 
-from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
+class Holder(NamedTuple):
     """The DNS names, in lower case, and the IP addresses that a certificate is for."""
 
     names: tuple[str, ...]

@@ -6,7 +6,6 @@ another, nor be kept from reading on for as long as a peer sends nothing but han
 
 import os
 import socket
-import ssl
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
@@ -14,13 +13,14 @@ from typing import TypeVar
 from OpenSSL import SSL, crypto
 
 from perdition.failure import StartupError
-from perdition.net.wire import WantRead, WantWrite, reason
+from perdition.net.wire import TLSError, WantRead, WantWrite, reason
 from perdition.option_kinds import TLS_VERSIONS
 from perdition.options import OPTIONS, Options
 
 T = TypeVar("T")
 
 DEFAULT_CIPHERS = "DEFAULT"
+NO_SECURITY = "@SECLEVEL=0"
 VERSIONS = {
     "sslv3": SSL.SSL3_VERSION,
     "tlsv1": SSL.TLS1_VERSION,
@@ -46,7 +46,7 @@ def new_context(options: Options, side: str) -> SSL.Context:
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_mode(RELEASE_BUFFERS | MOVING_WRITE_BUFFER)
     SSL._lib.SSL_CTX_clear_mode(context._context, PARTIAL_WRITE)
-    context.set_options(ssl.OP_NO_RENEGOTIATION)
+    context.set_options(SSL.OP_NO_RENEGOTIATION)
     context.set_min_proto_version(VERSIONS[getattr(options, f"ssl_{side}_min_proto_version")])
     if highest := getattr(options, f"ssl_{side}_max_proto_version"):
         context.set_max_proto_version(VERSIONS[highest])
@@ -74,7 +74,7 @@ def authorities(options: Options) -> dict[str, str]:
         path = getattr(options, name)
         if path and os.path.exists(path):  # noqa: PTH110 - a Path raises what the system says
             found[name] = path
-        elif path and path != OPTIONS[name][1]:
+        elif path and path != OPTIONS[name].default:
             raise StartupError(f"{name} {path}: there is no such file; give one that there is")
     return found
 
@@ -146,7 +146,7 @@ class Connection:
 
 
 def call(function: Callable[..., T], *arguments: object, end: T | None = None) -> T:
-    """Call a method of pyOpenSSL; raises WantRead, WantWrite, or what the standard library would.
+    """Call a method of pyOpenSSL; raises WantRead, WantWrite, or TLSError.
 
     ``end`` is returned when the peer has ended the connection.
     """
@@ -158,11 +158,11 @@ def call(function: Callable[..., T], *arguments: object, end: T | None = None) -
         raise WantWrite from None
     except (SSL.ZeroReturnError, SSL.SysCallError) as error:
         if end is None:
-            raise ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the peer closed the connection") from error
+            raise TLSError("the peer closed the connection") from error
         return end
     except (SSL.Error, crypto.Error) as error:
         words = [part for entry in error.args[:1] for one in entry for part in one if part]
-        raise ssl.SSLError(1, words[-1] if words else "unknown reason") from error
+        raise TLSError(words[-1] if words else "unknown reason") from error
 
 
 def read(function: Callable[..., T], wanted: object, end: T) -> T:
@@ -174,30 +174,25 @@ def read(function: Callable[..., T], wanted: object, end: T) -> T:
     try:
         return call(function, wanted, end=end)
     except WantWrite:
-        raise ssl.SSLError(1, "the peer asks for new keys and reads no answer") from None
+        raise TLSError("the peer asks for new keys and reads no answer") from None
 
 
 def remarks(options: Options) -> list[str]:
     """Return what the system's OpenSSL makes of the options, where it is not what they say."""
+    library = SSL.OpenSSL_version(SSL.OPENSSL_VERSION).decode()
     found = []
     for side in ("listen", "outgoing"):
-        level = security_level(getattr(options, f"ssl_{side}_ciphers"))
+        ciphers = f"ssl_{side}_ciphers"
         lowest = getattr(options, f"ssl_{side}_min_proto_version")
-        if TLS_VERSIONS.index(lowest) < TLS_VERSIONS.index("tlsv1.2") and level > 0:
+        too_low = TLS_VERSIONS.index(lowest) < TLS_VERSIONS.index("tlsv1.2")
+        if too_low and NO_SECURITY not in getattr(options, ciphers):
             found.append(
-                f"ssl_{side}_min_proto_version is {lowest}, but {ssl.OPENSSL_VERSION} at security "
-                f"level {level} speaks nothing below tlsv1.2"
+                f"ssl_{side}_min_proto_version is {lowest}, but {library} speaks nothing below "
+                f"tlsv1.2 at a security level above 0 ({ciphers} may end with :{NO_SECURITY})"
             )
         if getattr(options, f"ssl_{side}_compression"):
             found.append(
-                f"ssl_{side}_compression is on, but TLS 1.3 has none, and {ssl.OPENSSL_VERSION} "
+                f"ssl_{side}_compression is on, but TLS 1.3 has none, and {library} "
                 "has it below that only where it was built with zlib"
             )
     return found
-
-
-def security_level(ciphers: str) -> int:
-    """Return OpenSSL's security level, which a list of ciphers may set (``@SECLEVEL=0``)."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.set_ciphers(ciphers or DEFAULT_CIPHERS)
-    return context.security_level

@@ -2,11 +2,10 @@
 
 import os
 import socket
-import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from getpass import getpass
+from typing import NamedTuple
 
 from cryptography import x509
 from OpenSSL import SSL, crypto
@@ -14,7 +13,7 @@ from OpenSSL import SSL, crypto
 from perdition.failure import StartupError
 from perdition.net.certificate import Holder
 from perdition.net.tls import Connection, authorities, call, new_context, trust
-from perdition.net.wire import reason
+from perdition.net.wire import TLSError, reason
 from perdition.options import Options
 
 STDIN = 0
@@ -22,14 +21,16 @@ SESSION_ID_CONTEXT = b"perdition"
 """OpenSSL resumes no session without one where client certificates are verified."""
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """A certificate with those that vouch for it, and its key, as they are in their files."""
 
     file: str
     certificates: bytes
-    key: bytes = field(repr=False)
-    passphrase: str = field(repr=False)
+    key: bytes
+    passphrase: str
+
+    def __repr__(self) -> str:
+        return f"Identity(file={self.file!r})"  # and no secret
 
     @property
     def holder(self) -> Holder:
@@ -152,9 +153,9 @@ class ListeningTLS:
         """Return a context as the options want it, without an identity; raises StartupError."""
         context = new_context(self.options, "listen")
         context.set_session_id(SESSION_ID_CONTEXT)
-        context.set_options(ssl.OP_IGNORE_UNEXPECTED_EOF)  # who only half-closes awaits an answer
+        context.set_options(SSL.OP_IGNORE_UNEXPECTED_EOF)  # who only half-closes awaits an answer
         if not self.options.ssl_no_cipher_server_preference:
-            context.set_options(ssl.OP_CIPHER_SERVER_PREFERENCE)
+            context.set_options(SSL.OP_CIPHER_SERVER_PREFERENCE)
         context.set_alpn_select_callback(self.agree)
         self.load_dh_parameters(context, files)
         if verifies_clients(self.options):
@@ -201,5 +202,5 @@ class ListeningTLS:
         A browser that is tricked into speaking to a mail port does that.
         """
         if self.protocol not in offered:
-            raise ssl.SSLError(1, "the client wants to speak another protocol (ALPN)")
+            raise TLSError("the client wants to speak another protocol (ALPN)")
         return self.protocol

@@ -1,13 +1,13 @@
 """TLS with real servers: which certificates are accepted."""
 
 import socket
-import ssl
 from typing import Any
 
 from OpenSSL import SSL
 
 from perdition.net.certificate import Holder, ascii_form, is_address
 from perdition.net.tls import Connection, authorities, call, new_context, trust
+from perdition.net.wire import TLSError
 from perdition.options import Options
 
 NOT_YET_VALID = 9
@@ -89,12 +89,12 @@ class ServerConnection(Connection):
         """Go on with the handshake; raises OSError if it fails or the holder is another."""
         try:
             call(self.connection.do_handshake)
-        except ssl.SSLError:
+        except TLSError:
             if objection := self.connection.get_app_data():
-                raise ssl.SSLError(1, objection) from None
+                raise TLSError(objection) from None
             raise
         if self.holder and not self.is_for(self.holder):
-            raise ssl.SSLError(1, f"the certificate is not for {self.holder}")
+            raise TLSError(f"the certificate is not for {self.holder}")
 
     def is_for(self, host: str) -> bool:
         """Tell whether the peer's certificate is for a host, as far as it can be understood."""

@@ -1,7 +1,13 @@
 """What a stream and a splice need of a connection, be it a socket or TLS over one."""
 
-import re
 from typing import Protocol
+
+
+class TLSError(OSError):
+    """OpenSSL, or what we demand of a peer, does not let TLS go on; ``strerror`` says why."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(0, why)
 
 
 class WantRead(OSError):
@@ -18,10 +24,10 @@ NOT_NOW = (BlockingIOError, WantRead, WantWrite)
 
 NO_TLS = "the peer does not speak TLS"
 REASONS = {
-    "HTTP_REQUEST": NO_TLS,
-    "HTTPS_PROXY_REQUEST": NO_TLS,
-    "UNKNOWN_PROTOCOL": NO_TLS,
-    "WRONG_VERSION_NUMBER": NO_TLS,
+    "http request": NO_TLS,
+    "https proxy request": NO_TLS,
+    "unknown protocol": NO_TLS,
+    "wrong version number": NO_TLS,
 }
 """OpenSSL's reasons that its own words do not explain to an operator."""
 
@@ -56,10 +62,5 @@ class TLSWire(Wire, Protocol):
 
 def reason(error: Exception) -> str:
     """Return why OpenSSL, or the system, does not go on, in words."""
-    word = getattr(error, "reason", None)  # only the ssl module's own errors have one
-    text = str(word or getattr(error, "strerror", None) or error)
-    if known := REASONS.get(text.upper().replace(" ", "_")):
-        return known
-    if word:
-        return text.replace("_", " ").lower()
-    return re.sub(r"^\[SSL\] | \(_ssl\.c:\d+\)$", "", text)
+    text = str(getattr(error, "strerror", None) or error)
+    return REASONS.get(text, text)

@@ -1,9 +1,8 @@
 """Popmaps: who is whose real server. A file for each kind, and here what they have in common."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from perdition.endpoint import Endpoint
 from perdition.username import Ends
@@ -13,8 +12,7 @@ START_DIRECTORY = Path.cwd()
 """Where relative names begin, also when a daemon has left it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Destination:
+class Destination(NamedTuple):
     """What a popmap knows of a user: the server, and the name there ("": the user's own).
 
     With a ``password``, that one is used there for the name, whatever the client has given.
@@ -22,7 +20,10 @@ class Destination:
 
     server: Endpoint
     user: str = ""
-    password: bytes | None = field(default=None, repr=False)
+    password: bytes | None = None
+
+    def __repr__(self) -> str:
+        return f"Destination(server={self.server!r}, user={self.user!r})"  # and no password
 
     @classmethod
     def parse(cls, value: str, delimiter: str) -> "Destination":
@@ -31,8 +32,7 @@ class Destination:
         return cls(Endpoint.parse(server.strip()), user.strip())
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(NamedTuple):
     """What a popmap is asked: a key, and the connection of the client that it is asked for.
 
     ``secure`` tells whether that has TLS, ``attempt`` counts its logins. The password is there for
@@ -43,7 +43,10 @@ class Query:
     ends: Ends
     secure: bool = False
     attempt: int = 1
-    password: bytes = field(default=b"", repr=False)
+    password: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"Query(key={self.key!r}, ends={self.ends!r})"  # and no password
 
 
 def reason(error: Exception) -> str:

@@ -6,7 +6,6 @@ business, so the service is told it only where the site says so.
 
 import re
 from base64 import b64encode
-from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from os import fsdecode, fsencode
 from typing import NamedTuple
@@ -61,8 +60,7 @@ def header(word: str) -> tuple[str, str]:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Service:
+class Service(NamedTuple):
     """Where a service is, and the header that lets us in ("": none)."""
 
     tls: bool

@@ -1,8 +1,8 @@
 """A popmap in an LDAP directory."""
 
 import re
-from dataclasses import dataclass
 from os import fsdecode
+from typing import NamedTuple
 
 import ldap
 import ldapurl
@@ -31,8 +31,7 @@ def open_map(options: Options) -> "LDAPMap":
     return LDAPMap(Where.parse(options.map_library_opt or DEFAULT_URL), options)
 
 
-@dataclass(frozen=True, slots=True)
-class Where:
+class Where(NamedTuple):
     """Where the directory is, and what to search there for.
 
     ``base`` and ``filter`` have a mark where the key goes. ``attributes`` name the user, the

@@ -5,7 +5,6 @@ time limit: they run in processes of their own.
 """
 
 import re
-from dataclasses import astuple
 from enum import IntEnum
 from typing import Any
 
@@ -31,7 +30,7 @@ def open_map(options: Options) -> ProcessMap:
     """Open a map behind ODBC; ``map_library_opt`` is a Table whose database is the data source."""
     table = Table.parse(options.map_library_opt)
     command = (*PYTHON, "perdition.popmap.odbc_process")
-    told = "\0".join([options.domain_delimiter, *astuple(table)])
+    told = "\0".join([options.domain_delimiter, *table])
     return ProcessMap(table.database, command, told, options)
 
 

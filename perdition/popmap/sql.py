@@ -5,9 +5,8 @@ import ssl
 from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from os import fsdecode
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from perdition.failure import StartupError
 from perdition.options import Options
@@ -21,8 +20,7 @@ COLON = re.compile(r":(?![^\[]*\])")
 SIMPLE_NAME = re.compile(r"[A-Za-z_]\w*")
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(NamedTuple):
     """The table, and how to get at it: the parts of ``map_library_opt``, in order."""
 
     hosts: str = "localhost"
@@ -41,7 +39,7 @@ class Table:
     def parse(cls, text: str) -> "Table":
         """Read the parts, of which empty or missing ones have defaults; raises StartupError."""
         parts = COLON.split(text)
-        names = cls.__slots__
+        names = cls._fields
         if len(parts) > len(names):
             raise StartupError(
                 f"map_library_opt: it has {len(parts)} parts; give at the most these, with colons "

@@ -2,7 +2,6 @@
 
 import sqlite3
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ def open_map(options: Options) -> "SQLiteMap":
         )
     given = {name: part for name, part in zip(names, parts, strict=False) if part}
     file = START_DIRECTORY / (path or SYSCONFDIR / "popmap.sqlite")
-    return SQLiteMap(replace(Table(), **given), [str(file)], options)
+    return SQLiteMap(Table(**given), [str(file)], options)
 
 
 class SQLiteMap(SQLMap):

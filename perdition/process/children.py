@@ -6,7 +6,6 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import NoReturn
 
 from perdition.clients import Clients
@@ -29,7 +28,6 @@ Serve = Callable[["Slot", socket.socket], NoReturn]
 """Does what a slot is for, in its process; orders come by the socket."""
 
 
-@dataclass(slots=True)
 class Slot:
     """A child's place: who has it, since when, or when the next one may.
 
@@ -37,15 +35,16 @@ class Slot:
     had at the last look.
     """
 
-    title: str
-    number: int = 0
-    pid: int = 0
-    started: float = 0.0
-    due: float = 0.0
-    orders: socket.socket | None = None
-    quick_deaths: int = 0
-    beats: int = 0
-    missed: int = 0
+    def __init__(self, title: str, number: int = 0) -> None:
+        self.title = title
+        self.number = number
+        self.pid = 0
+        self.started = 0.0
+        self.due = 0.0
+        self.orders: socket.socket | None = None
+        self.quick_deaths = 0
+        self.beats = 0
+        self.missed = 0
 
     def begin(self, now: float, beats: int) -> None:
         """Note that a child is about to have this place."""

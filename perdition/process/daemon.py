@@ -9,8 +9,8 @@ import signal
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import daemon.daemon
 from lockfile import AlreadyLocked, LockFailed, UnlockError
@@ -29,8 +29,7 @@ PR_SET_DUMPABLE = 4
 PR_SET_NO_NEW_PRIVS = 38
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
+class Owner(NamedTuple):
     """Whom processes and files belong to."""
 
     uid: int
@@ -51,7 +50,7 @@ class Owner:
             ("group", owner.gid, mine.gid),
         ):
             value = getattr(options, name)
-            if value != OPTIONS[name][1] and wanted != own:
+            if value != OPTIONS[name].default and wanted != own:
                 raise StartupError(f"{name} {value}: only root can change it; leave it off")
         return mine
 

@@ -2,7 +2,6 @@
 
 import itertools
 import random
-from dataclasses import replace
 
 from perdition.auth import LocalAuthentication
 from perdition.clients import Clients
@@ -58,8 +57,7 @@ def refurnish(site: Site, options: Options, tls: Encryption) -> Site:
     popmap = open_map(options)
     site.popmap.close()
     local = site.local and LocalAuthentication(site.local.helper, options.authenticate_timeout)
-    return replace(
-        site,
+    return site._replace(
         options=options,
         local=local,
         popmap=Directory(site.loop, popmap, options, site.log),

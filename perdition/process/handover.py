@@ -18,7 +18,6 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 
@@ -60,16 +59,19 @@ class Word(IntEnum):
     REOPEN = 2
 
 
-@dataclass(slots=True)
 class Estate:
-    """What one master passes on to the next; empty for one that takes nobody's place."""
+    """What one master passes on to the next; empty for one that takes nobody's place.
 
-    handover: socket.socket | None = None
-    listeners: dict[Address, socket.socket] = field(default_factory=dict)
-    scrapers: socket.socket | None = None
-    tokens: Tokens | None = None
-    passed: bool = False
-    """Whether the listeners are a service manager's, who has told the first master alone."""
+    ``passed`` tells whether the listeners are a service manager's, who has told the first master
+    alone.
+    """
+
+    def __init__(self) -> None:
+        self.handover: socket.socket | None = None
+        self.listeners: dict[Address, socket.socket] = {}
+        self.scrapers: socket.socket | None = None
+        self.tokens: Tokens | None = None
+        self.passed = False
 
     def messages(self) -> Iterator[tuple[Item, int, list[int]]]:
         """Yield each item with its number and its descriptors, as they are sent."""

@@ -14,7 +14,6 @@ import struct
 import time
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 from setproctitle import setproctitle
 
@@ -145,8 +144,7 @@ class Helper:
                 code = ask_pam(user, password, address) or RIGHT
             finally:
                 os._exit(code)
-        login = Login(question.line, question.identifier, question.until, b"", pid)
-        self.logins[pid] = login
+        login = self.logins[pid] = Login(question, pid)
         self.selector.register(login.pidfd, selectors.EVENT_READ, login)
 
     def finish(self, login: "Login") -> None:
@@ -168,32 +166,30 @@ class Helper:
                 kill(login.pid)
 
 
-@dataclass(slots=True)
 class Question:
     """Whether a password is right: whose question that is, and until when it counts.
 
     ``until`` is in seconds of the monotonic clock.
     """
 
-    line: Line
-    identifier: int
-    until: float
-    body: bytes = field(repr=False)
+    def __init__(self, line: Line, identifier: int, until: float, body: bytes) -> None:
+        self.line = line
+        self.identifier = identifier
+        self.until = until
+        self.body = body
 
     def is_of(self, line: Line, identifier: int) -> bool:
         """Tell whether this is the question with that id."""
         return self.line is line and self.identifier == identifier
 
 
-@dataclass(slots=True)
 class Login(Question):
     """A question that PAM is being asked, by a process; its password is in that one alone."""
 
-    pid: int
-    pidfd: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.pidfd = os.pidfd_open(self.pid)
+    def __init__(self, question: Question, pid: int) -> None:
+        super().__init__(question.line, question.identifier, question.until, b"")
+        self.pid = pid
+        self.pidfd = os.pidfd_open(pid)
 
 
 def kill(pid: int) -> None:

@@ -3,7 +3,6 @@
 import os
 import signal
 import socket
-from dataclasses import replace
 
 from setproctitle import setproctitle
 
@@ -54,7 +53,7 @@ def run(name: str, options: Options, log: Log) -> int:
     loop.on_fault = lambda error: log.error(f"a fault of our own: {fault(error)}")
     asker = Asker(loop, line) if line else None
     tally = Tally(Scoreboard(1).rows[0])
-    furniture = furnish(
+    site = furnish(
         loop,
         options,
         log,
@@ -63,8 +62,7 @@ def run(name: str, options: Options, log: Log) -> int:
         clients=Clients(workers=1),
         tally=tally,
         helper=asker,
-    )
-    site = replace(furniture, inetd_pid=os.getppid())
+    )._replace(inetd_pid=os.getppid())
     sock.setblocking(False)
 
     def begin() -> None:

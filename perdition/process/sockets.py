@@ -42,13 +42,13 @@ class Sockets:
 
     def for_successor(self) -> Estate:
         """Return what the next master is given."""
-        return Estate(
-            self.handover.sock if self.handover else None,
-            by_address(self.listeners),
-            self.scrapers,
-            self.tokens,
-            self.are_passed,
-        )
+        estate = Estate()
+        estate.handover = self.handover.sock if self.handover else None
+        estate.listeners = by_address(self.listeners)
+        estate.scrapers = self.scrapers
+        estate.tokens = self.tokens
+        estate.passed = self.are_passed
+        return estate
 
     def close_to_others(self, taken: bool) -> None:
         """Let no more clients and no more successors in; one may have taken over."""

@@ -8,8 +8,7 @@ import signal
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from setproctitle import setproctitle
 
@@ -45,8 +44,7 @@ NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 EXHAUSTED = (*NO_DESCRIPTOR, errno.ENOBUFS, errno.ENOMEM)
 
 
-@dataclass(frozen=True, slots=True)
-class Heritage:
+class Heritage(NamedTuple):
     """What a worker gets from its master.
 
     ``row`` is its row of the scoreboard. ``lifeline`` is the reading end of a pipe whose other

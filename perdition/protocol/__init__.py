@@ -1,6 +1,6 @@
 """The protocols, by the names that ``--protocol`` takes."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from perdition.protocol.base import Protocol
 from perdition.protocol.imap4 import IMAP4
@@ -8,8 +8,7 @@ from perdition.protocol.managesieve import ManageSieve
 from perdition.protocol.pop3 import POP3
 
 
-@dataclass(frozen=True, slots=True)
-class Service:
+class Service(NamedTuple):
     """A protocol as a site offers it: its name, its port, and whether TLS comes first there."""
 
     name: str

@@ -5,9 +5,8 @@ It knows neither sockets nor clocks, so that it can be tried with bytes alone.
 """
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
 from enum import Enum
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
 
@@ -31,35 +30,30 @@ def first_word(octets: bytes) -> bytes:
     return octets.partition(b" ")[0] + b" " + BLANK
 
 
-@dataclass(frozen=True, slots=True)
-class ReadLine:
+class ReadLine(NamedTuple):
     """Read a line of at most ``limit`` octets; brings it without its CR LF or bare LF."""
 
     limit: int
     shown: Callable[[bytes], bytes] = as_it_is
 
 
-@dataclass(frozen=True, slots=True)
-class ReadExactly:
-    """Read ``count`` octets (of a literal); they are never logged."""
+class ReadExactly(NamedTuple):
+    """Read ``size`` octets (of a literal); they are never logged."""
 
-    count: int
+    size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(NamedTuple):
     """Send ``octets``; the log shows ``shown`` in their place, if it is given."""
 
     octets: bytes
     shown: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
 class Pause:
     """Wait as long as the manual has a peer wait for the answer to a mistake."""
 
 
-@dataclass(frozen=True, slots=True)
 class StartTLS:
     """Negotiate TLS; whatever was read before and not used is thrown away."""
 
@@ -69,8 +63,7 @@ Act = ReadLine | ReadExactly | Write | Pause | StartTLS
 Dialogue = Generator[Act, bytes, T]
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
+class Credentials(NamedTuple):
     """Who a client says it is.
 
     ``user`` is what the manual calls the authentication id. ``authorisation`` is whom it wants to
@@ -78,13 +71,15 @@ class Credentials:
     """
 
     user: str
-    password: bytes = field(repr=False)
+    password: bytes
     authorisation: str = ""
     tag: bytes = b""
 
+    def __repr__(self) -> str:
+        return f"Credentials(user={self.user!r})"  # and no password
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+
+class Accepted(NamedTuple):
     """What the real server said when it let the user in.
 
     ``line`` is its answer without tag and line end, ``untagged`` whole lines that came before it.
@@ -94,8 +89,7 @@ class Accepted:
     untagged: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """On what terms clients may log in, as far as capabilities tell them.
 
     ``capability`` is the manual's option string, ``starttls`` whether TLS may still be negotiated,
@@ -126,6 +120,6 @@ def read_line(limit: int, shown: Callable[[bytes], bytes] = as_it_is) -> Dialogu
     return (yield ReadLine(limit, shown))
 
 
-def read_exactly(count: int) -> Dialogue[bytes]:
+def read_exactly(size: int) -> Dialogue[bytes]:
     """Yield a ReadExactly and return the octets: for use with ``yield from``."""
-    return (yield ReadExactly(count))
+    return (yield ReadExactly(size))

@@ -1,7 +1,7 @@
 """Quoted strings and literals, as IMAP4 (RFC 3501, 7888) and ManageSieve (RFC 5804) spell them."""
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from perdition.protocol.dialogue import (
     BLANK,
@@ -28,8 +28,7 @@ class Malformed(Exception):
     """What a client sent is no command of its protocol; the text tells it why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Grammar:
+class Grammar(NamedTuple):
     """How one protocol's clients write their arguments.
 
     ``go_on`` invites a literal that waits for an invitation (b"": none does), ``atoms`` tells

@@ -74,7 +74,7 @@ def sample_entries() -> dict[str, str]:
 
 
 def test_sample_has_all_options_that_a_file_may_have() -> None:
-    wanted = [name for name, (option, _) in OPTIONS.items() if option.in_file]
+    wanted = [name for name, option in OPTIONS.items() if option.in_file]
     assert list(sample_entries()) == wanted
 
 
@@ -85,13 +85,12 @@ def test_sample_changes_nothing() -> None:
 def test_uncommented_samples_are_the_defaults() -> None:
     given = Given()
     for name, value in sample_entries().items():
-        option, _ = OPTIONS[name]
-        if value != option.kind.argument:
+        if value != OPTIONS[name].kind.argument:
             given.add(name, value)
     changed = {
-        name: (value, OPTIONS[name][1])
+        name: (value, OPTIONS[name].default)
         for name, value in given.values.items()
-        if not same(value, OPTIONS[name][1])
+        if not same(value, OPTIONS[name].default)
     }
     assert not changed
 

@@ -104,8 +104,8 @@ LETTERS = FLAGS | {
 
 def shown_default(name: str) -> str:
     """An option's default, as --help shows it."""
-    option, default = OPTIONS[name]
-    return option.derived or option.kind.show(default)
+    option = OPTIONS[name]
+    return option.derived or option.kind.show(option.default)
 
 
 def test_no_option_is_missing() -> None:
@@ -115,7 +115,7 @@ def test_no_option_is_missing() -> None:
 
 @pytest.mark.parametrize(("name", "letter"), LETTERS.items())
 def test_letter(name: str, letter: str) -> None:
-    assert OPTIONS[name][0].short == letter
+    assert OPTIONS[name].short == letter
 
 
 @pytest.mark.parametrize("name", FLAGS)

@@ -1,7 +1,6 @@
 """What holds in every protocol: both dialogues joined, and what the log may show."""
 
 from base64 import b64encode
-from dataclasses import replace
 from os import fsdecode
 
 import pytest
@@ -30,7 +29,7 @@ def meet(
 ) -> tuple[Talk[Accepted], Talk[Credentials | None]]:
     """Have our login talk to our own server's side."""
     ours = Talk(protocol.login(credentials, protocol.own_greeting(OURS), upgrade))
-    theirs = Talk(protocol.client(server, replace(server, starttls=False, login_disabled=False)))
+    theirs = Talk(protocol.client(server, server._replace(starttls=False, login_disabled=False)))
     ours.hear(protocol.greeting(THEIRS, server))
     join(ours, theirs)
     return ours, theirs

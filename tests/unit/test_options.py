@@ -402,7 +402,7 @@ class TestHelp:
         assert "-t, --timeout SECONDS" in text
 
     def test_letters_are_unique(self) -> None:
-        letters = [option.short for option, _ in OPTIONS.values() if option.short]
+        letters = [option.short for option in OPTIONS.values() if option.short]
         assert sorted(letters) == sorted(SHORT)
 
     def test_fits_a_terminal(self) -> None:
