@@ -4,7 +4,6 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NoReturn
 
 from perdition.configuration import Configuration
@@ -21,7 +20,7 @@ LOOKUP_ERROR = 2
 
 def main(argv: list[str]) -> int:
     """Run perdition; ``argv`` begins with the name that it was called by. Returns the status."""
-    name = Path(argv[0]).name
+    name = os.path.basename(argv[0])
     log = Log(name, open_sink("mail"))
     try:
         command_line = parse(argv[1:])

@@ -1,8 +1,8 @@
 """Command line and configuration file together: what counts, at start and after SIGHUP."""
 
+import os
 from collections.abc import Callable
 from os import fsdecode
-from pathlib import Path
 
 from perdition import config_file
 from perdition.failure import StartupError
@@ -26,7 +26,8 @@ NAMES = {
 def read_file(path: str) -> bytes:
     """Return a file; raises StartupError."""
     try:
-        return Path(path).read_bytes()
+        with open(path, "rb") as file:
+            return file.read()
     except OSError as error:
         raise StartupError(f"{path}: {error.strerror}; give a readable file") from error
 
@@ -50,9 +51,9 @@ class Configuration:
             return str(named)
         protocol = self.command_line.values.get("protocol") or NAMES.get(self.name, "POP3")
         for base in (self.name, f"perdition.{protocol.lower()}", "perdition"):
-            path = SYSCONFDIR / f"{base}.conf"
-            if path.exists():
-                return str(path)
+            path = f"{SYSCONFDIR}/{base}.conf"
+            if os.path.exists(path):
+                return path
         return ""
 
     def read(self, read: Read = read_file) -> Options:

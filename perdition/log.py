@@ -11,7 +11,6 @@ import stat
 import time
 from contextlib import suppress
 from enum import IntEnum
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from perdition.failure import StartupError
@@ -122,7 +121,7 @@ class File(Output):
         Whoever owns its directory could lead root by a link to any file, to write to and give away.
         """
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
-        if os.geteuid() == 0 and Path(self.path).parent.stat().st_uid != 0:
+        if os.geteuid() == 0 and os.stat(os.path.dirname(self.path)).st_uid != 0:
             flags |= os.O_NOFOLLOW
         return os.open(self.path, flags, 0o640)
 

@@ -1,10 +1,10 @@
 """What the values of options are: how each kind is read, shown, and added up."""
 
+import os
 import re
 import socket
 from collections.abc import Callable, Iterable
 from enum import Enum
-from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from perdition.endpoint import Endpoint, parse_endpoints
@@ -135,7 +135,7 @@ def parse_states_and_depth(text: str) -> States:
 
 
 def parse_path(text: str) -> str:
-    return str(Path(text).absolute()) if text else ""
+    return os.path.join(os.getcwd(), text) if text else ""
 
 
 def parse_line(text: str) -> str:
@@ -238,9 +238,9 @@ def parse_absolute_path(text: str) -> str:
     return text
 
 
-def parse_metrics_address(text: str) -> Endpoint | Path | None:
+def parse_metrics_address(text: str) -> Endpoint | str | None:
     if text.startswith("/"):
-        return Path(text)
+        return text
     endpoint = Endpoint.parse(text)
     if text and not endpoint.port:
         raise ValueError("a host and a port, as in 127.0.0.1:9100, or a full path")

@@ -5,7 +5,6 @@ configuration and the manual's OPTIONS section all come from the attributes of `
 """
 
 import grp
-from pathlib import Path
 from typing import Any, NamedTuple, Never, TypeVar
 
 from perdition.endpoint import Endpoint
@@ -74,7 +73,10 @@ def option(kind: Kind[T], default: T, says: str, **more: Any) -> T:
 
 def default_group() -> str:
     """Return the group that belongs to the user nobody on this system."""
-    return "nobody" if any(entry.gr_name == "nobody" for entry in grp.getgrall()) else "nogroup"
+    try:
+        return grp.getgrnam("nobody").gr_name
+    except KeyError:
+        return "nogroup"
 
 
 MANAGESIEVE_CAPABILITY = (
@@ -283,7 +285,7 @@ class Options:
         "Refuse a login for the time being when a popmap that is not a local file gives no "
         "answer for so long.",
     )
-    metrics_address: Endpoint | Path | None = option(
+    metrics_address: Endpoint | str | None = option(
         METRICS_ADDRESS,
         None,
         "Tell Prometheus, by HTTP at this address or Unix socket, what there is to count: "

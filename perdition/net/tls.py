@@ -72,7 +72,7 @@ def authorities(options: Options) -> dict[str, str]:
     found = {}
     for name in ("ssl_ca_chain_file",) if chain else ("ssl_ca_file", "ssl_ca_path"):
         path = getattr(options, name)
-        if path and os.path.exists(path):  # noqa: PTH110 - a Path raises what the system says
+        if path and os.path.exists(path):
             found[name] = path
         elif path and path != OPTIONS[name].default:
             raise StartupError(f"{name} {path}: there is no such file; give one that there is")

@@ -1,14 +1,14 @@
 """Popmaps: who is whose real server. A file for each kind, and here what they have in common."""
 
+import os
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from perdition.endpoint import Endpoint
 from perdition.username import Ends
 
-SYSCONFDIR = Path("/etc/perdition")
-START_DIRECTORY = Path.cwd()
+SYSCONFDIR = "/etc/perdition"
+START_DIRECTORY = os.getcwd()
 """Where relative names begin, also when a daemon has left it."""
 
 

@@ -12,7 +12,7 @@ except ModuleNotFoundError:
 
 def open_map(options: Options) -> "BerkeleyMap":
     """Open a Berkeley DB map; ``map_library_opt`` is its file."""
-    path = options.map_library_opt or str(SYSCONFDIR / "popmap.bdb.db")
+    path = options.map_library_opt or f"{SYSCONFDIR}/popmap.bdb.db"
     return BerkeleyMap(path, options.domain_delimiter)
 
 

@@ -1,5 +1,6 @@
 """A popmap that a site has made: a C library as perditiondb(5) describes them."""
 
+import os
 import subprocess
 
 from perdition.failure import StartupError
@@ -10,7 +11,7 @@ from perdition.popmap.process import PYTHON, ProcessMap, how_it_ended
 
 def open_map(path: str, options: Options) -> "CLibraryMap":
     """Open a site's library; a bare name is looked for where the system's libraries are."""
-    return CLibraryMap(str(START_DIRECTORY / path) if "/" in path else path, options)
+    return CLibraryMap(os.path.join(START_DIRECTORY, path) if "/" in path else path, options)
 
 
 class CLibraryMap(ProcessMap):

@@ -20,7 +20,7 @@ LONGEST_VALUE = 65_536
 
 def open_map(options: Options) -> "ConstantMap":
     """Open a cdb map; ``map_library_opt`` is its file."""
-    path = options.map_library_opt or str(SYSCONFDIR / "popmap.cdb")
+    path = options.map_library_opt or f"{SYSCONFDIR}/popmap.cdb"
     return ConstantMap(path, options.domain_delimiter)
 
 

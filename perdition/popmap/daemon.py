@@ -4,6 +4,7 @@ A datagram is a head, whose numbers have their highest octet first, and a body o
 behind its length.
 """
 
+import os
 import socket
 import struct
 import time
@@ -47,7 +48,7 @@ def open_map(options: Options) -> "DaemonMap":
         )
     seconds, retries = [*numbers, "", ""][:2]
     return DaemonMap(
-        str(START_DIRECTORY / (path or DEFAULT_SOCKET)),
+        os.path.join(START_DIRECTORY, path or DEFAULT_SOCKET),
         int(seconds or DEFAULT_SECONDS),
         int(retries or DEFAULT_RETRIES),
         options,

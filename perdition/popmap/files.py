@@ -11,7 +11,7 @@ from perdition.popmap import START_DIRECTORY, Destination, PopMap, Query, reason
 
 def signature(path: str) -> tuple[int, ...]:
     """Return what tells a file from one that has taken its place; raises OSError."""
-    found = os.stat(path)  # noqa: PTH116 - a tenth of what a Path costs, each login
+    found = os.stat(path)
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
@@ -21,7 +21,7 @@ class FileMap(PopMap):
     blocks = False
 
     def __init__(self, path: str, delimiter: str) -> None:
-        self.path = str(START_DIRECTORY / path)
+        self.path = os.path.join(START_DIRECTORY, path)
         self.delimiter = delimiter
         self.signature: tuple[int, ...] = ()
 

@@ -12,7 +12,7 @@ READ_UNLOCKED = "ru"
 
 def open_map(options: Options) -> "GdbmMap":
     """Open a gdbm map; ``map_library_opt`` is its file."""
-    path = options.map_library_opt or str(SYSCONFDIR / "popmap.gdbm.db")
+    path = options.map_library_opt or f"{SYSCONFDIR}/popmap.gdbm.db"
     return GdbmMap(path, options.domain_delimiter)
 
 

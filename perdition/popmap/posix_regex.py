@@ -20,7 +20,7 @@ INLINE_SECONDS = 0.005
 
 def open_map(options: Options) -> "PosixRegexMap":
     """Open a map of regular expressions; ``map_library_opt`` is its file."""
-    path = options.map_library_opt or str(SYSCONFDIR / "popmap.re")
+    path = options.map_library_opt or f"{SYSCONFDIR}/popmap.re"
     return PosixRegexMap(path, options.domain_delimiter)
 
 

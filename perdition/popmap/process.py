@@ -1,5 +1,6 @@
 """Popmaps that run in processes of their own, whose crash or waiting hurts no session."""
 
+import os
 import signal
 import socket
 import struct
@@ -9,19 +10,19 @@ import threading
 import time
 from contextlib import suppress
 from os import fsdecode, fsencode
-from pathlib import Path
 from typing import NamedTuple
 
+import perdition
 from perdition.endpoint import Endpoint
 from perdition.failure import MapUnavailable
 from perdition.options import Options
 from perdition.popmap import Destination, Query
 from perdition.popmap.server import ServerMap
 
-MODULES = Path(__file__).parents[2]
+MODULES = os.path.dirname(perdition.__path__[0])
 RUN_MODULE = f"""
 import runpy, sys
-sys.path.insert(0, {str(MODULES)!r})
+sys.path.insert(0, {MODULES!r})
 runpy.run_module(sys.argv.pop(1), run_name="__main__")
 """
 PYTHON = (sys.executable, "-IB", "-c", RUN_MODULE)

@@ -1,5 +1,6 @@
 """A popmap in a table of an SQLite file."""
 
+import os
 import sqlite3
 from contextlib import suppress
 from pathlib import Path
@@ -25,8 +26,8 @@ def open_map(options: Options) -> "SQLiteMap":
             "map_library_opt: too many parts; give file:table:servercolumn:usercolumn:portcolumn"
         )
     given = {name: part for name, part in zip(names, parts, strict=False) if part}
-    file = START_DIRECTORY / (path or SYSCONFDIR / "popmap.sqlite")
-    return SQLiteMap(Table(**given), [str(file)], options)
+    file = os.path.join(START_DIRECTORY, path or f"{SYSCONFDIR}/popmap.sqlite")
+    return SQLiteMap(Table(**given), [file], options)
 
 
 class SQLiteMap(SQLMap):

@@ -19,11 +19,10 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from enum import IntEnum
-from pathlib import Path
 
 from perdition.failure import StartupError
 from perdition.net.address import Address
-from perdition.process.daemon import bind_masked
+from perdition.process.rights import bind_masked
 from perdition.process.tokens import Tokens
 
 VERSION = 1
@@ -121,7 +120,7 @@ def by_address(sockets: list[socket.socket]) -> dict[Address, socket.socket]:
 class Handover:
     """The predecessor's side: where a successor comes, and the one that has."""
 
-    def __init__(self, path: Path, inherited: socket.socket | None) -> None:
+    def __init__(self, path: str, inherited: socket.socket | None) -> None:
         """Listen there, if our own predecessor has not left us its socket; raises StartupError."""
         self.path = path
         self.starter = os.geteuid()
@@ -132,7 +131,8 @@ class Handover:
         """Return a socket that listens, in place of one that a dead process left."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         try:
-            self.path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(self.path)
             bind_masked(sock, self.path, PRIVATE_UMASK)
             sock.listen()
         except OSError as error:
@@ -202,20 +202,20 @@ class Handover:
     def remove(self) -> None:
         """Take the socket away; one that stays is no hindrance to the next start."""
         with suppress(OSError):
-            self.path.unlink()
+            os.unlink(self.path)
 
 
 class Predecessor:
     """The successor's side: the line to the master whose place is taken."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str) -> None:
         """Connect to it; raises StartupError."""
         self.path = path
         self.is_taken = False
         self.line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.line.settimeout(ANSWER_SECONDS)
         try:
-            self.line.connect(str(path))
+            self.line.connect(path)
         except OSError as error:
             raise StartupError(
                 f"takeover: {path}: {error.strerror or error}; "

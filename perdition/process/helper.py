@@ -29,7 +29,7 @@ from perdition.helper_line import (
     Wanted,
     unpack,
 )
-from perdition.process.daemon import die_with_parent
+from perdition.process.rights import die_with_parent
 
 LOGINS_AT_ONCE = 64
 """Each is a process; further ones wait for their turn."""

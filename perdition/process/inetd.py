@@ -15,7 +15,7 @@ from perdition.net.loop import Loop
 from perdition.options import Options
 from perdition.popmap.kinds import open_map
 from perdition.process import helper
-from perdition.process.daemon import Owner, harden, renounce
+from perdition.process.rights import Owner, harden, renounce
 from perdition.process.encryption import Encryption
 from perdition.process.furnish import furnish
 from perdition.process.scoreboard import Scoreboard

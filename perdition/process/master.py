@@ -7,7 +7,6 @@ import signal
 import socket
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import NoReturn
 
 from setproctitle import setproctitle
@@ -22,22 +21,17 @@ from perdition.options import Options
 from perdition.popmap.kinds import open_map
 from perdition.process import helper
 from perdition.process.children import Children, Slot
-from perdition.process.daemon import (
-    Owner,
-    PidFile,
-    detach,
-    harden,
-    release_parent,
-    renounce,
-)
+from perdition.process.daemon import detach, release_parent
 from perdition.process.encryption import Encryption
 from perdition.process.handover import Word
+from perdition.process.pid_file import PidFile
+from perdition.process.rights import Owner, harden, renounce
 from perdition.process.scoreboard import Counter, in_words
 from perdition.process.service_manager import notify
 from perdition.process.sockets import Sockets
 from perdition.process.worker import Heritage, Worker
 
-RUN_DIRECTORY = Path("/var/run")
+RUN_DIRECTORY = "/var/run"
 SIGNALS = {
     *(signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP),
     *(signal.SIGCHLD, signal.SIGIO),
@@ -87,9 +81,9 @@ class Master:
     def named_pid_file(self) -> PidFile | None:
         """Return the pid file, if there is to be one."""
         path = self.options.pid_file
-        if path == "":
-            return None
-        return PidFile(Path(path or RUN_DIRECTORY / self.name / f"{self.name}.pid"), self.owner)
+        if path is None:
+            path = f"{RUN_DIRECTORY}/{self.name}/{self.name}.pid"
+        return PidFile(path, self.owner) if path else None
 
     def prepare_pid_file(self) -> None:
         """See to it that the pid file can be written, and that another master can find us by it.
@@ -215,9 +209,9 @@ class Master:
                 self.pid_file.remove()
             if self.sockets.handover:
                 self.sockets.handover.remove()
-            if isinstance(path := self.options.metrics_address, Path):
+            if isinstance(path := self.options.metrics_address, str):
                 with suppress(OSError):  # a socket that stays is stale to the next start
-                    path.unlink()
+                    os.unlink(path)
         self.end_keeper()
         self.log.notice("perdition has ended")
 

@@ -5,9 +5,9 @@ import resource
 import selectors
 import signal
 import socket
+import stat
 import sys
 from contextlib import suppress
-from pathlib import Path
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any, NoReturn
 
@@ -20,7 +20,7 @@ from perdition.failure import StartupError
 from perdition.log import Log
 from perdition.metrics import ScoreboardCollector
 from perdition.net.address import lookup
-from perdition.process.daemon import Owner, bind_masked
+from perdition.process.rights import Owner, bind_masked
 from perdition.process.scoreboard import Scoreboard
 
 SOCKET_UMASK = 0o117
@@ -32,10 +32,10 @@ DESCRIPTORS = 64
 """What the process needs, and some to spare."""
 
 
-def bind(address: Endpoint | Path, owner: Owner) -> socket.socket:
+def bind(address: Endpoint | str, owner: Owner) -> socket.socket:
     """Return a socket that listens where scrapers are to come; raises StartupError."""
     try:
-        if isinstance(address, Path):
+        if isinstance(address, str):
             return bind_path(address, owner)
         family, sockaddr = lookup(address, socket.AI_PASSIVE)[0]
         return socket.create_server(sockaddr, family=family)
@@ -46,24 +46,24 @@ def bind(address: Endpoint | Path, owner: Owner) -> socket.socket:
         ) from error
 
 
-def listens_at(sock: socket.socket, address: Endpoint | Path) -> bool:
+def listens_at(sock: socket.socket, address: Endpoint | str) -> bool:
     """Tell whether a socket listens at that address."""
-    if isinstance(address, Path):
-        return sock.family == socket.AF_UNIX and sock.getsockname() == str(address)
+    if isinstance(address, str):
+        return sock.family == socket.AF_UNIX and sock.getsockname() == address
     try:
         return lookup(address, socket.AI_PASSIVE)[0] == (sock.family, sock.getsockname())
     except OSError:
         return False
 
 
-def bind_path(path: Path, owner: Owner) -> socket.socket:
+def bind_path(path: str, owner: Owner) -> socket.socket:
     """Return a Unix socket that listens, in place of one that a dead process left."""
-    if path.is_socket():
+    if os.path.exists(path) and stat.S_ISSOCK(os.stat(path).st_mode):
         try:
             with socket.socket(socket.AF_UNIX) as caller:
-                caller.connect(str(path))
+                caller.connect(path)
         except ConnectionRefusedError:
-            path.unlink()
+            os.unlink(path)
     sock = socket.socket(socket.AF_UNIX)
     bind_masked(sock, path, SOCKET_UMASK)
     owner.give(path)

@@ -5,8 +5,9 @@ import socket
 from perdition.failure import StartupError
 from perdition.net.address import Listening
 from perdition.options import Options
-from perdition.process.daemon import Owner, PidFile
 from perdition.process.handover import Estate, Handover, Predecessor, by_address
+from perdition.process.pid_file import PidFile
+from perdition.process.rights import Owner
 from perdition.process.service_manager import passed_sockets
 from perdition.process.tokens import Tokens
 

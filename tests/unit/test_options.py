@@ -117,7 +117,7 @@ class TestValues:
         [
             (["--metrics_address", ":9100"], "metrics_address", Endpoint("", "9100")),
             (["--metrics_address", "[::1]:9100"], "metrics_address", Endpoint("::1", "9100")),
-            (["--metrics_address", "/run/socket"], "metrics_address", Path("/run/socket")),
+            (["--metrics_address", "/run/socket"], "metrics_address", "/run/socket"),
             (["--metrics_address", ""], "metrics_address", None),
             (["-Sall"], "strip_domain", States(ALL)),
             (["-S", "Server_Lookup,LOCAL_AUTH"], "strip_domain", States(LOOKUP | AUTH)),
