@@ -10,10 +10,13 @@ import selectors
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import cached_property
 from types import coroutine
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 T = TypeVar("T")
 
@@ -246,9 +249,17 @@ class Pool:
 
     def __init__(self, loop: Loop, name: str, threads: int, waiting: int) -> None:
         self.loop = loop
+        self.name = name
+        self.threads = threads
         self.limit = threads + waiting
         self.calls = 0
-        self.executor = ThreadPoolExecutor(threads, name)
+
+    @cached_property
+    def executor(self) -> "ThreadPoolExecutor":
+        """The threads; neither they nor their library are there before the first call."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        return ThreadPoolExecutor(self.threads, self.name)
 
     async def call(self, seconds: float, function: Callable[..., T], *arguments: object) -> T:
         """Return what the function returns, or raise what it raises.

@@ -4,7 +4,6 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from getpass import getpass
 from typing import NamedTuple
 
 from cryptography import x509
@@ -109,6 +108,8 @@ def read_passphrase(options: Options) -> str:
     """
     path, descriptor = options.ssl_passphrase_file, options.ssl_passphrase_fd
     if not path and descriptor is None and os.isatty(STDIN):
+        from getpass import getpass
+
         return getpass("Passphrase of ssl_key_file: ")
     where = f"ssl_passphrase_file {path}" if path else f"ssl_passphrase_fd {descriptor or STDIN}"
     try:

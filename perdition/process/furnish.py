@@ -1,7 +1,7 @@
 """What any process that serves clients needs, put together from the options."""
 
 import itertools
-import random
+import os
 
 from perdition.auth import LocalAuthentication
 from perdition.clients import Clients
@@ -47,7 +47,7 @@ def furnish(  # noqa: PLR0913 - all that a Site is made of
         tls=tls.listening,
         resolver=resolver,
         upstream=Upstream(loop, resolver, options, log, tls.outgoing, tally),
-        turns=itertools.count(random.randrange(1 << 16)),
+        turns=itertools.count(int.from_bytes(os.urandom(2), "big")),
         splices=set(),
     )
 

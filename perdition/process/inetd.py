@@ -4,8 +4,6 @@ import os
 import signal
 import socket
 
-from setproctitle import setproctitle
-
 from perdition.auth import login_seconds
 from perdition.clients import Clients
 from perdition.failure import StartupError
@@ -14,16 +12,17 @@ from perdition.log import Log, fault
 from perdition.net.loop import Loop
 from perdition.options import Options
 from perdition.popmap.kinds import open_map
-from perdition.process import helper
-from perdition.process.rights import Owner, harden, renounce
 from perdition.process.encryption import Encryption
 from perdition.process.furnish import furnish
+from perdition.process.rights import Owner, harden, renounce
 from perdition.process.scoreboard import Scoreboard
 from perdition.session import Session
 from perdition.tally import Tally
 from perdition.username import Ends
 
 STDIN = 0
+TITLE_SECONDS = 1.0
+"""When the process gets its title: no client need wait until its library is there."""
 
 
 def run(name: str, options: Options, log: Log) -> int:
@@ -41,12 +40,13 @@ def run(name: str, options: Options, log: Log) -> int:
     harden()
     line = None
     if options.authenticate_in:
+        from perdition.process import helper
+
         line = Line([])
         seconds = login_seconds(options.authenticate_timeout)
         helper.start(name, [line], os.pipe2(os.O_CLOEXEC), [], seconds)
     owner.become()
     renounce()
-    setproctitle(f"{name}: inetd")
     if options.debug:
         log.debug(options.logged())
     loop = Loop()
@@ -71,8 +71,16 @@ def run(name: str, options: Options, log: Log) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: loop.call_soon_from_thread(site.end_sessions))
     loop.call_soon_from_thread(begin)
+    loop.call_later(TITLE_SECONDS, lambda: show_title(name))
     loop.run()
     return os.EX_OK
+
+
+def show_title(name: str) -> None:
+    """Tell ps what this process is."""
+    from setproctitle import setproctitle
+
+    setproctitle(f"{name}: inetd")
 
 
 def ends_of(sock: socket.socket) -> Ends:

@@ -1,5 +1,6 @@
 """A worker: one thread, one loop, thousands of sessions. It never has privileges."""
 
+import concurrent.futures.thread  # noqa: F401 - before the fork: workers share its pages
 import errno
 import os
 import pickle

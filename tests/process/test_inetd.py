@@ -225,7 +225,7 @@ def test_user_and_group(inetd: Inetd) -> None:
     with ByHand("setpriv", "--groups", "4,24", program("imap4"), *inetd.arguments("imap4")) as own:
         own.client.read_until(DIALOGUES["imap4"].greeting)
         member = Member(own.process.pid)
-        assert member.title == "perdition.imap4: inetd"
+        until(lambda: member.title == "perdition.imap4: inetd", lambda: member.title)
         assert member.ids() == ({"65534"}, {"65534"}, []), member.ids()
         assert not descendants(own.process.pid)
 
