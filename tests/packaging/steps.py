@@ -52,7 +52,14 @@ def bring(machine: Machine, files: Iterable[Path]) -> None:
 
 
 def set_up_site(machine: Machine) -> None:
-    """Give a machine a site's configuration, certificate and popmap, and start the real server."""
+    """Set a machine up as a site, with its real server."""
+    configure(machine)
+    users = "--address 127.0.0.2 --ports 110 143 4190 --name north joe:secret ann:secret"
+    machine.does(f"{python('tests.support.mailserver', users)} >/dev/null 2>&1 </dev/zero &")
+
+
+def configure(machine: Machine) -> None:
+    """Give a machine a site's configuration, certificate and popmap."""
     for path, text in SITE.items():
         machine.write(path, text)
     authority = Authority(machine.folder.parent)
@@ -61,8 +68,6 @@ def set_up_site(machine: Machine) -> None:
     machine.write("/etc/perdition/perdition.crt.pem", certificate.certificate.read_text())
     machine.write("/etc/perdition/perdition.key.pem", certificate.key.read_text())
     machine.does("chmod 600 /etc/perdition/perdition.key.pem; cd /etc/perdition; make")
-    users = "--address 127.0.0.2 --ports 110 143 4190 --name north joe:secret ann:secret"
-    machine.does(f"{python('tests.support.mailserver', users)} >/dev/null 2>&1 </dev/zero &")
 
 
 def python(module: str, arguments: str = "") -> str:

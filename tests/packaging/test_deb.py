@@ -1,5 +1,6 @@
 """The Debian packages, from their build to their purge, and over Debian's own perdition 2.2."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from tests.packaging.steps import (
     all_run,
     bring,
     build,
+    configure,
     fate_of_session,
     log_in,
     run,
@@ -81,6 +83,20 @@ def test_init_script_with_all_protocols(fresh: Machine) -> None:
     assert fresh.does("/etc/init.d/perdition stop").count("is stopped") == 5
     assert fresh.tries("/etc/init.d/perdition status").returncode == 3
     assert "perdition." not in fresh.does("ps -e -o args")
+
+
+def test_all_protocols_idle_in_little_memory(fresh: Machine) -> None:
+    """As two processors have it, whatever this machine has; no other program shares its pages."""
+    fresh.does(f"{APT} install /ours/perdition_*.deb")
+    fresh.does("/etc/init.d/perdition stop; sed -i s/S=no/S=yes/ /etc/default/perdition")
+    configure(fresh)
+    fresh.does("for file in /etc/perdition/*.conf; do echo workers 2 >>$file; done")
+    fresh.does("/etc/init.d/perdition start")
+    pids = fresh.does("pgrep -f ^perdition").split()
+    assert len(pids) == 5 * 3 + 2 * 2, "masters and workers; keepers and helpers for TLS's files"
+    rollups = fresh.does(f"cat {' '.join(f'/proc/{pid}/smaps_rollup' for pid in pids)}")
+    kibibytes = sum(int(size) for size in re.findall(r"^Pss: +(\d+) kB", rollups, re.MULTILINE))
+    assert kibibytes <= 100 * 1024
 
 
 def test_takes_over_from_perdition_22(fresh: Machine) -> None:
