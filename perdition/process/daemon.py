@@ -1,9 +1,9 @@
 """The way off the terminal."""
 
 import os
+import resource
 from collections.abc import Iterable
-
-import daemon.daemon
+from typing import Any
 
 UMASK = 0o027
 
@@ -19,13 +19,29 @@ def detach(preserved: Iterable[int]) -> int:
         os.close(sink)
         os._exit(os.EX_OK if os.read(source, 1) else 1)
     os.close(source)
-    daemon.DaemonContext(
+    python_daemon().DaemonContext(
         detach_process=True,
         files_preserve=[*preserved, sink],
         umask=UMASK,
         signal_map={},
     ).open()
     return sink
+
+
+def python_daemon() -> Any:
+    """Return the library, which is told that no descriptors are allowed beyond those that are open.
+
+    It closes what is open; but its versions before 3 list at once all numbers that are allowed:
+    32 MiB of them where systemd starts us.
+    """
+    count = max(map(int, os.listdir("/proc/self/fd"))) + 1
+    truth = resource.getrlimit
+    resource.getrlimit = lambda _: (count, count)
+    try:
+        import daemon
+    finally:
+        resource.getrlimit = truth
+    return daemon
 
 
 def release_parent(sink: int) -> None:

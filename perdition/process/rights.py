@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-import daemon.daemon
-
 from perdition.failure import StartupError
 from perdition.options import OPTIONS, Options
 
@@ -51,7 +49,8 @@ class Owner(NamedTuple):
         """Become this owner for good, without supplementary groups."""
         if os.getuid() == 0:
             os.setgroups([])
-            daemon.daemon.change_process_owner(self.uid, self.gid)
+            os.setgid(self.gid)
+            os.setuid(self.uid)
 
     def give(self, path: str) -> None:
         """Make a file or directory this owner's: itself, not what a link in its place leads to."""
@@ -129,6 +128,6 @@ def renounce() -> None:
 
 def harden() -> None:
     """Leave no core with passwords in it, and use all the descriptors that the system allows."""
-    daemon.daemon.prevent_core_dump()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
