@@ -1,7 +1,10 @@
 """``python3 -m perdition NAME [option...]``: NAME is what perdition was called by."""
 
+import gc
 import sys
 
-from perdition.cli import main
+gc.disable()  # a start makes no garbage; who serves turns it on again
+
+from perdition.cli import main  # noqa: E402
 
 sys.exit(main(sys.argv[1:]))

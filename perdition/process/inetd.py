@@ -14,6 +14,7 @@ from perdition.options import Options
 from perdition.popmap.kinds import open_map
 from perdition.process.encryption import Encryption
 from perdition.process.furnish import furnish
+from perdition.process.memory import settle
 from perdition.process.rights import Owner, harden, renounce
 from perdition.process.scoreboard import Scoreboard
 from perdition.session import Session
@@ -72,6 +73,7 @@ def run(name: str, options: Options, log: Log) -> int:
         signal.signal(number, lambda *_: loop.call_soon_from_thread(site.end_sessions))
     loop.call_soon_from_thread(begin)
     loop.call_later(TITLE_SECONDS, lambda: show_title(name))
+    settle()
     loop.run()
     return os.EX_OK
 

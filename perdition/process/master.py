@@ -1,6 +1,5 @@
 """The master: binds, drops privileges, forks, supervises. It never reads from the network."""
 
-import gc
 import os
 import pickle
 import signal
@@ -24,6 +23,7 @@ from perdition.process.children import Children, Slot
 from perdition.process.daemon import detach, release_parent
 from perdition.process.encryption import Encryption
 from perdition.process.handover import Word
+from perdition.process.memory import settle
 from perdition.process.pid_file import PidFile
 from perdition.process.rights import Owner, harden, renounce
 from perdition.process.scoreboard import Counter, in_words
@@ -120,11 +120,11 @@ class Master:
         if not self.options.takeover:
             self.claim_place()
         self.lifeline = os.pipe2(os.O_CLOEXEC)
+        settle()
         self.start_helper()
         self.log.give(self.owner.uid, self.owner.gid)
         self.owner.become()
         renounce()
-        gc.freeze()  # what is imported stays in pages that all processes share
         self.children.start_all()
         begun = self.workers_begin() and self.take_place()
         if begun:
