@@ -33,7 +33,7 @@ lint: $(VENV)/built-for-test  ## Check style, layout and types
 	@$(VENV)/bin/ruff format --check
 	@$(VENV)/bin/mypy
 
-bench: $(VENV)/built-for-test  ## Measure what logins, sessions and gigabytes cost
+bench: $(VENV)/built-for-test  ## Measure what logins, sessions, gigabytes and starts cost
 	@$(VENV)/bin/python3 -m tests.bench
 
 manual: build  ## Write manual and sample configuration anew from the option table

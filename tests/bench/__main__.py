@@ -1,7 +1,8 @@
-"""Measures perdition: CPU and system calls of a login, memory of a session, CPU of a gigabyte."""
+"""Measures perdition: what logins, sessions, gigabytes and starts for inetd cost."""
 
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,12 +14,13 @@ from statistics import median, quantiles
 from tests.bench import load, nginx
 from tests.bench.load import Connect
 from tests.support.folders import public_folder
-from tests.support.proxy import ROOT, Proxy, popmap
+from tests.support.proxy import BIN, ROOT, Proxy, popmap
 from tests.support.wait import until
 
 ROUNDS = 5
 LOGIN_ROUNDS = 200
 LOGINS = 80
+STARTS = 20
 SESSIONS = 2000
 TRACED_LOGINS = 400
 GIGABYTE = 1024
@@ -187,6 +189,31 @@ def compare(subjects: dict[str, tuple[int, Connect]]) -> None:
         report(what, found, "s CPU")
 
 
+def measure_starts(tls_options: list[str]) -> None:
+    """Print the CPU of a session's process from its start by a super-server to its greeting."""
+    for protocol in ("pop3", "imap4", "managesieve"):
+        for what, options in (("plain", []), ("TLS", tls_options)):
+            figures = [start(protocol, options) for _ in range(STARTS)]
+            report(f"{protocol} session for inetd, {what}", figures, "ms CPU")
+
+
+def start(protocol: str, options: list[str]) -> float:
+    """Return the milliseconds of CPU that a process has used when its client is greeted."""
+    command = [str(BIN / f"perdition.{protocol}"), "-i", "-f", "", "-M", "", "-s", "127.0.0.1:1"]
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        client = load.plain(listening.getsockname()[1])()
+        accepted, _ = listening.accept()
+    with accepted:
+        process = subprocess.Popen(
+            [*command, *options], stdin=accepted.fileno(), stdout=accepted.fileno()
+        )
+    if options:
+        client = load.tls_context().wrap_socket(client)
+    with process, client:
+        assert client.recv(4096)
+        return cpu_seconds([process.pid]) * 1000
+
+
 def make_certificate(folder: Path) -> tuple[Path, Path]:
     """Make a certificate for these measurements; return it and its key."""
     certificate, key = folder / "bench.crt", folder / "bench.key"
@@ -211,6 +238,7 @@ def main() -> None:
         measure_logins(folder, pop3, imap4)
         measure_sessions(folder, pop3, tls_options)
         measure_bulk(folder, pop3, tls_options, pair)
+        measure_starts(tls_options)
 
 
 if __name__ == "__main__":

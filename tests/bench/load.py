@@ -17,11 +17,17 @@ def plain(port: int) -> Connect:
 
 
 def tls(port: int) -> Connect:
-    """Return what connects to a port by TLS; whom it finds there does not matter here."""
+    """Return what connects to a port by TLS."""
+    context = tls_context()
+    return lambda: context.wrap_socket(plain(port)())
+
+
+def tls_context() -> ssl.SSLContext:
+    """Return TLS of a client to whom it does not matter whom it finds."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    return lambda: context.wrap_socket(plain(port)())
+    return context
 
 
 def log_in(connect: Connect, imap: bool = False) -> socket.socket:

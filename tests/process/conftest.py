@@ -27,26 +27,12 @@ ACCOUNT = "perdition-test"
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can do this")
 every_protocol = pytest.mark.parametrize("protocol", DIALOGUES)
 
-_figures: list[str] = []
-
 
 @pytest.fixture(autouse=True)
 def family() -> Iterator[None]:
     """Whatever a test starts is gone after it."""
     with nothing_left_behind():
         yield
-
-
-@pytest.fixture
-def figures() -> list[str]:
-    """What is measured but not judged: each line is shown at the end of the run."""
-    return _figures
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Show what was measured."""
-    for line in _figures:
-        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

@@ -331,17 +331,3 @@ def test_no_client(inetd: Inetd) -> None:
     [line] = told.stderr.splitlines()
     assert "inetd_mode" in line, line
     assert "inetd_mode" in inetd.log()
-
-
-def test_cost(inetd: Inetd, figures: list[str]) -> None:
-    """CPU from exec to greeting: measured and shown, not judged."""
-    measured = []
-    for _ in range(5):
-        with ByHand(program("imap4"), *inetd.arguments("imap4")) as served:
-            served.client.read_until(DIALOGUES["imap4"].greeting)
-            measured.append(Member(served.process.pid).cpu_seconds() * 1000)
-            served.client.close()
-    assert all(measured)
-    figures.append(
-        "inetd: CPU from exec to greeting, ms: " + ", ".join(f"{ms:.0f}" for ms in measured)
-    )
