@@ -6,6 +6,7 @@ of a hash: another address would have to share both to be taken for it.
 """
 
 import mmap
+import socket
 import struct
 from time import monotonic
 
@@ -18,6 +19,8 @@ ENOUGH_FAILURES = 16
 """More make no difference."""
 FORGET_SECONDS = 60.0
 """After so long without a failure an address begins anew."""
+SITE_OCTETS = 6
+"""Of an IPv6 address: a site has all those that begin alike so far (RFC 6177: a /48)."""
 
 
 class Share:
@@ -61,20 +64,21 @@ class Clients:
         """Return eight octets that tell texts apart and, by Python's secret seed, nothing else."""
         return struct.pack("q", hash(b"\0".join(texts)))
 
-    def cells(self, address: str) -> tuple[int, int]:
-        """Return an address's cells."""
-        one, two = struct.unpack("II", self.mark(address.encode()))
+    def cells(self, source: bytes) -> tuple[int, int]:
+        """Return the cells of where clients come from."""
+        one, two = struct.unpack("II", self.mark(source))
         return one % CELLS, CELLS + two % CELLS
 
     def connections(self, address: str) -> int:
         """Return how many connections an address has to all workers."""
         return min(
-            sum(share.connections[cell] for share in self.shares) for cell in self.cells(address)
+            sum(share.connections[cell] for share in self.shares)
+            for cell in self.cells(address.encode())
         )
 
     def connected(self, address: str, change: int) -> None:
         """Note that an address has a connection more, or one less."""
-        for cell in self.cells(address):
+        for cell in self.cells(address.encode()):
             self.own.connections[cell] += change
 
     def failed(self, address: str, user: bytes, password: bytes) -> float:
@@ -83,7 +87,7 @@ class Clients:
         Who repeats what was wrong before, as a mail client with an old password does, is not
         guessing: it waits no longer each time.
         """
-        cells = self.cells(address)
+        cells = self.cells(guesser(address))
         (guess,) = struct.unpack_from("I", self.mark(user, password))
         repeated = all(any(share.guesses[cell] == guess for share in self.shares) for cell in cells)
         now = int(monotonic())
@@ -103,3 +107,11 @@ class Clients:
     def remembered(share: Share, cell: int, now: int) -> int:
         """Return the failures of a cell that one worker has not forgotten yet."""
         return share.failures[cell] if now - share.failed_at[cell] <= FORGET_SECONDS else 0
+
+
+def guesser(address: str) -> bytes:
+    """Return what all addresses have in common that whoever has this one can guess from."""
+    if ":" not in address:
+        return address.encode()
+    number, _, _ = address.partition("%")
+    return socket.inet_pton(socket.AF_INET6, number)[:SITE_OCTETS]

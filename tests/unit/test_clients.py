@@ -58,6 +58,22 @@ def test_nobody_waits_for_what_another_address_has_done(clients: Clients) -> Non
     assert clients.failed(ELSEWHERE, b"joe", b"guess") == 2
 
 
+@pytest.mark.parametrize(
+    ("other", "delay"),
+    [("2001:db8::2", 4), ("2001:db8:0:ffff::1", 4), ("2001:db8::1%eth0", 4), ("2001:db8:1::1", 2)],
+)
+def test_guesser_has_all_addresses_of_an_ipv6_site(
+    other: str, delay: int, clients: Clients
+) -> None:
+    clients.failed("2001:db8::1", b"joe", b"one")
+    assert clients.failed(other, b"joe", b"two") == delay
+
+
+def test_connections_of_a_site_are_not_one_address(clients: Clients) -> None:
+    clients.connected("2001:db8::1", +1)
+    assert clients.connections("2001:db8::2") == 0
+
+
 def test_memory_does_not_tell_passwords(clients: Clients) -> None:
     clients.failed(HOME, b"joe", b"hunter2")
     assert b"hunter2" not in bytes(clients.own.memory)
