@@ -22,8 +22,6 @@ from perdition.tally import Tally
 from perdition.username import Ends
 
 STDIN = 0
-TITLE_SECONDS = 1.0
-"""When the process gets its title: no client need wait until its library is there."""
 
 
 def run(name: str, options: Options, log: Log) -> int:
@@ -72,7 +70,7 @@ def run(name: str, options: Options, log: Log) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: loop.call_soon_from_thread(site.end_sessions))
     loop.call_soon_from_thread(begin)
-    loop.call_later(TITLE_SECONDS, lambda: show_title(name))
+    loop.call_later(0.0, lambda: show_title(name))  # at the next tick: the greeting goes first
     settle()
     loop.run()
     return os.EX_OK
