@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from perdition.endpoint import Endpoint
 from perdition.failure import StartupError
-from perdition.net.loop import Loop, Pool, PoolFull
+from perdition.net.loop import Loop
+from perdition.net.pool import Pool, PoolFull
 
 T = TypeVar("T")
 

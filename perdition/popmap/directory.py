@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 from perdition.failure import MapUnavailable
 from perdition.log import Log
-from perdition.net.loop import Loop, Pool, PoolFull
+from perdition.net.loop import Loop
+from perdition.net.pool import Pool, PoolFull
 from perdition.options import Options
 from perdition.popmap import Destination, Lengthy, PopMap, Query
 
