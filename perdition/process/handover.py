@@ -5,7 +5,7 @@ up its privileges. Both sides have the system vouch for who is at the other end:
 who started both. To a successor that connects it sends copies of all that it listens on, and goes
 on. Then the successor says
 
-    TAKEN    it serves: the predecessor accepts nobody any more, and its sessions go on
+    TAKEN    it serves from now on: the predecessor accepts nobody any more, its sessions go on
     REOPEN   it was told to read all again: the predecessor opens its log anew, as at SIGHUP
     END      it was told to end: the predecessor ends its sessions as at SIGTERM
 

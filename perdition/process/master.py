@@ -181,6 +181,7 @@ class Master:
                 return False
             self.sockets.predecessor.take_place()
             self.in_place = True
+            self.children.signal_workers(signal.SIGUSR1)  # clients are theirs, and no earlier
             self.log.notice("this perdition has taken over from the one that ran")
         self.look_at = time.monotonic() + LOOK_SECONDS
         self.tell("READY=1", f"MAINPID={os.getpid()}")
@@ -259,7 +260,7 @@ class Master:
             self.serve_scrapers()
         if self.sockets.scrapers:
             self.sockets.scrapers.close()
-        self.worker(slot, orders).run()
+        self.worker(slot, orders).run(accepts=self.in_place)
 
     def serve_scrapers(self) -> NoReturn:
         """Tell scrapers what the scoreboard shows, after closing all that is for others."""

@@ -104,16 +104,21 @@ class Worker:
         self.draining = False
         self.title_is_due = False
 
-    def run(self) -> NoReturn:
-        """Serve until told to stop, then end the process."""
+    def run(self, accepts: bool) -> NoReturn:
+        """Serve until told to stop, then end the process.
+
+        Unless it ``accepts`` clients, they are another perdition's until SIGUSR1.
+        """
         self.show_title()
         self.on_signal(signal.SIGTERM, lambda: self.drain(self.options.drain_timeout))
         self.on_signal(signal.SIGQUIT, lambda: self.drain(None))
         self.on_signal(signal.SIGHUP, self.reload)
+        self.on_signal(signal.SIGUSR1, self.listen)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's; the master passes its own
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         self.loop.watch(self.lifeline, READ, self)
-        self.listen()
+        if accepts:
+            self.listen()
         self.beat()
         self.loop.run()
         self.log.debug(f"worker {self.number} ends")

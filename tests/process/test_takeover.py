@@ -21,7 +21,7 @@ from tests.process.conftest import (
     refused,
 )
 from tests.support.daemon import Daemon
-from tests.support.family import Member
+from tests.support.family import Member, descendants
 from tests.support.metrics import Scraper
 from tests.support.users import Users
 from tests.support.wait import DEADLINE, until
@@ -71,6 +71,11 @@ def expect_end(daemon: Daemon) -> None:
     """Wait until it has ended well, and all its processes with it."""
     assert daemon.wait() == 0, daemon.evidence()
     until(lambda: not daemon.processes(), daemon.evidence)
+
+
+def serving(master: int) -> list[Member]:
+    """The workers of a master that have come so far as to have a title."""
+    return [member for member in descendants(master) if ": worker " in member.title]
 
 
 @pytest.mark.parametrize(
@@ -184,6 +189,30 @@ def test_end_of_the_predecessor_meanwhile(started: Started) -> None:
     successor.wait_for_log("ended meanwhile")
     assert refused(generations.first.address)
     assert not generations.first.pid_file.exists()
+
+
+def test_clients_are_not_the_successors_until_it_has_taken_over(
+    started: Started, clients: Clients
+) -> None:
+    """One that ends before all its workers serve has had no sessions that could end with it."""
+    generations = Generations(started, "imap4")
+    successor = generations.candidate("--workers", "60")
+    with ThreadPoolExecutor() as threads:
+        launched = threads.submit(successor.launch)
+        [line] = successor.wait_for_log("Starting perdition")
+        pid = int(re.findall(r"\[(\d+)\]", line)[0])
+        until(lambda: len(serving(pid)) >= 2, successor.evidence)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            assert generations.first.written_pid() == generations.first.pid, "it was too fast"
+            held = [clients.log_in(generations.first) for _ in range(20)]
+            os.kill(pid, signal.SIGTERM)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert launched.result().returncode == 1, successor.evidence()
+
+    for session in held:
+        session.use()
 
 
 def test_nobody_to_take_over_from(started: Started, folder: Path) -> None:
