@@ -52,9 +52,14 @@ class Sockets:
         return estate
 
     def close_to_others(self, taken: bool) -> None:
-        """Let no more clients and no more successors in; one may have taken over."""
+        """Let no more clients and no more successors in; one may have taken over.
+
+        Scrapers have the process that tells metrics, for as long as it is there.
+        """
         for sock in self.listeners:
             sock.close()
+        if self.scrapers:
+            self.scrapers.close()
         if self.handover:
             self.handover.retire(taken)
 

@@ -23,6 +23,7 @@ from tests.process.conftest import (
 from tests.support.daemon import Daemon
 from tests.support.family import Member, descendants
 from tests.support.metrics import Scraper
+from tests.support.processes import free_ports
 from tests.support.users import Users
 from tests.support.wait import DEADLINE, until
 
@@ -335,6 +336,19 @@ def test_metrics_socket_goes_along(started: Started, clients: Clients, folder: P
     clients.log_in(generations.present)
 
     scraper.expect(2, "logins_total", "ok")
+
+
+def test_scrapers_do_not_wait_for_who_drains(started: Started, clients: Clients) -> None:
+    """Where the successor tells no metrics nobody does, and the address is free for the next."""
+    [port] = free_ports(1)
+    generations = Generations(started, "imap4")
+    told = generations.next(*Scraper(("127.0.0.1", port)).option)
+    held = clients.log_in(told)
+
+    generations.next()
+
+    until(lambda: refused(("127.0.0.1", port)), told.evidence)
+    held.use()
 
 
 def test_no_other_program_gets_what_was_handed_over(started: Started, folder: Path) -> None:
