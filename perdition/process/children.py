@@ -150,10 +150,12 @@ class Children:
                     self.note_death(slot, os.waitstatus_to_exitcode(status))
 
     def note_death(self, slot: Slot, code: int) -> None:
-        """Free a dead child's slot, and what it held."""
+        """Free a dead child's slot, and what it held; it has a successor unless all are to end."""
         pid, slot.pid = slot.pid, 0  # it has no number any more, whatever goes wrong below
         lost = self.take_back(slot.number - 1) if slot.number else ""
         if self.ending:
+            if slot.number and code != os.EX_OK:
+                self.log.error(f"{slot.title} (pid {pid}) {end_of(code)}{lost}")
             return
         delay = slot.bereave(time.monotonic())
         self.log.error(

@@ -282,6 +282,20 @@ def test_kill_of_the_successor_spares_older_sessions(started: Started, clients: 
     assert generations.first.wait() == 0
 
 
+def test_death_of_a_worker_that_drains_is_told(started: Started, clients: Clients) -> None:
+    """Its sessions have no closing lines: the log tells how many are lost, and why."""
+    generations = Generations(started, "imap4")
+    clients.log_in(generations.first)
+    generations.next()
+    until(lambda: len(serving(generations.first.pid)) == 1, generations.first.evidence)
+    [worker] = serving(generations.first.pid)
+
+    worker.kill()
+
+    generations.first.wait_for_log(rf"\(pid {worker.pid}\) died of SIGKILL with 1 session$")
+    assert generations.first.wait() == 0
+
+
 def test_drain_timeout(started: Started, clients: Clients) -> None:
     """Open sessions have no more than that."""
     generations = Generations(started, "imap4", "--drain_timeout", "1")
