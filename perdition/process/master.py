@@ -430,8 +430,15 @@ class Master:
             self.tell_status()
         if self.kill_at is not None and self.kill_at <= now:
             self.kill_at = None
+            self.end_waiting()
+
+    def end_waiting(self) -> None:
+        """Kill workers that are left, and leave a predecessor that is to its own drain timeout."""
+        if self.children.left():
             self.log.error("workers did not end in time and are killed")
             self.children.signal_workers(signal.SIGKILL)
+        if self.sockets.predecessor:
+            self.log.notice("the perdition that was taken over has sessions left and ends later")
             self.sockets.predecessor = None
 
     def tell_status(self) -> None:

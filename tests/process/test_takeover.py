@@ -308,6 +308,20 @@ def test_drain_timeout(started: Started, clients: Clients) -> None:
     generations.first.wait_for_log(f"Close: {held.own_address}->")
 
 
+def test_end_before_the_predecessors_end(started: Started, clients: Clients) -> None:
+    """Each has its own drain_timeout, and the log tells that one ends later than the other."""
+    generations = Generations(started, "imap4", "--drain_timeout", "3600")
+    held = clients.log_in(generations.first)
+    successor = generations.next("--drain_timeout", "0")
+
+    assert successor.terminate() == 0, successor.evidence()
+
+    successor.wait_for_log("the perdition that was taken over has sessions left")
+    assert not successor.logged("killed"), successor.evidence()
+    held.use()
+    held.log_out()
+
+
 def test_connection_limit_stays_exact(started: Started, clients: Clients) -> None:
     """Sessions of before count, and make room when they end."""
     generations = Generations(started, "imap4", "-L", "2")
