@@ -235,6 +235,11 @@ class Predecessor:
                 head, descriptors, _, _ = socket.recv_fds(self.line, HEAD.size, BATCH)
                 for descriptor in descriptors:
                     os.set_inheritable(descriptor, False)
+                if not head:
+                    raise StartupError(
+                        f"takeover: {self.path}: the running perdition does not hand over, but to "
+                        "another one, or it is about to end; try again later"
+                    )
                 item, number = HEAD.unpack(head)
                 if item != Item.END:
                     found.add(item, number, descriptors)

@@ -449,7 +449,7 @@ def test_second_successor_at_a_time_is_sent_away(started: Started, clients: Clie
         silent.recv(1)
         failed = generations.candidate().launch()
         assert failed.returncode == os.EX_USAGE
-        assert "does not hand over" in failed.stderr
+        assert "to another one, or it is about to end; try again later" in failed.stderr
     clients.log_in(generations.first).use()
     generations.next()
 
