@@ -126,8 +126,12 @@ class File(Output):
         return os.open(self.path, flags, 0o640)
 
     def give(self, uid: int, gid: int) -> None:
-        """Let a user open the file anew after a rotation, when root is no more."""
-        os.fchown(self.descriptor, uid, gid)
+        """Let a user open the file anew after a rotation, when root is no more.
+
+        A device or a pipe is not rotated, and others may have a use for it.
+        """
+        if not self.may_block:
+            os.fchown(self.descriptor, uid, gid)
 
     def reopen(self) -> None:
         new = self.opened()

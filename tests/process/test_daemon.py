@@ -473,6 +473,19 @@ def test_link_in_the_place_of_the_log(started: Started, folder: Path) -> None:
     assert target.stat().st_uid == 0
 
 
+def test_log_that_is_no_file_keeps_its_owner(started: Started, folder: Path) -> None:
+    """A pipe or a device such as /dev/null may be there for others, too."""
+    pipe = folder / "pipe"
+    os.mkfifo(pipe, 0o600)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        started.daemon("imap4", *FEW, "-F", pipe)
+        assert b"Starting perdition" in os.read(reader, 1000)
+    finally:
+        os.close(reader)
+    assert pipe.stat().st_uid == 0
+
+
 def test_log_that_is_moved_away_for_the_daemons_user(started: Started, clients: Clients) -> None:
     """The same, with a new file that belongs to the user that perdition runs as."""
     daemon = started.daemon("imap4", *FEW, "-u", "daemon")
