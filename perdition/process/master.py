@@ -145,13 +145,26 @@ class Master:
 
     def start_helper(self) -> None:
         """Fork the helper, if there is something that only root can do."""
-        if self.options.authenticate_in or (self.tls.files and os.getuid() == 0):
+        if self.options.authenticate_in or self.needs_root():
             files = [*self.tls.files, self.configuration.path]
             self.lines = [Line(files) for _ in range(len(self.children.workers) + 1)]
             seconds = login_seconds(self.options.authenticate_timeout)
             self.keeper = helper.start(
                 self.name, self.lines, self.lifeline, self.sockets.all(), seconds
             )
+
+    def needs_root(self) -> bool:
+        """Tell whether something that SIGHUP reads may be for root alone.
+
+        Root's further groups do not count, and go: who runs here will not have them either.
+        """
+        if os.getuid() != 0:
+            return False
+        path = self.configuration.path
+        os.setgroups([])
+        with self.owner.acting():
+            is_hidden = path and not os.access(path, os.R_OK, effective_ids=True)
+        return bool(self.tls.files or is_hidden)
 
     def workers_begin(self) -> bool:
         """Wait until all workers serve; return whether they do, and shall.

@@ -380,13 +380,31 @@ def test_sighups_that_come_as_one(started: Started, clients: Clients, folder: Pa
     finally:
         os.kill(worker.pid, signal.SIGCONT)
 
-    def is_told_the_latest() -> bool:
-        with closing(clients.connect(proxy)) as wire:
-            wire.read_until(DIALOGUES["imap4"].greeting)
-            wire.send(f"a LOGIN joe {PASSWORD}\r\n".encode())
-            return b"three" in wire.read_until(rb"(?m)^a OK.*\r\n")
+    until(lambda: hears(proxy, clients, b"three"), proxy.evidence)
 
-    until(is_told_the_latest, proxy.evidence)
+
+def test_configuration_that_is_for_root_alone(
+    started: Started, clients: Clients, folder: Path
+) -> None:
+    """It may hold a popmap's password, and is read again at SIGHUP all the same."""
+    configuration = folder / "perdition.conf"
+    configuration.write_text("ok_line one\n")
+    configuration.chmod(0o640)
+    daemon = started.daemon("imap4", *FEW, "-f", configuration)
+    configuration.write_text("ok_line two\n")
+
+    os.kill(daemon.pid, signal.SIGHUP)
+
+    daemon.wait_for_log("SIGHUP: configuration")
+    until(lambda: hears(daemon, clients, b"two"), daemon.evidence)
+
+
+def hears(proxy: Proxy, clients: Clients, word: bytes) -> bool:
+    """Whether a client that logs in now is told a word."""
+    with closing(clients.connect(proxy)) as wire:
+        wire.read_until(DIALOGUES["imap4"].greeting)
+        wire.send(f"a LOGIN joe {PASSWORD}\r\n".encode())
+        return word in wire.read_until(rb"(?m)^a OK.*\r\n")
 
 
 def test_sighup_right_at_the_start(started: Started, clients: Clients) -> None:
