@@ -33,18 +33,23 @@ def read_file(path: str) -> bytes:
 
 
 class Configuration:
-    """Where the options come from. ``remarks`` are what the last reading has for the log."""
+    """Where the options come from. ``remarks`` are what the last reading has for the log.
+
+    ``path`` is the configuration file; "": there was none so far. The one that was found at the
+    start counts as long as perdition runs: it may be away at a SIGHUP by mistake only, or be where
+    nobody but root can look.
+    """
 
     def __init__(self, name: str, command_line: Given) -> None:
         self.name = name
         self.command_line = command_line
         self.remarks: list[str] = []
+        self.path = ""
 
-    @property
-    def path(self) -> str:
-        """The configuration file: the one that is named, else the first of the manual's places.
+    def find(self) -> str:
+        """Return the configuration file: the one named, else the first of the manual's places.
 
-        "": there is none.
+        "": there is none. Raises StartupError if nobody can tell.
         """
         named = self.command_line.values.get("config_file")
         if named is not None:
@@ -52,17 +57,25 @@ class Configuration:
         protocol = self.command_line.values.get("protocol") or NAMES.get(self.name, "POP3")
         for base in (self.name, f"perdition.{protocol.lower()}", "perdition"):
             path = f"{SYSCONFDIR}/{base}.conf"
-            if os.path.exists(path):
-                return path
+            try:
+                os.stat(path)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                raise StartupError(
+                    f"config_file {path}: {error.strerror}; give a file that can be read, "
+                    "or an empty name for none"
+                ) from error
+            return path
         return ""
 
     def read(self, read: Read = read_file) -> Options:
         """Return the options that count; raises StartupError that names the file and the line."""
         self.remarks = []
         file = Given("")
-        path = self.path
-        if path:
-            self.read_entries(path, read(path), file)
+        self.path = self.path or self.find()
+        if self.path:
+            self.read_entries(self.path, read(self.path), file)
         return effective(self.command_line, file, NAMES.get(self.name))
 
     def read_entries(self, path: str, content: bytes, given: Given) -> None:

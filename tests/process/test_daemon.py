@@ -801,12 +801,37 @@ def test_configuration_file_is_found(started: Started, folder: Path) -> None:
         assert ok_line_of(started, folder) == "You are so in"
 
 
-def ok_line_of(started: Started, folder: Path) -> str:
-    """What perdition.imaps logs of an option, when nothing tells where it is configured."""
+def test_configuration_file_that_goes_away(
+    started: Started, clients: Clients, folder: Path
+) -> None:
+    """The one that was found is read again, also in a folder of root's; without it all stays."""
+    with saved(CONFIGURATION):
+        shutil.rmtree(CONFIGURATION, ignore_errors=True)
+        CONFIGURATION.mkdir(0o700)
+        file = CONFIGURATION / "perdition.conf"
+        file.write_text("ok_line one\n")
+        with nowhere_configured(started, folder) as proxy:
+            file.write_text("ok_line two\n")
+            os.kill(proxy.pid, signal.SIGHUP)
+            until(lambda: hears(proxy, clients, b"two"), proxy.evidence)
+
+            file.unlink()
+            os.kill(proxy.pid, signal.SIGHUP)
+            proxy.wait_for_log(f"SIGHUP: nothing is changed: {file}: No such file")
+            assert hears(proxy, clients, b"two")
+
+
+def nowhere_configured(started: Started, folder: Path) -> Proxy:
+    """A perdition.imaps that nothing tells where it is configured; it has not been started."""
     proxy = Proxy("imaps", folder, *started.target("imap4"), *FEW, "--ssl_mode", "none")
     place = proxy.command.index("-f")
     del proxy.command[place : place + 2]
-    with proxy:
+    return proxy
+
+
+def ok_line_of(started: Started, folder: Path) -> str:
+    """What it logs of an option."""
+    with nowhere_configured(started, folder) as proxy:
         [line] = proxy.wait_for_log("ok_line=")
     found = re.search(r'ok_line="([^"]*)"', line)
     assert found, line
