@@ -20,6 +20,7 @@ LOOKUP_ERROR = 2
 
 def main(argv: list[str]) -> int:
     """Run perdition; ``argv`` begins with the name that it was called by. Returns the status."""
+    open_standard_streams()
     name = os.path.basename(argv[0])
     log = Log(name, open_sink("mail"))
     try:
@@ -47,6 +48,18 @@ def main(argv: list[str]) -> int:
         log.error(f"cannot start: {fault(error)}: {error}")
         print(f"{name}: cannot start: {fault(error)}: {error}", file=sys.stderr)
         return os.EX_SOFTWARE
+
+
+def open_standard_streams() -> None:
+    """Open the null device for each that was closed, or what is opened next would be taken for it.
+
+    That might be a client's connection, which a library then writes its complaints to.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)  # its own number, the lowest that is free
+            os.set_inheritable(descriptor, True)
+            setattr(sys, name, os.fdopen(descriptor, "r" if name == "stdin" else "w"))
 
 
 def run(configuration: Configuration, options: Options, log: Log) -> int:

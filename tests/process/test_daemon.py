@@ -51,6 +51,19 @@ def test_detaches(started: Started) -> None:
         assert member.core_limits() == ["0", "0"], f"{member} may leave a core with passwords"
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_starts_without_standard_streams(closed: str, started: Started, clients: Clients) -> None:
+    """As some that start daemons do; no socket of ours takes the place of what is closed."""
+    daemon = started.prepared("imap4", *FEW)
+    daemon.command[:0] = ["sh", "-c", f'exec "$@" {closed}', "sh"]
+
+    started.enter(daemon)
+
+    for member in daemon.members():
+        assert {member.leads_to(number) for number in range(3)} == {"/dev/null"}
+    clients.log_in(daemon).use()
+
+
 def test_master_cannot_get_a_terminal(started: Started) -> None:
     """It leads no session: opening a terminal does not make that its own."""
     daemon = started.daemon("imap4", *FEW)
