@@ -129,7 +129,8 @@ class Master:
         begun = self.workers_begin() and self.take_place()
         if begun:
             if parent is not None:
-                release_parent(parent)
+                with suppress(BrokenPipeError):  # nobody waits for the command any more
+                    release_parent(parent)
         else:
             self.give_up()
         while not self.is_over():

@@ -21,7 +21,7 @@ from tests.process.conftest import (
     refused,
 )
 from tests.support.daemon import Daemon
-from tests.support.family import Member, descendants
+from tests.support.family import Member, descendants, exit_status
 from tests.support.metrics import Scraper
 from tests.support.processes import free_ports
 from tests.support.users import Users
@@ -214,6 +214,24 @@ def test_clients_are_not_the_successors_until_it_has_taken_over(
 
     for session in held:
         session.use()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_end_of_the_command_meanwhile(
+    number: signal.Signals, started: Started, clients: Clients
+) -> None:
+    """Whoever has started the successor may be impatient: it takes over and serves nevertheless."""
+    generations = Generations(started, "imap4")
+    successor = generations.candidate("--workers", "30")
+    with subprocess.Popen(successor.command, stderr=subprocess.PIPE, text=True) as command:
+        successor.wait_for_log("Starting perdition")
+        command.send_signal(number)
+        assert command.wait(DEADLINE) != 0
+        generations.first.wait_for_log("taken over by another perdition")
+    pid = successor.written_pid()
+    clients.log_in(successor).use()
+    os.kill(pid, signal.SIGTERM)
+    assert exit_status(pid, DEADLINE) == 0, successor.evidence()
 
 
 def test_nobody_to_take_over_from(started: Started, folder: Path) -> None:
