@@ -16,6 +16,8 @@ STDIN, STDERR = 0, 2
 
 LOOKUP_ERROR = 2
 """What ``--lookup`` ends with when it cannot tell."""
+INTERRUPTED = 130
+"""What shells take for the end by Ctrl-C of a program that is about to start."""
 
 
 def main(argv: list[str]) -> int:
@@ -44,6 +46,8 @@ def main(argv: list[str]) -> int:
         if not (log.sink.descriptor == STDERR or socket_family(STDERR)):  # inetd's is the client
             print(f"{name}: {error}", file=sys.stderr)
         return LOOKUP_ERROR if "--lookup" in " ".join(argv) else os.EX_USAGE
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except Exception as error:  # noqa: BLE001 - one line is more use than a traceback
         log.error(f"cannot start: {fault(error)}: {error}")
         print(f"{name}: cannot start: {fault(error)}: {error}", file=sys.stderr)

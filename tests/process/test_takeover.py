@@ -227,6 +227,8 @@ def test_end_of_the_command_meanwhile(
         successor.wait_for_log("Starting perdition")
         command.send_signal(number)
         assert command.wait(DEADLINE) != 0
+        assert command.stderr
+        assert not command.stderr.read()
         generations.first.wait_for_log("taken over by another perdition")
     pid = successor.written_pid()
     clients.log_in(successor).use()
