@@ -26,12 +26,7 @@ STDIN = 0
 
 def run(name: str, options: Options, log: Log) -> int:
     """Serve the client on standard input, and return the exit status; raises StartupError."""
-    try:
-        sock = socket.socket(fileno=os.dup(STDIN))
-    except OSError as error:
-        raise StartupError(
-            f"inetd_mode: standard input: {error.strerror}; have a super-server start perdition"
-        ) from error
+    sock = client()
     tls = Encryption(options)
     popmap = open_map(options)
     popmap.check()
@@ -74,6 +69,23 @@ def run(name: str, options: Options, log: Log) -> int:
     settle()
     loop.run()
     return os.EX_OK
+
+
+def client() -> socket.socket:
+    """Return the client's connection, which is standard input; raises StartupError."""
+    try:
+        sock = socket.socket(fileno=os.dup(STDIN))
+        listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as error:
+        raise StartupError(
+            f"inetd_mode: standard input: {error.strerror}; have a super-server start perdition"
+        ) from error
+    if listens:
+        raise StartupError(
+            "inetd_mode: standard input listens, and is no client yet; tell inetd nowait, "
+            "xinetd wait = no, systemd Accept=yes"
+        )
+    return sock
 
 
 def show_title(name: str) -> None:

@@ -331,3 +331,19 @@ def test_no_client(inetd: Inetd) -> None:
     [line] = told.stderr.splitlines()
     assert "inetd_mode" in line, line
     assert "inetd_mode" in inetd.log()
+
+
+def test_clients_to_be_accepted(inetd: Inetd) -> None:
+    """A super-server that is told to wait would start one perdition after the other."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        status = subprocess.run(
+            [program("imap4"), *inetd.arguments("imap4")],
+            stdin=listener.fileno(),
+            stdout=listener.fileno(),
+            stderr=listener.fileno(),
+            timeout=DEADLINE,
+            check=False,
+        ).returncode
+
+    assert status == os.EX_USAGE
+    assert "wait = no" in inetd.log()
