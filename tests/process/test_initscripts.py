@@ -54,7 +54,7 @@ class Host:
     def environment(self) -> dict[str, str]:
         """What makes the script act on this host."""
         own = {"SETTINGS": str(self.settings), "SBIN": str(ROOT / "bin"), "RUN": str(self.run)}
-        return os.environ | own
+        return os.environ | own | {"SYSTEMD": ""}
 
     def does(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run the script; what it says on either channel is in stdout."""

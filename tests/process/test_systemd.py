@@ -28,6 +28,7 @@ packaging/install /
 cp -R perdition /usr/share/perdition
 cp -R packaging/etc/perdition packaging/etc/pam.d /etc
 cp initscripts/systemd/* /etc/systemd/system
+cp initscripts/debian /etc/init.d/perdition
 mkdir /opt/libraries
 mount --bind {ROOT}/.venv/lib/python3.*/site-packages /opt/libraries
 echo /opt/libraries >/usr/lib/python3/dist-packages/libraries.pth
@@ -190,6 +191,40 @@ def test_takeover_that_fails(host: Host) -> None:
     assert "goes on as it is" in failed.stdout
     assert host.shows("perdition@imap4", "MainPID") == before
     assert host.reads_mail(IMAP4)
+
+
+def test_init_script_answers_for_the_instances(host: Host) -> None:
+    """Not for perdition.service, which is active whatever has become of them."""
+    host.settings(more='IMAP4S=yes IMAP4S_FLAGS="--timeout soon"')
+    started = host.tries("/etc/init.d/perdition start")
+    assert started.returncode == 1
+    assert "perdition.imap4 is started" in started.stdout
+    assert "perdition.imaps cannot start" in started.stdout
+    assert host.shows("perdition", "ActiveState") == "active"
+    status = host.tries("/etc/init.d/perdition status")
+    assert status.returncode == 3
+    assert "perdition.imaps is not running" in status.stdout
+    assert "perdition.imap4 is stopped" in host.does("/etc/init.d/perdition stop")
+    for unit in ("perdition", "perdition@imap4"):
+        assert host.shows(unit, "ActiveState") == "inactive"
+        assert host.shows(unit, "Result") == "success"
+
+
+@pytest.mark.parametrize("verb", ["restart", "try-restart"])
+def test_init_script_restarts_without_systemd_s_restart(host: Host, verb: str) -> None:
+    """That one would end all sessions."""
+    host.does("/etc/init.d/perdition start")
+    said = host.does(f"/etc/init.d/perdition {verb}")
+    assert "perdition.imap4 is started anew" in said
+    assert host.reads_mail(IMAP4)
+
+
+def test_init_script_starts_what_systemd_looks_after(host: Host) -> None:
+    host.does("/etc/init.d/perdition start")
+    group = host.members("perdition@imap4.service")
+    assert any(member.title.startswith("perdition.imap4: master") for member in group)
+    host.does("systemctl stop perdition")
+    assert host.tries("/etc/init.d/perdition status").returncode == 3
 
 
 def test_one_that_cannot_start(host: Host) -> None:
