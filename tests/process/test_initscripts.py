@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.process.conftest import needs_root
 from tests.support.processes import free_ports
 from tests.support.session import DIALOGUES
 from tests.support.wait import DEADLINE, until
@@ -56,11 +57,12 @@ class Host:
         own = {"SETTINGS": str(self.settings), "SBIN": str(ROOT / "bin"), "RUN": str(self.run)}
         return os.environ | own | {"SYSTEMD": ""}
 
-    def does(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def does(self, *arguments: str, user: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run the script; what it says on either channel is in stdout."""
         done = subprocess.run(
             [SCRIPTS / "instances", *arguments],
             env=self.environment,
+            user=user,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -155,6 +157,33 @@ def test_everything_else_means_no(host: Host, word: str) -> None:
     assert "RUN_PERDITION" in started.stdout
     assert host.does("status").returncode == 3
     assert not host.listens("IMAP4")
+
+
+def test_no_protocol_is_wanted(host: Host) -> None:
+    host.wants()
+    assert "perdition is off" in host.does("start").stdout
+    status = host.does("status")
+    assert status.returncode == 3
+    assert "perdition is off" in status.stdout
+
+
+def test_status_of_what_runs_although_it_is_off(host: Host) -> None:
+    host.does("start")
+    host.wants("POP3", "IMAP4", run="no")
+    status = host.does("status")
+    assert status.returncode == 0
+    assert "perdition.imap4 runs" in status.stdout
+
+
+@needs_root
+@pytest.mark.parametrize("verb", ["status", "stop", "start", "reload"])
+def test_whom_the_pid_files_are_not_for(host: Host, verb: str) -> None:
+    """Who may not see whether an instance runs is not told that it does not."""
+    host.does("start")
+    done = host.does(verb, user="daemon")
+    assert done.returncode == 4
+    assert "perdition.imap4: whether it runs is for root to know" in done.stdout
+    assert "not running" not in done.stdout
 
 
 def test_start_of_what_runs(host: Host) -> None:
@@ -298,6 +327,7 @@ def test_pid_file_of_nobody(host: Host, number: str) -> None:
     pid_file.write_text(number)
     assert host.does("status").returncode == 1
     assert host.does("stop").returncode == 0
+    assert host.does("status").returncode == 3
     assert host.does("start").returncode == 0
 
 
@@ -326,6 +356,7 @@ def test_one_that_does_not_end_is_killed(host: Host) -> None:
     stopped = host.does("stop")
     assert stopped.returncode == 0
     assert "is killed" in stopped.stdout
+    assert host.does("status").returncode == 3, "its pid file is left"
     until(lambda: not host.listens("POP3"), host.evidence)
 
 
