@@ -20,7 +20,7 @@ ENOUGH_FAILURES = 16
 FORGET_SECONDS = 60.0
 """After so long without a failure an address begins anew."""
 SITE_OCTETS = 6
-"""Of an IPv6 address: a site has all those that begin alike so far (RFC 6177: a /48)."""
+"""Of an IPv6 address: a site has at the most those that begin alike so far, a /48 (RFC 6177)."""
 
 
 class Share:
