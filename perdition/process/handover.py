@@ -179,7 +179,9 @@ class Handover:
         self.successor = caller
         signal_at_input(caller)
         try:
-            for item, number, descriptors in estate().messages():
+            left = estate()
+            left.handover = self.sock
+            for item, number, descriptors in left.messages():
                 socket.send_fds(caller, [HEAD.pack(item, number)], descriptors)
         except OSError:
             self.forget_successor()

@@ -6,7 +6,6 @@ takes nothing else from anybody.
 
 import ctypes
 import os
-import select
 import selectors
 import signal
 import socket
@@ -23,7 +22,6 @@ from perdition.helper_line import (
     HEAD,
     MESSAGE_SIZE,
     SIZE,
-    STARTED_ANEW,
     Line,
     Status,
     Wanted,
@@ -37,8 +35,6 @@ LOGINS_WAITING = 4096
 """Further ones are refused."""
 ENDED_BY_LIFELINE = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
 """Signals that are for the master: keeper and helper end when it has."""
-RESTART_SECONDS = 0.2
-"""How soon a helper that has died is replaced."""
 PAM_SERVICE = "perdition"
 PAM_SYSTEM_ERROR = 4
 RIGHT = 117
@@ -223,60 +219,3 @@ def ask_pam(user: bytes, password: bytes, address: bytes) -> int:
     authenticator.authenticate(user, password, PAM_SERVICE, resetcreds=False)
     code: int = authenticator.code
     return code
-
-
-def start(
-    name: str,
-    lines: list[Line],
-    pipe: tuple[int, int],
-    unneeded: list[socket.socket],
-    login_seconds: float,
-) -> int:
-    """Fork the keeper, who has a helper serve the lines while ``pipe``'s other end is open.
-
-    ``unneeded`` are sockets that both close: an address is free when whoever serves it has gone.
-    Returns its process id. Nobody else could replace a helper: all others have given up root.
-    """
-    pid = os.fork()
-    if pid:
-        for line in lines:
-            line.helpers.close()
-        return pid
-    try:
-        os.close(pipe[1])
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        for number in ENDED_BY_LIFELINE:
-            signal.signal(number, signal.SIG_IGN)
-        silence()
-        for sock in (*unneeded, *(line.ours for line in lines)):
-            sock.close()
-        keep(name, Helper(name, lines, pipe[0], login_seconds))
-    finally:
-        os._exit(os.EX_OK)
-
-
-def silence() -> None:
-    """Let nothing that a module prints reach whoever our standard descriptors lead to."""
-    null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in range(3):
-        os.dup2(null, descriptor)
-    os.close(null)
-    with suppress(PermissionError):
-        os.setgroups([])
-
-
-def keep(name: str, helper: Helper) -> None:
-    """Fork a helper, and another one whenever it has died, until the master has gone."""
-    setproctitle(f"{name}: keeper")
-    while True:
-        pid = os.fork()
-        if not pid:
-            try:
-                helper.serve()
-            finally:
-                os._exit(os.EX_OK)
-        os.waitpid(pid, 0)
-        if select.select([helper.lifeline], [], [], RESTART_SECONDS)[0]:
-            return
-        for line in helper.lines:
-            answer(line, STARTED_ANEW, Status.FAILED, b"")

@@ -34,11 +34,11 @@ def run(name: str, options: Options, log: Log) -> int:
     harden()
     line = None
     if options.authenticate_in:
-        from perdition.process import helper
+        from perdition.process import keeper
 
         line = Line([])
         seconds = login_seconds(options.authenticate_timeout)
-        helper.start(name, [line], os.pipe2(os.O_CLOEXEC), [], seconds)
+        keeper.start(name, [line], os.pipe2(os.O_CLOEXEC), [], seconds)
     owner.become()
     renounce()
     if options.debug:

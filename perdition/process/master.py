@@ -12,34 +12,29 @@ from setproctitle import setproctitle
 
 from perdition import __version__
 from perdition.auth import login_seconds
-from perdition.configuration import Configuration, read_file
+from perdition.configuration import Configuration
 from perdition.failure import StartupError
-from perdition.helper_line import Line
 from perdition.log import Log, fault
 from perdition.options import Options
 from perdition.popmap.kinds import open_map
-from perdition.process import helper
 from perdition.process.children import Children, Slot
 from perdition.process.daemon import detach, release_parent
 from perdition.process.encryption import Encryption
 from perdition.process.handover import Word
+from perdition.process.keeper import Keeper
 from perdition.process.memory import settle
-from perdition.process.pid_file import PidFile
+from perdition.process.place import Place
 from perdition.process.rights import Owner, harden, renounce
 from perdition.process.scoreboard import Counter, in_words
-from perdition.process.service_manager import notify
 from perdition.process.sockets import Sockets
 from perdition.process.worker import Heritage, Worker
 
-RUN_DIRECTORY = "/var/run"
 SIGNALS = {
     *(signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP),
     *(signal.SIGCHLD, signal.SIGIO),
 }
 GRACE_SECONDS = 5.0
 """What workers get beyond the drain timeout before they are killed."""
-KEEPER_SECONDS = 1.0
-"""How long the master waits for its keeper's end: one that root has stopped may never come."""
 BEGIN_SECONDS = 10.0
 """How long all workers together may take until they serve."""
 BEGIN_STEP_SECONDS = 0.01
@@ -60,9 +55,10 @@ class Master:
         self.tls = Encryption(options)
         self.popmap = open_map(options)
         self.popmap.check()
-        self.pid_file = self.named_pid_file()
-        self.sockets = Sockets(options, self.owner, self.pid_file)
-        self.prepare_pid_file()
+        self.place = Place(self.name, options, self.owner, log)
+        estate = self.place.estate()
+        self.sockets = Sockets(options, self.owner, estate)
+        self.place.prepare(estate)
         self.children = Children(
             options.workers or len(os.sched_getaffinity(0)),
             bool(self.sockets.scrapers),
@@ -71,43 +67,10 @@ class Master:
             self.sockets.tokens,
         )
         self.lifeline = (-1, -1)
-        self.keeper = 0
-        self.lines: list[Line] = []
-        self.in_place = False
+        self.keeper = Keeper()
         self.stopping = False
         self.kill_at: float | None = None
         self.look_at: float | None = None
-
-    def named_pid_file(self) -> PidFile | None:
-        """Return the pid file, if there is to be one."""
-        path = self.options.pid_file
-        if path is None:
-            path = f"{RUN_DIRECTORY}/{self.name}/{self.name}.pid"
-        return PidFile(path, self.owner) if path else None
-
-    def prepare_pid_file(self) -> None:
-        """See to it that the pid file can be written, and that another master can find us by it.
-
-        A user who cannot write to the default place, and has named no other, goes without. Raises
-        StartupError.
-        """
-        if not self.pid_file:
-            return
-        try:
-            if self.options.takeover:
-                self.pid_file.hold()
-            else:
-                self.pid_file.prepare()
-        except StartupError as error:
-            if self.options.pid_file or os.getuid() == 0:
-                raise
-            self.log.notice(f"no pid file: {error}")
-            self.pid_file = None
-            return
-        try:
-            self.sockets.await_successor(self.pid_file)
-        except StartupError as error:
-            self.log.notice(f"no takeover will be possible: {error}")
 
     def run(self) -> int:
         """Detach if that is wanted, serve, and return the exit status."""
@@ -117,8 +80,7 @@ class Master:
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         setproctitle(f"{self.name}: master")
         self.log_start()
-        if not self.options.takeover:
-            self.claim_place()
+        self.place.claim()
         self.lifeline = os.pipe2(os.O_CLOEXEC)
         settle()
         self.start_helper()
@@ -138,20 +100,16 @@ class Master:
         self.leave()
         return os.EX_OK if begun else os.EX_UNAVAILABLE
 
-    def claim_place(self) -> None:
-        """Write the pid file, in a place that nobody has; raises StartupError."""
-        if self.pid_file:
-            self.pid_file.write()
-        self.in_place = True
-
     def start_helper(self) -> None:
         """Fork the helper, if there is something that only root can do."""
         if self.options.authenticate_in or self.needs_root():
-            files = [*self.tls.files, self.configuration.path]
-            self.lines = [Line(files) for _ in range(len(self.children.workers) + 1)]
-            seconds = login_seconds(self.options.authenticate_timeout)
-            self.keeper = helper.start(
-                self.name, self.lines, self.lifeline, self.sockets.all(), seconds
+            self.keeper.start(
+                self.name,
+                [*self.tls.files, self.configuration.path],
+                len(self.children.workers),
+                self.lifeline,
+                [*self.sockets.all(), *self.place.sockets()],
+                login_seconds(self.options.authenticate_timeout),
             )
 
     def needs_root(self) -> bool:
@@ -181,71 +139,48 @@ class Master:
         return not self.stopping
 
     def take_place(self) -> bool:
-        """Be the master that others find: by the pid file, the handover, the service manager.
-
-        Tell whether that was possible.
-        """
-        if self.sockets.predecessor:
+        """Be the master that others find; tell whether that was possible."""
+        if self.place.predecessor:
             try:
-                self.sockets.predecessor.check()
-                if self.pid_file:
-                    self.pid_file.take_over()
+                self.place.take_over()
             except StartupError as error:
                 self.log.error(f"perdition does not take over: {error}")
                 return False
-            self.sockets.predecessor.take_place()
-            self.in_place = True
             self.children.signal_workers(signal.SIGUSR1)  # clients are theirs, and no earlier
             self.log.notice("this perdition has taken over from the one that ran")
         self.look_at = time.monotonic() + LOOK_SECONDS
-        self.tell("READY=1", f"MAINPID={os.getpid()}")
+        self.place.tell("READY=1", f"MAINPID={os.getpid()}")
         self.tell_status()
-        if self.sockets.handover:
-            self.sockets.handover.wake()
+        self.place.await_successor()
         self.hear()
         return True
 
     def give_up(self) -> None:
         """End what has begun; a predecessor goes on as if nothing had been."""
-        if self.sockets.predecessor:
-            self.sockets.predecessor.line.close()
-            self.sockets.predecessor = None
+        self.place.leave_predecessor()
         self.stop(signal.SIGTERM)
 
     def is_over(self) -> bool:
         """Tell whether there is nobody left to wait for."""
-        return self.stopping and not (self.children.left() or self.sockets.predecessor)
+        return self.stopping and not (self.children.left() or self.place.predecessor)
 
     def leave(self) -> None:
         """Take away what the next master would find, unless it is that one's already."""
         self.children.end_metrics()
-        if self.in_place:
-            if self.pid_file:
-                self.pid_file.remove()
-            if self.sockets.handover:
-                self.sockets.handover.remove()
+        if self.place.is_ours:
+            self.place.remove()
             if isinstance(path := self.options.metrics_address, str):
                 with suppress(OSError):  # a socket that stays is stale to the next start
                     os.unlink(path)
-        self.end_keeper()
-        self.log.notice("perdition has ended")
-
-    def end_keeper(self) -> None:
-        """Let keeper and helper end, which they do at the end of the lifeline; not for ever."""
         os.close(self.lifeline[1])
-        until = time.monotonic() + KEEPER_SECONDS
-        while self.keeper and time.monotonic() < until:
-            if os.waitpid(self.keeper, os.WNOHANG)[0]:
-                return
-            signal.sigtimedwait(SIGNALS, KEEPER_SECONDS)
+        self.keeper.await_end(SIGNALS)
+        self.log.notice("perdition has ended")
 
     def descriptors(self) -> list[int]:
         """Return what must stay open when the master detaches."""
-        found = self.sockets.descriptors()
+        found = [*self.sockets.descriptors(), *self.place.descriptors()]
         if self.log.sink.descriptor >= 0:
             found.append(self.log.sink.descriptor)
-        if self.pid_file and self.pid_file.held >= 0:
-            found.append(self.pid_file.held)
         return found
 
     def log_start(self) -> None:
@@ -265,16 +200,14 @@ class Master:
         Signals wait until it knows what to do at them.
         """
         os.close(self.lifeline[1])
-        for sock in self.sockets.masters_own():
+        for sock in self.place.sockets():
             sock.close()
-        for number, line in enumerate(self.lines):
-            if not number or number != slot.number:
-                line.ours.close()  # nobody asks the helper in another's name
+        self.keeper.close_lines(slot.number)
         if slot is self.children.metrics:
             self.serve_scrapers()
         if self.sockets.scrapers:
             self.sockets.scrapers.close()
-        self.worker(slot, orders).run(accepts=self.in_place)
+        self.worker(slot, orders).run(accepts=self.place.is_ours)
 
     def serve_scrapers(self) -> NoReturn:
         """Tell scrapers what the scoreboard shows, after closing all that is for others."""
@@ -311,7 +244,7 @@ class Master:
                 lifeline=self.lifeline[0],
                 orders=orders,
                 tls=self.tls,
-                line=self.lines[slot.number] if self.lines else None,
+                line=self.keeper.line(slot.number),
             )
         )
 
@@ -346,13 +279,10 @@ class Master:
 
     def hear(self) -> None:
         """Hear what the masters before and after this one have to say."""
-        sockets = self.sockets
-        if sockets.predecessor and sockets.predecessor.has_ended():
-            sockets.predecessor = None
+        if self.place.predecessor and self.place.predecessor.has_ended():
+            self.place.predecessor = None
             self.log.info("the perdition that was taken over has ended")
-        if not sockets.handover:
-            return
-        for word in sockets.handover.hear(sockets.for_successor):
+        for word in self.place.hear_successor(self.sockets.estate):
             match word:
                 case Word.TAKEN:
                     self.retire()
@@ -365,7 +295,7 @@ class Master:
     def retire(self) -> None:
         """Leave all clients to the successor; open sessions go on until they end."""
         self.log.notice("taken over by another perdition; this one serves its sessions to the end")
-        self.in_place = False
+        self.place.is_ours = False
         setproctitle(f"{self.name}: master, draining")
         self.children.end_metrics()
         self.stop(signal.SIGTERM if self.options.drain_timeout else signal.SIGQUIT)
@@ -373,8 +303,7 @@ class Master:
     def end(self, why: str) -> None:
         """Accept no more clients, and have all sessions end within the drain timeout."""
         self.log.notice(f"{why}: perdition ends")
-        if self.sockets.predecessor:
-            self.sockets.predecessor.say(Word.END)
+        self.place.tell_predecessor(Word.END)
         self.stop(signal.SIGTERM)
 
     def reload(self) -> None:
@@ -382,33 +311,26 @@ class Master:
 
         The log is opened anew in any case.
         """
-        self.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self.place.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         self.reopen_log()
         try:
-            options = self.configuration.read_again(self.options, self.read)
+            options = self.configuration.read_again(self.options, self.keeper.read)
             popmap = open_map(options)
             popmap.check()
             if self.tls.listening:
-                self.tls.renew({path: self.read(path) for path in self.tls.files})
+                self.tls.renew({path: self.keeper.read(path) for path in self.tls.files})
         except StartupError as error:
             self.log.error(f"SIGHUP: nothing is changed: {error}")
         else:
             self.popmap = popmap
             self.adopt(options)
         self.children.signal_workers(signal.SIGHUP)
-        self.tell("READY=1")
+        self.place.tell("READY=1")
 
     def reopen_log(self) -> None:
         """Open the log anew, and have the predecessor do so, whose sessions go on."""
         self.log.reopen()
-        if self.sockets.predecessor:
-            self.sockets.predecessor.say(Word.REOPEN)
-
-    def read(self, path: str) -> bytes:
-        """Return a file, by the helper if only root can read it; raises StartupError."""
-        if self.lines and path in self.lines[0].files:
-            return self.lines[0].ask_for_file(path)
-        return read_file(path)
+        self.place.tell_predecessor(Word.REOPEN)
 
     def adopt(self, options: Options) -> None:
         """Let new options count, and pass them on to the workers."""
@@ -421,9 +343,10 @@ class Master:
 
     def stop(self, how: signal.Signals) -> None:
         """Accept no more clients, and have the workers end, as a signal tells them to."""
-        self.tell("STOPPING=1")
+        self.place.tell("STOPPING=1")
         self.stopping = True
-        self.sockets.close_to_others(taken=not self.in_place)
+        self.sockets.close()
+        self.place.close()
         if how == signal.SIGTERM:
             self.kill_at = time.monotonic() + self.options.drain_timeout + GRACE_SECONDS
         self.children.end(how)
@@ -431,8 +354,7 @@ class Master:
     def bury(self) -> None:
         """Note which children have died."""
         self.children.bury()
-        if self.keeper and os.waitpid(self.keeper, os.WNOHANG)[0]:
-            self.keeper = 0
+        if self.keeper.has_died():
             self.log.error("the helper's keeper has died: restart perdition to have one again")
 
     def do_what_is_due(self, now: float) -> None:
@@ -451,16 +373,11 @@ class Master:
         if self.children.left():
             self.log.error("workers did not end in time and are killed")
             self.children.signal_workers(signal.SIGKILL)
-        if self.sockets.predecessor:
+        if self.place.predecessor:
             self.log.notice("the perdition that was taken over has sessions left and ends later")
-            self.sockets.predecessor = None
+            self.place.predecessor = None
 
     def tell_status(self) -> None:
         """Tell the service manager that this process moves, and how much there is to do."""
         sessions = self.children.scoreboard.total(Counter.SESSIONS)
-        self.tell("WATCHDOG=1", f"STATUS={in_words(sessions)}")
-
-    def tell(self, *assignments: str) -> None:
-        """Tell the service manager something, while this is the master that it looks after."""
-        if self.in_place:
-            notify(*assignments)
+        self.place.tell("WATCHDOG=1", f"STATUS={in_words(sessions)}")

@@ -1,12 +1,10 @@
-"""What a master has open for others: clients, scrapers, and the masters before and after it."""
+"""What a master has open for others: for clients and for scrapers."""
 
 import socket
 
-from perdition.failure import StartupError
 from perdition.net.address import Listening
 from perdition.options import Options
-from perdition.process.handover import Estate, Handover, Predecessor, by_address
-from perdition.process.pid_file import PidFile
+from perdition.process.handover import Estate, by_address
 from perdition.process.rights import Owner
 from perdition.process.service_manager import passed_sockets
 from perdition.process.tokens import Tokens
@@ -15,62 +13,39 @@ from perdition.process.tokens import Tokens
 class Sockets:
     """Sockets that are new, or a service manager's, or the predecessor's."""
 
-    def __init__(self, options: Options, owner: Owner, pid_file: PidFile | None) -> None:
+    def __init__(self, options: Options, owner: Owner, left: Estate) -> None:
         """Open what there is to be open; raises StartupError.
 
-        A socket of the predecessor's is taken for each address that we listen to as well, so that
-        no client is refused in between.
+        A socket that the predecessor has left is taken for each address that we listen to as well,
+        so that no client is refused in between.
         """
-        self.handover: Handover | None = None
-        self.predecessor: Predecessor | None = None
-        estate = Estate()
-        if options.takeover:
-            if not pid_file:
-                raise StartupError("takeover: give the pid_file of the perdition that runs")
-            self.predecessor = Predecessor(pid_file.handover)
-            estate = self.predecessor.estate()
-        self.inherited = estate.handover
-        passed = passed_sockets() or passed_on(estate)
+        passed = passed_sockets() or passed_on(left)
         self.are_passed = bool(passed)
-        self.listeners = listeners(options, passed, estate)
-        self.scrapers = scrapers(options, owner, estate)
-        self.tokens = tokens(options.connection_limit, estate)
-        estate.close()
+        self.listeners = listeners(options, passed, left)
+        self.scrapers = scrapers(options, owner, left)
+        self.tokens = tokens(options.connection_limit, left)
+        left.close()
 
-    def await_successor(self, pid_file: PidFile) -> None:
-        """Let another master find this one; raises StartupError."""
-        self.handover = Handover(pid_file.handover, self.inherited)
-
-    def for_successor(self) -> Estate:
+    def estate(self) -> Estate:
         """Return what the next master is given."""
         estate = Estate()
-        estate.handover = self.handover.sock if self.handover else None
         estate.listeners = by_address(self.listeners)
         estate.scrapers = self.scrapers
         estate.tokens = self.tokens
         estate.passed = self.are_passed
         return estate
 
-    def close_to_others(self, taken: bool) -> None:
-        """Let no more clients and no more successors in; one may have taken over.
+    def close(self) -> None:
+        """Let no more clients in.
 
         Scrapers have the process that tells metrics, for as long as it is there.
         """
-        for sock in self.listeners:
+        for sock in self.all():
             sock.close()
-        if self.scrapers:
-            self.scrapers.close()
-        if self.handover:
-            self.handover.retire(taken)
-
-    def masters_own(self) -> list[socket.socket]:
-        """Return what none but the master may hold."""
-        own = self.handover.sockets() if self.handover else []
-        return [*own, self.predecessor.line] if self.predecessor else own
 
     def all(self) -> list[socket.socket]:
         """Return all there are."""
-        return [*self.listeners, *([self.scrapers] if self.scrapers else []), *self.masters_own()]
+        return [*self.listeners, *([self.scrapers] if self.scrapers else [])]
 
     def descriptors(self) -> list[int]:
         """Return what must stay open when the master detaches."""
