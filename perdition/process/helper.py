@@ -127,8 +127,16 @@ class Helper:
                 self.begin_login(question)
 
     def begin_login(self, question: "Question") -> None:
-        """Ask PAM in a process of its own: a module may wait for seconds, hang, or crash."""
-        pid = os.fork()
+        """Ask PAM in a process of its own: a module may wait for seconds, hang, or crash.
+
+        Where the system allows no further one, this question alone has no answer.
+        """
+        try:
+            pid = os.fork()
+        except OSError:
+            failed = SIZE.pack(PAM_SYSTEM_ERROR)
+            answer(question.line, question.identifier, Status.FAILED, failed)
+            return
         if not pid:
             code = PAM_SYSTEM_ERROR
             try:

@@ -120,13 +120,14 @@ def keep(name: str, helper: Helper) -> None:
     """Fork a helper, and another one whenever it has died, until the master has gone."""
     setproctitle(f"{name}: keeper")
     while True:
-        pid = os.fork()
-        if not pid:
-            try:
-                helper.serve()
-            finally:
-                os._exit(os.EX_OK)
-        os.waitpid(pid, 0)
+        with suppress(OSError):  # the system may allow no further process for now
+            pid = os.fork()
+            if not pid:
+                try:
+                    helper.serve()
+                finally:
+                    os._exit(os.EX_OK)
+            os.waitpid(pid, 0)
         if select.select([helper.lifeline], [], [], RESTART_SECONDS)[0]:
             return
         for line in helper.lines:

@@ -1,9 +1,15 @@
-"""The helper, without its processes: it answers on."""
+"""The helper, without perdition: it answers on."""
 
+import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
 
-from perdition.helper_line import FIRST_ID, HEAD, MESSAGE_SIZE, SIZE, Line, Status, Wanted
-from perdition.process.helper import Helper
+import pytest
+
+from perdition.helper_line import FIRST_ID, HEAD, MESSAGE_SIZE, SIZE, Line, Status, Wanted, pack
+from perdition.process.helper import PAM_SYSTEM_ERROR, Helper
+from perdition.process.keeper import start
 
 
 def test_what_is_no_request(tmp_path: Path) -> None:
@@ -22,3 +28,49 @@ def test_what_is_no_request(tmp_path: Path) -> None:
     assert line.ours.recv(MESSAGE_SIZE) == HEAD.pack(FIRST_ID, Status.READY) + b"octets"
     line.ours.close()
     line.helpers.close()
+
+
+def fork_that_fails(number: int) -> Callable[[], int]:
+    """A fork, of which one fails, in this process or in one that it has made: the first is 1."""
+    fork, counted = os.fork, iter(range(1, number + 1))
+
+    def fork_unless() -> int:
+        if next(counted, 0) == number:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return fork()
+
+    return fork_unless
+
+
+def test_no_process_to_ask_pam(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That question has no answer, and nobody else's is lost with the helper."""
+    monkeypatch.setattr(os, "fork", fork_that_fails(1))
+    line = Line([])
+    helper = Helper("test", [line], -1, 1.0)
+
+    line.ours.send(HEAD.pack(FIRST_ID, Wanted.LOGIN) + pack(b"joe", b"secret", b"192.0.2.1"))
+    helper.respond(line)
+
+    failed = HEAD.pack(FIRST_ID, Status.FAILED) + SIZE.pack(PAM_SYSTEM_ERROR)
+    assert line.ours.recv(MESSAGE_SIZE) == failed
+    line.ours.close()
+    line.helpers.close()
+
+
+def test_no_process_for_the_helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its keeper tries again: nobody else could."""
+    file = tmp_path / "certificate"
+    file.write_bytes(b"octets")
+    monkeypatch.setattr(os, "fork", fork_that_fails(2))
+    line = Line([str(file)])
+    lifeline = os.pipe()
+
+    keeper = start("test", [line], lifeline, [], 1.0)
+
+    try:
+        assert line.ask_for_file(str(file)) == b"octets"
+    finally:
+        for descriptor in lifeline:
+            os.close(descriptor)
+        os.waitpid(keeper, 0)
+        line.ours.close()
