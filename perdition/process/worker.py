@@ -163,14 +163,16 @@ class Worker:
             self.loop.spawn(self.renew_certificates())
 
     async def renew_certificates(self) -> None:
-        """Read the certificates again; the master logs it if they cannot be used."""
+        """Read the certificates again, which the master has found good a moment ago."""
         try:
             files = {}
             for path in self.tls.files:
                 files[path] = await self.helper.file(path) if self.helper else read_file(path)
             self.tls.renew(files)
         except StartupError as error:
-            self.log.debug(f"worker {self.number} keeps the old certificates: {error}")
+            self.log.error(
+                f"worker {self.number} keeps the old certificates: {error}; send SIGHUP again"
+            )
 
     def listen(self) -> None:
         """Accept clients."""

@@ -352,6 +352,31 @@ def test_several_sighups_at_once_end_with_what_is_there(
     expect_shown(proxy, authority, "new")
 
 
+@needs_root
+def test_worker_that_cannot_read_the_renewed_certificate_says_so(
+    started: Started, authority: Authority, old: Certificate, new: Certificate
+) -> None:
+    """Or clients would be shown, by chance, the one or the other, and nobody knew."""
+    proxy = started.foreground("imap4", *shown(old), "--workers", "1")
+    [worker] = proxy.workers()
+
+    def roots() -> list[processes.Process]:
+        return [process for process in proxy.processes() if process.uid == 0]
+
+    until(lambda: any("helper" in root.title for root in roots()), proxy.evidence)
+    copy(new, old)
+    os.kill(worker.pid, signal.SIGSTOP)
+    try:
+        os.kill(proxy.pid, signal.SIGHUP)
+        proxy.wait_for_log("SIGHUP: configuration, popmap and certificates are read again")
+        for root in sorted(roots(), key=lambda process: process.title, reverse=True):
+            os.kill(root.pid, signal.SIGKILL)  # the keeper, then the helper that it would replace
+    finally:
+        os.kill(worker.pid, signal.SIGCONT)
+
+    proxy.wait_for_log("worker 1 keeps the old certificates: ")
+
+
 # Who is root for it.
 
 
