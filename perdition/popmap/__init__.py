@@ -76,6 +76,9 @@ class PopMap(ABC):
     def check(self) -> None:  # noqa: B027 - few kinds have anything to do
         """Raise StartupError if the map can never be asked; done once, before it is."""
 
+    def probe(self) -> None:  # noqa: B027 - servers may be away for a while
+        """Raise StartupError if the map is in a file and cannot be asked; leaves nothing open."""
+
     @abstractmethod
     def lookup(self, query: Query) -> Destination | None:
         """Return what the map has for a key.

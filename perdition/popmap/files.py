@@ -5,7 +5,7 @@ from abc import abstractmethod
 from os import fsdecode, fsencode
 from typing import ClassVar, Protocol
 
-from perdition.failure import MapUnavailable
+from perdition.failure import MapUnavailable, StartupError
 from perdition.popmap import START_DIRECTORY, Destination, PopMap, Query, reason
 
 
@@ -41,6 +41,14 @@ class FileMap(PopMap):
             self.close()
             raise MapUnavailable(f"popmap {self.path}: {reason(error)}") from error
 
+    def probe(self) -> None:
+        try:
+            self.refresh()
+        except MapUnavailable as failure:
+            raise StartupError(f"{failure.detail}; see map_library_opt") from failure
+        finally:
+            self.close()
+
     def reopen(self) -> None:
         self.close()
 
@@ -67,6 +75,15 @@ class DatabaseMap(FileMap):
     @abstractmethod
     def open_database(self) -> Database:
         """Open the file for reading; raises OSError and ``errors``."""
+
+    def probe(self) -> None:
+        """See only whether the file can be read: a damaged one may end whoever opens it."""
+        try:
+            open(self.path, "rb").close()
+        except OSError as error:
+            raise StartupError(
+                f"popmap {self.path}: {reason(error)}; see map_library_opt"
+            ) from error
 
     def load(self) -> None:
         try:

@@ -16,6 +16,7 @@ from perdition.configuration import Configuration
 from perdition.failure import StartupError
 from perdition.log import Log, fault
 from perdition.options import Options
+from perdition.popmap import PopMap
 from perdition.popmap.kinds import open_map
 from perdition.process.children import Children, Slot
 from perdition.process.daemon import detach, release_parent
@@ -315,8 +316,7 @@ class Master:
         self.reopen_log()
         try:
             options = self.configuration.read_again(self.options, self.keeper.read)
-            popmap = open_map(options)
-            popmap.check()
+            popmap = self.next_map(options)
             if self.tls.listening:
                 self.tls.renew({path: self.keeper.read(path) for path in self.tls.files})
         except StartupError as error:
@@ -326,6 +326,19 @@ class Master:
             self.adopt(options)
         self.children.signal_workers(signal.SIGHUP)
         self.place.tell("READY=1")
+
+    def next_map(self, options: Options) -> PopMap:
+        """Return the popmap that new options name; raises StartupError.
+
+        One that they name anew must be there. The one that was there before is opened at the next
+        login, and may be away for a moment, as while it is written anew.
+        """
+        popmap = open_map(options)
+        popmap.check()
+        before = (self.options.map_library, self.options.map_library_opt)
+        if (options.map_library, options.map_library_opt) != before:
+            popmap.probe()
+        return popmap
 
     def reopen_log(self) -> None:
         """Open the log anew, and have the predecessor do so, whose sessions go on."""

@@ -412,6 +412,29 @@ def test_configuration_that_is_for_root_alone(
     until(lambda: hears(daemon, clients, b"two"), daemon.evidence)
 
 
+@pytest.mark.parametrize(
+    ("kind", "content"), [("gdbm", None), ("posix_regex", None), ("posix_regex", "joe( nowhere")]
+)
+def test_popmap_that_cannot_be_asked_leaves_all_as_it_was(
+    kind: str, content: str | None, started: Started, clients: Clients, folder: Path
+) -> None:
+    """A mistake in its name, or in what is there, is found out at SIGHUP, not at the next login."""
+    configuration = folder / "perdition.conf"
+    configuration.write_text("map_library ''\n")
+    target = ("-s", started.target("imap4")[-1])
+    proxy = Proxy("imap4", folder, *FEW, *target, "-f", configuration)
+    with proxy:
+        popmap = folder / "popmap"
+        if content is not None:
+            popmap.write_text(content)
+        configuration.write_text(f"map_library {kind}\nmap_library_opt {popmap}\n")
+
+        os.kill(proxy.pid, signal.SIGHUP)
+
+        proxy.wait_for_log(f"SIGHUP: nothing is changed: popmap {popmap}: ")
+        clients.log_in(proxy).use()
+
+
 def hears(proxy: Proxy, clients: Clients, word: bytes) -> bool:
     """Whether a client that logs in now is told a word."""
     with closing(clients.connect(proxy)) as wire:
