@@ -11,7 +11,7 @@ import signal
 import socket
 import struct
 import time
-from collections import deque
+from collections import Counter, deque
 from contextlib import suppress
 
 from setproctitle import setproctitle
@@ -31,6 +31,8 @@ from perdition.process.rights import die_with_parent
 
 LOGINS_AT_ONCE = 64
 """Each is a process; further ones wait for their turn."""
+LOGINS_OF_A_USER = 16
+"""So many of them at the most, lest a user for whom PAM hangs keeps all others out."""
 LOGINS_WAITING = 4096
 """Further ones are refused."""
 ENDED_BY_LIFELINE = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
@@ -121,10 +123,18 @@ class Helper:
 
     def begin_logins(self) -> None:
         """Ask PAM what has waited longest, while there is room."""
-        while self.waiting and len(self.logins) < LOGINS_AT_ONCE:
-            question = self.waiting.popleft()
+        while len(self.logins) < LOGINS_AT_ONCE and (question := self.next_question()):
             if question.until > time.monotonic():  # else its asker has given up
                 self.begin_login(question)
+
+    def next_question(self) -> "Question | None":
+        """Take what has waited longest, and is not of a user who is asked about often enough."""
+        asked = Counter(login.body for login in self.logins.values())
+        for question in self.waiting:
+            if asked[packed_user(question.body)] < LOGINS_OF_A_USER:
+                self.waiting.remove(question)
+                return question
+        return None
 
     def begin_login(self, question: "Question") -> None:
         """Ask PAM in a process of its own: a module may wait for seconds, hang, or crash.
@@ -188,12 +198,21 @@ class Question:
 
 
 class Login(Question):
-    """A question that PAM is being asked, by a process; its password is in that one alone."""
+    """A question that PAM is being asked, by a process that alone has the password.
+
+    Its ``body`` is the user and no more.
+    """
 
     def __init__(self, question: Question, pid: int) -> None:
-        super().__init__(question.line, question.identifier, question.until, b"")
+        user = packed_user(question.body)
+        super().__init__(question.line, question.identifier, question.until, user)
         self.pid = pid
         self.pidfd = os.pidfd_open(pid)
+
+
+def packed_user(body: bytes) -> bytes:
+    """Return a question's first field, as it is packed; a worker that runs wild may send any."""
+    return body[: SIZE.size + int.from_bytes(body[: SIZE.size])]
 
 
 def kill(pid: int) -> None:

@@ -24,6 +24,9 @@ PASSWORD = "secret-of-joe"
 ACCOUNT = "perdition-test"
 """A user of this system, while tests of PAM run."""
 
+NAMES = ("joe", "JOE", "joe@example.org", "JOE@Example.ORG", ACCOUNT)
+"""Users of the real server: joe, and everybody whom a domain or capitals disguise."""
+
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can do this")
 every_protocol = pytest.mark.parametrize("protocol", DIALOGUES)
 
@@ -37,9 +40,8 @@ def family() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[RealServer]:
-    """A real server; joe lives there, as does everybody whom a domain or capitals disguise."""
-    names = ("joe", "JOE", "joe@example.org", "JOE@Example.ORG", ACCOUNT)
-    with RealServer("small", dict.fromkeys(names, PASSWORD)) as found:
+    """A real server, where all of them live."""
+    with RealServer("small", dict.fromkeys(NAMES, PASSWORD)) as found:
         yield found
 
 

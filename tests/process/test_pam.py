@@ -8,14 +8,16 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Self
 
 import pytest
 
-from perdition.process.helper import LOGINS_AT_ONCE
+from perdition.process.helper import LOGINS_AT_ONCE, LOGINS_OF_A_USER
 from tests.process.conftest import (
     ACCOUNT,
+    NAMES,
     PASSWORD,
     Clients,
     Started,
@@ -342,10 +344,15 @@ def waiting(gate: Path) -> int:
     return len(list(gate.parent.glob(f"{gate.name}.*")))
 
 
+def in_turn(count: int) -> Iterator[str]:
+    """So many of the users, one after the other."""
+    return islice(cycle(NAMES), count)
+
+
 def test_several_at_once(started: Started, clients: Clients, gate: Path) -> None:
     """Twenty are asked about before the first has an answer."""
     proxy = started.foreground("imap4", *FEW)
-    tries = [try_to_log_in(clients, proxy, "joe") for _ in range(20)]
+    tries = [try_to_log_in(clients, proxy, user) for user in in_turn(20)]
     until(lambda: waiting(gate) == len(tries), lambda: f"{waiting(gate)}\n{proxy.evidence()}")
 
     gate.touch()
@@ -359,9 +366,9 @@ def test_more_than_are_asked_about_at_once(started: Started, clients: Clients, g
     proxy = started.foreground("imap4", *FEW, "--authenticate_timeout", "120")
     gone = clients.connect(proxy, resets=True)
     give_credentials(gone, "imap4", "joe")
-    tries = [try_to_log_in(clients, proxy, "joe") for _ in range(LOGINS_AT_ONCE - 1)]
+    tries = [try_to_log_in(clients, proxy, user) for user in in_turn(LOGINS_AT_ONCE - 1)]
     until(lambda: waiting(gate) == LOGINS_AT_ONCE, lambda: f"{waiting(gate)}\n{proxy.evidence()}")
-    later = [try_to_log_in(clients, proxy, "joe") for _ in range(10)]
+    later = [try_to_log_in(clients, proxy, user) for user in in_turn(10)]
 
     gone.close()
     until(lambda: waiting(gate) > LOGINS_AT_ONCE, lambda: f"{waiting(gate)}\n{proxy.evidence()}")
@@ -398,6 +405,18 @@ def test_module_that_hangs(started: Started, clients: Clients, odd: None) -> Non
     for wire in hanging:
         assert auth_line(proxy, wire).endswith(UNAVAILABLE), proxy.evidence()
     until(lambda: not authenticating(proxy), proxy.evidence)
+
+
+def test_module_that_hangs_for_ever_more_logins(
+    started: Started, clients: Clients, odd: None
+) -> None:
+    """However many they are, all others are asked about as before."""
+    proxy = started.foreground("imap4", *FEW)
+    for _ in range(LOGINS_AT_ONCE + 10):
+        try_to_log_in(clients, proxy, "hangs")
+    until(lambda: len(authenticating(proxy)) == LOGINS_OF_A_USER, proxy.evidence)
+
+    clients.log_in(proxy).use()
 
 
 def test_end_while_a_module_hangs(started: Started, clients: Clients, odd: None) -> None:
