@@ -16,6 +16,7 @@ from setproctitle import setproctitle
 from perdition.configuration import read_file
 from perdition.helper_line import STARTED_ANEW, Line, Status
 from perdition.process.helper import ENDED_BY_LIFELINE, Helper, answer
+from perdition.process.rights import hide
 
 RESTART_SECONDS = 0.2
 """How soon a helper that has died is replaced."""
@@ -95,6 +96,7 @@ def start(
         return pid
     try:
         os.close(pipe[1])
+        hide()
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         for number in ENDED_BY_LIFELINE:
             signal.signal(number, signal.SIG_IGN)

@@ -111,19 +111,29 @@ def bind_masked(sock: socket.socket, path: str, mask: int) -> None:
 
 def die_with_parent() -> None:
     """Have the system end this process when the one that forked it has died, however it died."""
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)
-    if prctl:
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    control(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def renounce() -> None:
     """Give up, for good, what no worker needs: rights by running other programs, and being looked
     into by others of the same user. Where the system has no such call, nothing is lost.
     """
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)
-    if prctl:
-        prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-        prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    control(PR_SET_NO_NEW_PRIVS, 1)
+    hide()
+
+
+def hide() -> None:
+    """Let nobody of the same user look into this process, and no core of it go to a program.
+
+    The limit that ``harden`` sets is for cores in files alone: see core(5).
+    """
+    control(PR_SET_DUMPABLE, 0)
+
+
+def control(what: int, value: int) -> None:
+    """Change something about this process, where the system has the call for that."""
+    if prctl := getattr(ctypes.CDLL(None), "prctl", None):
+        prctl(what, value, 0, 0, 0)
 
 
 def harden() -> None:

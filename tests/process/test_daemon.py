@@ -255,6 +255,23 @@ def test_ordinary_user(started: Started, folder: Path, clients: Clients) -> None
     assert not daemon.pid_file.exists()
 
 
+def test_nobody_looks_into_a_process(started: Started, folder: Path) -> None:
+    """Passwords are in all of them: the system has their memory for root, and makes no core of it.
+
+    Not even for a program that handles cores, which no limit keeps from it.
+    """
+    user = pwd.getpwnam("daemon")
+    os.chown(folder, user.pw_uid, user.pw_gid)
+    daemon = started.prepared("imap4", *WITH_HELPER)
+    daemon.command[:0] = as_user(user)
+    with daemon:
+        members = daemon.members()
+        assert len(members) == 5, daemon.evidence()
+        for member in members:
+            owner = Path("/proc", str(member.pid), "mem").stat().st_uid
+            assert owner == 0, f"{member} is open to {owner}"
+
+
 def test_ordinary_user_needs_no_pid_file(started: Started, folder: Path) -> None:
     """Where the default place is not writable it goes without one, and says so in the log."""
     user = pwd.getpwnam("daemon")
