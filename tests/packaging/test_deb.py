@@ -121,6 +121,16 @@ def test_takes_over_from_perdition_22(fresh: Machine) -> None:
     assert "perdition." not in fresh.does("ps -e -o args"), "it still runs"
 
 
+@pytest.mark.parametrize("verb", ["enable", "disable"])
+def test_starts_at_boot_if_perdition_22_did(fresh: Machine, verb: str) -> None:
+    fresh.does(f"{APT} install perdition=2.2* && update-rc.d perdition {verb}")
+    fresh.does(f"{APT} install /ours/perdition_*.deb")
+    started = fresh.does(
+        "find /etc/systemd /etc/rc2.d -name perdition.service -o -name 'S*perdition'"
+    )
+    assert len(started.splitlines()) == (2 if verb == "enable" else 0), started
+
+
 def test_takes_over_with_the_packages_of_maps(fresh: Machine) -> None:
     fresh.does(f"{APT} install {OLD}")
     fresh.does("/etc/init.d/perdition stop")

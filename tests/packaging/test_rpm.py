@@ -25,12 +25,14 @@ BuildArch: noarch
 %description
 It has an init script, and settings that somebody has made.
 %install
-mkdir -p %{buildroot}/etc/init.d %{buildroot}/etc/sysconfig
+mkdir -p %{buildroot}/etc/init.d %{buildroot}/etc/rc3.d %{buildroot}/etc/sysconfig
+ln -s ../init.d/perdition %{buildroot}/etc/rc3.d/S80perdition
 printf '#!/bin/sh\necho "$1" >>/run/old\n' >%{buildroot}/etc/init.d/perdition
 chmod +x %{buildroot}/etc/init.d/perdition
 echo RUN_PERDITION=no >%{buildroot}/etc/sysconfig/perdition
 %files
 /etc/init.d/perdition
+/etc/rc3.d/S80perdition
 %config(noreplace) /etc/sysconfig/perdition
 """
 
