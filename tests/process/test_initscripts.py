@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -72,9 +73,15 @@ class Host:
         self.said.append(f"$ {shlex.join(arguments)}\n{done.stdout}exits with {done.returncode}")
         return done
 
-    def begins(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """Start the script, which goes on."""
-        return subprocess.Popen([SCRIPTS / "instances", *arguments], env=self.environment)
+    @contextmanager
+    def begins(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Start the script, which goes on until it is killed."""
+        command = [str(SCRIPTS / "instances"), *arguments]
+        with subprocess.Popen(command, env=self.environment) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def pid_file(self, protocol: str) -> Path:
         """An instance's pid file."""
@@ -386,7 +393,7 @@ def test_supervisor_asks_who_is_wanted(host: Host) -> None:
     assert host.does("wanted", "perdition.imaps").returncode == 1
     assert host.does("wanted", "perdition.imap").returncode == 1
     with host.begins("run", "perdition.pop3") as service:
-        until(lambda: host.pid_file("POP3").exists(), host.evidence)
+        until(lambda: host.does("status").stdout.startswith("perdition.pop3 runs"), host.evidence)
         assert host.pid("POP3") == service.pid, "the supervisor looks after another process"
         assert host.does("status").returncode == 3, "imap4 is missing"
         host.does("stop")
