@@ -5,6 +5,6 @@
 #
 # The first line that matches the user's name wins; without ^ and $ it may match anywhere in it.
 
+#^(.*)@(.*)$       $1_$2@192.0.2.13
 #^[a-k]            192.0.2.11
 #^[l-z]            192.0.2.12:1143
-#^(.*)@(.*)$       $1_$2@192.0.2.13
