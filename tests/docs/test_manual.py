@@ -1,5 +1,6 @@
 """The manual pages and the sample configuration: complete, true to the tables, well-formed."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -61,6 +62,21 @@ def test_every_reason_for_a_failed_login_is_told() -> None:
 def failures(kind: type[Failure]) -> list[type[Failure]]:
     """All failures of a kind."""
     return [kind for one in kind.__subclasses__() for kind in (one, *failures(one))]
+
+
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        (MANUAL, r"All but(.*?)may stand in the configuration file"),
+        (MANUAL.with_name("perdition.conf.5"), r"no meaning here(.*?)are ignored"),
+    ],
+    ids=["perdition.8", "perdition.conf.5"],
+)
+def test_options_that_the_file_may_not_have_are_told(path: Path, sentence: str) -> None:
+    found = re.search(sentence, path.read_text(), re.DOTALL)
+    assert found
+    wanted = {name for name, option in OPTIONS.items() if not option.in_file}
+    assert {word for word in re.findall(r"\w+", found[1]) if word in OPTIONS} == wanted
 
 
 def sample_entries() -> dict[str, str]:
