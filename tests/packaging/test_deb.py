@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from perdition.configuration import NAMES as ALL_NAMES
-from tests.packaging.conftest import NEWER, OLD, have
+from tests.packaging.conftest import NEWER, OLD, have, need_root
 from tests.packaging.steps import (
     all_run,
     bring,
@@ -18,6 +18,7 @@ from tests.packaging.steps import (
     set_up_site,
     stay_logged_in,
 )
+from tests.support.booted import BootedMachine
 from tests.support.machine import Machine
 
 APT = "apt-get --yes --no-install-recommends -o Dpkg::Use-Pty=0"
@@ -173,6 +174,24 @@ def test_upgrade_of_ours(fresh: Machine, newer_debs: list[Path]) -> None:
     assert not set(pids.split()) & set(fresh.does("cat /run/perdition.*/*.pid").split())
     assert log_in(fresh).count("Subject: Welcome") == 4
     assert fate_of_session(fresh) == "alive"
+
+
+def test_purge_where_systemd_opens_a_port(debs: list[Path], folder: Path) -> None:
+    need_root()
+    have("systemd-run")
+    with BootedMachine(folder) as machine:
+        machine.does("rm -rf /etc/perdition /etc/*/perdition /usr/sbin/policy-rc.d")
+        machine.does(f"dpkg --force-depends --install {debs[0]}")
+        machine.does("systemctl stop perdition; systemctl enable --now perdition@imap4.socket")
+        assert "imap4.socket" in machine.does(SYSTEMD_HAS)
+        machine.does("dpkg --purge perdition")
+        assert not machine.does(SYSTEMD_HAS)
+
+
+SYSTEMD_HAS = """
+systemctl list-units --all --plain --no-legend 'perdition*'
+find /etc/systemd /run/systemd /var/lib/systemd -name 'perdition*'
+"""
 
 
 def test_c_library_of_a_site(fresh: Machine, folder: Path) -> None:

@@ -410,7 +410,7 @@ PACKAGING = ROOT / "packaging"
 SHELL = [
     *(SCRIPTS / name for name in ("instances", "debian", "redhat", "suse")),
     *(PACKAGING / name for name in ("install", "deb/build", "rpm/build")),
-    *(PACKAGING / f"deb/perdition.{name}" for name in ("preinst", "postinst", "postrm")),
+    *(PACKAGING / f"deb/perdition.{name}" for name in ("preinst", "postinst", "prerm", "postrm")),
 ]
 
 
