@@ -122,6 +122,14 @@ def test_takes_over_from_perdition_22(fresh: Machine) -> None:
     assert "perdition." not in fresh.does("ps -e -o args"), "it still runs"
 
 
+def test_comes_after_perdition_22_that_is_removed(fresh: Machine) -> None:
+    fresh.does(f"{APT} install perdition=2.2* && dpkg --remove perdition")
+    fresh.does(f"{APT} install /ours/perdition_*.deb")
+    fresh.does("cd /etc/perdition && echo ann:192.0.2.9 >>popmap && make")
+    assert "192.0.2.9" in fresh.does("perdition --lookup ann")
+    fresh.does("dpkg --purge perdition && ! ls /etc/perdition")
+
+
 @pytest.mark.parametrize("verb", ["enable", "disable"])
 def test_starts_at_boot_if_perdition_22_did(fresh: Machine, verb: str) -> None:
     fresh.does(f"{APT} install perdition=2.2* && update-rc.d perdition {verb}")
