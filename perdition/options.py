@@ -97,8 +97,9 @@ class Options:
         NO_STATES,
         "Append a domain to user names that have none, in the given states: servername_lookup "
         "(before the popmap is asked; not with client_server_specification), "
-        "local_authentication, remote_login, or all. The domain is the name of the IP address "
-        "that the client connected to, less its first STRIP_DEPTH levels (1 unless given).",
+        "local_authentication, remote_login, or all. The domain is explicit_domain, or else the "
+        "name of the IP address that the client connected to, less its first STRIP_DEPTH levels "
+        "(1 unless given).",
         short="A",
     )
     authenticate_timeout: int = option(
@@ -139,8 +140,8 @@ class Options:
     connect_relog: int = option(
         SECONDS,
         300,
-        "Log the Auth line of an open session again so often, for mail relays that let in whoever "
-        "reads mail. 0: never.",
+        "Log the Auth line of an open session again each time so many seconds have passed, for "
+        "mail relays that let in whoever reads mail. 0: never.",
     )
     client_server_specification: bool = option(
         FLAG,
@@ -237,7 +238,8 @@ class Options:
     log_passwd: LogPassword = option(
         LOG_PASSWORD,
         LogPassword.NEVER,
-        "With debug: log the password of logins that fail, that are ok, always or never.",
+        "With debug: log the password of logins that fail (fail), of those that are ok (ok), of "
+        "all (always) or of none (never).",
     )
     lookup: str | None = option(
         text("USER[,USER...]"),
@@ -421,8 +423,9 @@ class Options:
     ssl_ca_chain_file: str | None = option(
         FILE,
         None,
-        "Certificates, from the one that issued ssl_cert_file's up to the root, in PEM. Goes "
-        "before ssl_ca_file and ssl_ca_path.",
+        "Certificates, from the one that issued ssl_cert_file's up to the root, in PEM: clients "
+        "are shown them, and they are the authorities in the place of ssl_ca_file's and "
+        "ssl_ca_path's.",
         restart=True,
     )
     ssl_ca_file: str = option(
@@ -438,13 +441,16 @@ class Options:
         restart=True,
     )
     ssl_cert_accept_expired: bool = option(
-        FLAG, False, "Accept certificates whose time is over.", restart=True
+        FLAG, False, "Accept real servers' certificates whose time is over.", restart=True
     )
     ssl_cert_accept_not_yet_valid: bool = option(
-        FLAG, False, "Accept certificates whose time has not come.", restart=True
+        FLAG, False, "Accept real servers' certificates whose time has not come.", restart=True
     )
     ssl_cert_accept_self_signed: bool = option(
-        FLAG, False, "Accept certificates that are signed by themselves.", restart=True
+        FLAG,
+        False,
+        "Accept real servers' certificates that are signed by themselves.",
+        restart=True,
     )
     ssl_cert_file: tuple[str, ...] = option(
         FILES,
@@ -474,7 +480,7 @@ class Options:
         STRING, "", "The ciphers for clients, as in ciphers(1). Empty: OpenSSL's own.", restart=True
     )
     ssl_listen_compression: bool = option(
-        FLAG, False, "Allow clients to have TLS compress.", restart=True
+        FLAG, False, "Allow TLS to compress what goes to and from clients.", restart=True
     )
     ssl_listen_max_proto_version: str = option(
         VERSION,
