@@ -5,6 +5,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
 from perdition.failure import StartupError
+from perdition.log import fault
 from perdition.options import Options
 from perdition.popmap import NoMap, PopMap
 
@@ -91,7 +92,14 @@ def open_foreign(found: "EntryPoint", options: Options) -> PopMap:
         opener = found.load()
     except (ImportError, AttributeError) as error:
         raise StartupError(f"map_library {found.name}: {error}; mend its package") from error
-    popmap: PopMap = opener(options)
+    try:
+        popmap: PopMap = opener(options)
+    except StartupError:
+        raise
+    except Exception as error:
+        raise StartupError(
+            f"map_library {found.name}: {fault(error)}; see map_library_opt, or mend its package"
+        ) from error
     return popmap
 
 

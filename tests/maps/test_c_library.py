@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -308,32 +309,51 @@ def test_missing_file_stops_the_start() -> None:
         opened("/usr/lib/libperditiondb_site.so.0").check()
 
 
-def test_python_package_offers_a_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Installs a package with that module, `popmap_of_site`, which offers that entry point."""
+
+    def install(module: str, entry_point: str) -> None:
+        (tmp_path / "popmap_of_site.py").write_text(module)
+        metadata = tmp_path / "popmap_of_site-1.dist-info"
+        metadata.mkdir()
+        (metadata / "METADATA").write_text(
+            "Metadata-Version: 2.1\nName: popmap-of-site\nVersion: 1\n"
+        )
+        (metadata / "entry_points.txt").write_text(f"[perdition.popmaps]\n{entry_point}\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, "popmap_of_site", raising=False)
+
+    return install
+
+
+def test_python_package_offers_a_kind(package: Callable[[str, str], None]) -> None:
     """The example of the documentation."""
     page = (ROOT / "perdition/popmap/README.md").read_text()
     [example] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    (tmp_path / "popmap_of_site.py").write_text(example)
-    metadata = tmp_path / "popmap_of_site-1.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: popmap-of-site\nVersion: 1\n")
-    (metadata / "entry_points.txt").write_text(
-        "[perdition.popmaps]\nbyletter = popmap_of_site:ByLetter\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
+    package(example, "byletter = popmap_of_site:ByLetter")
     popmap = opened("byletter", "example.org")
     assert popmap.lookup(Query("joe", ENDS)) == Destination(Endpoint("j.example.org"))
     assert popmap.lookup(Query("", ENDS)) is None
 
 
-def test_python_package_that_is_not_whole_stops_the_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("module", "entry_point", "complaint"),
+    [
+        ("", "broken = no_such:Map", "map_library broken: No module named 'no_such'; mend"),
+        (
+            "def open_map(options):\n    raise ValueError('secret')\n",
+            "broken = popmap_of_site:open_map",
+            "map_library broken: ValueError in .*popmap_of_site.py line 2; see map_library_opt",
+        ),
+    ],
+)
+def test_python_package_that_cannot_be_used_is_told_of(
+    module: str, entry_point: str, complaint: str, package: Callable[[str, str], None]
 ) -> None:
-    metadata = tmp_path / "broken_popmap-1.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-popmap\nVersion: 1\n")
-    (metadata / "entry_points.txt").write_text("[perdition.popmaps]\nbroken = no_such:Map\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(StartupError, match="map_library broken: No module named 'no_such'; mend"):
+    """In one line, at the start as at SIGHUP, which then changes nothing."""
+    package(module, entry_point)
+    with pytest.raises(StartupError, match=complaint):
         opened("broken")
 
 
