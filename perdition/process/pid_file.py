@@ -50,7 +50,12 @@ class PidFile:
             raise StartupError(f"pid_file {self.path}: its directory cannot be written; change it")
 
     def remove_stale(self) -> None:
-        """Remove the file of a process that is no more; raises StartupError for any other."""
+        """Remove the file of a process that is no more; raises StartupError for any other.
+
+        Nor is anything else read that may be there, such as a pipe that nobody writes to.
+        """
+        if not os.path.isfile(self.path):
+            raise StartupError(f"pid_file {self.path}: this is no file; remove it")
         try:
             pid = self.lock.read_pid() or 0
         except ValueError:

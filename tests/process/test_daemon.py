@@ -187,6 +187,15 @@ def test_pid_file_without_a_number_is_refused(content: str, started: Started) ->
     assert daemon.pid_file.read_text() == content
 
 
+def test_pipe_in_the_place_of_the_pid_file(started: Started) -> None:
+    """Who may write there cannot have root wait for ever at the next start."""
+    daemon = started.prepared("imap4", *FEW)
+    daemon.pid_file.parent.mkdir()
+    os.mkfifo(daemon.pid_file)
+
+    assert "this is no file" in expect_refusal(daemon)
+
+
 def test_pid_file_must_be_absolute(started: Started) -> None:
     """The daemon's folder is /, which nobody means."""
     daemon = started.prepared("imap4", *FEW, pid_file=Path("run/perdition.pid"))

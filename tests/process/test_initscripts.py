@@ -338,6 +338,17 @@ def test_pid_file_of_nobody(host: Host, number: str) -> None:
     assert host.does("start").returncode == 0
 
 
+def test_pipe_in_the_place_of_a_pid_file(host: Host) -> None:
+    """Whoever has left it there keeps nobody waiting."""
+    host.wants("POP3")
+    pid_file = host.pid_file("POP3")
+    pid_file.parent.mkdir()
+    os.mkfifo(pid_file)
+    assert host.does("status").returncode == 1
+    assert host.does("start").returncode == 0
+    assert host.does("status").returncode == 0
+
+
 def test_stale_pid_file_is_replaced(host: Host) -> None:
     host.wants("POP3")
     host.does("start")
