@@ -108,6 +108,7 @@ def test_passed_sockets_stay_at_a_takeover(
         first = passed(started.unstarted("imap4", *FEW, "--pid_file", pid_file), passed_one)
         first.port, first.address = port, ("127.0.0.1", port)
         started.enter(first)
+    until(pid_file.exists, first.evidence)  # the port listened before
     options = (*FEW, "-b", "", "-l", str(port))  # the same port, as a unit's and the service's are
     for _ in range(2):
         second = started.prepared("imap4", *options, "--takeover", pid_file=pid_file)
