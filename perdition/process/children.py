@@ -226,4 +226,6 @@ def end_of(code: int) -> str:
     """Return how a child has ended, for the log; one that succeeded was told to, not by us."""
     if code == os.EX_OK:
         return "has ended as it was told"
+    if code == -signal.SIGPROF:
+        return "has spun, and served nobody any more"
     return f"died of {signal.Signals(-code).name if code < 0 else f'status {code}'}"

@@ -31,6 +31,8 @@ from perdition.username import Ends
 
 BEAT_SECONDS = 2.0
 """How often at the least a worker shows that its loop turns."""
+SPIN_SECONDS = 20.0
+"""Of CPU: how long its loop may not turn, until the system ends the worker."""
 TITLE_SECONDS = 1.0
 """How often at the most the title is written anew."""
 BREATHER_SECONDS = 1.0
@@ -125,8 +127,13 @@ class Worker:
         os._exit(os.EX_OK)
 
     def beat(self) -> None:
-        """Show the master that this worker is not stuck."""
+        """Show the master that this worker is not stuck.
+
+        Should it spin, it ends also where there is no master any more to kill it: by SIGPROF, as
+        long as nobody handles that.
+        """
         self.row[Counter.BEATS] += 1
+        signal.setitimer(signal.ITIMER_PROF, SPIN_SECONDS)
         self.loop.call_later(BEAT_SECONDS, self.beat)
 
     def on_signal(self, number: signal.Signals, action: Callable[[], None]) -> None:

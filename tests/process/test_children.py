@@ -4,13 +4,16 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.process.conftest import PASSWORD, Clients, Started, fails, needs_root, refused
 from tests.support.family import Member
 from tests.support.proxy import Proxy
+from tests.support.saved import saved
 from tests.support.users import Users
 from tests.support.wait import DEADLINE, until
 
@@ -20,6 +23,19 @@ FEW = ("--workers", "2")
 WITH_HELPER = (*FEW, "-a")
 SOON = 5.0
 """How long a user would wait for what is to come back."""
+
+ENDLESS_MAP = """
+from perdition.popmap import NoMap
+
+
+class Endless(NoMap):
+    def __init__(self, options):
+        pass
+
+    def lookup(self, query):
+        while True:
+            pass
+"""
 
 
 @pytest.fixture
@@ -222,6 +238,36 @@ def test_worker_that_dies_at_once(started: Started, clients: Clients) -> None:
 
     assert survivor in both_workers(proxy)
     assert proxy.terminate() == 0, proxy.evidence()
+
+
+@pytest.fixture
+def endless_map() -> Iterator[tuple[str, ...]]:
+    """The option for a popmap of the site's own, where all of this system's packages are."""
+    [packages] = [Path(path) for path in sys.path if path.startswith("/usr/local/lib/")]
+    packages.mkdir(parents=True, exist_ok=True)
+    with saved(packages / "endless") as package, saved(packages / "endless-1.dist-info") as data:
+        package.mkdir()
+        (package / "__init__.py").write_text(ENDLESS_MAP)
+        data.mkdir()
+        (data / "METADATA").write_text("Metadata-Version: 2.1\nName: endless\nVersion: 1\n")
+        (data / "entry_points.txt").write_text("[perdition.popmaps]\nendless = endless:Endless\n")
+        yield "-M", "endless"
+
+
+def test_worker_that_spins_without_a_master(
+    endless_map: tuple[str, ...], started: Started, clients: Clients
+) -> None:
+    """A master would replace it; it does not keep the port from the next one either way."""
+    proxy = started.foreground("imap4", "--workers", "1", *endless_map)
+    clients.connect(proxy).send(b"a LOGIN joe pw\r\n")
+    [worker] = pids(proxy, "worker")
+    until(lambda: Member(worker).cpu_seconds() > 1, lambda: f"it spins\n{proxy.evidence()}")
+
+    kill(proxy.pid)
+    proxy.wait()
+
+    until(lambda: not proxy.processes(), lambda: f"nobody is left\n{proxy.evidence()}", 60)
+    assert refused(proxy.address)
 
 
 def test_worker_that_is_stuck(started: Started, clients: Clients) -> None:
