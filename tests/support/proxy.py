@@ -5,6 +5,7 @@ import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -65,7 +66,7 @@ class Proxy:
                 preexec_fn=sandbox.enter,  # noqa: PLW1509 - it makes system calls only
             )
         try:
-            until(self._listens_or_ended, lambda: f"it listens\n{self.evidence()}")
+            until(self._serves_or_ended, lambda: f"it serves\n{self.evidence()}")
             if self._master.poll() is not None:
                 raise AssertionError(f"it ended at once\n{self.evidence()}")
         except BaseException:
@@ -142,8 +143,15 @@ class Proxy:
             (f"$ {shlex.join(self.command)}", state, self._output.read_text(), *self.log_lines())
         )
 
-    def _listens_or_ended(self) -> bool:
-        return processes.listening(self.port) or self._master.poll() is not None
+    def _serves_or_ended(self) -> bool:
+        if self._master.poll() is not None:
+            return True
+        return processes.listening(self.port) and len(self.workers()) >= self._wanted_workers()
+
+    def _wanted_workers(self) -> int:
+        """How many the command asks for: perdition listens before they are there."""
+        given = [value for name, value in pairwise(self.command) if name == "--workers"]
+        return int(given[-1]) if given else 1
 
     def _end(self) -> list[Process]:
         """End the master if it still runs; gives what outlived it, which is ended too."""
