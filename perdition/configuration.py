@@ -1,7 +1,9 @@
 """Command line and configuration file together: what counts, at start and after SIGHUP."""
 
 import os
+import stat
 from collections.abc import Callable
+from contextlib import suppress
 from os import fsdecode
 
 from perdition import config_file
@@ -30,6 +32,14 @@ def read_file(path: str) -> bytes:
             return file.read()
     except OSError as error:
         raise StartupError(f"{path}: {error.strerror}; give a readable file") from error
+
+
+def read_again(path: str) -> bytes:
+    """Return a file as ``read_file`` does, but keep nobody waiting; raises StartupError."""
+    with suppress(OSError):
+        if stat.S_ISFIFO(os.stat(path).st_mode):
+            raise StartupError(f"{path}: a pipe is read at the start only; give a file")
+    return read_file(path)
 
 
 class Configuration:

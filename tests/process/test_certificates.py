@@ -203,6 +203,7 @@ def test_start_is_refused_in_one_line_that_names_what_is_wrong(
 
 def copy(source: Certificate, target: Certificate) -> None:
     """Put a certificate and its key in the place of others."""
+    target.certificate.unlink(missing_ok=True)
     target.certificate.write_bytes(source.certificate.read_bytes())
     target.key.write_bytes(source.key.read_bytes())
 
@@ -260,12 +261,17 @@ def be_gone(certificate: Certificate, _: Certificate) -> None:
     certificate.certificate.unlink()
 
 
+def be_a_pipe(certificate: Certificate, _: Certificate) -> None:
+    certificate.certificate.unlink()
+    os.mkfifo(certificate.certificate)
+
+
 def have_another_key(certificate: Certificate, other: Certificate) -> None:
     certificate.key.write_bytes(other.key.read_bytes())
 
 
 @needs_root
-@pytest.mark.parametrize("spoil", [be_rubbish, be_gone, have_another_key])
+@pytest.mark.parametrize("spoil", [be_rubbish, be_gone, be_a_pipe, have_another_key])
 def test_bad_renewed_certificate_is_refused_and_the_old_one_kept(
     spoil: Callable[[Certificate, Certificate], None],
     started: Started,
