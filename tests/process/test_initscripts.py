@@ -193,6 +193,18 @@ def test_whom_the_pid_files_are_not_for(host: Host, verb: str) -> None:
     assert "not running" not in done.stdout
 
 
+@pytest.mark.parametrize("verb", ["start", "restart"])
+def test_instance_that_would_stay_in_the_foreground(host: Host, verb: str) -> None:
+    """The system comes up all the same, with the other instances."""
+    more = 'START_SECONDS=3 POP3_FLAGS="$POP3_FLAGS --no_daemon"'
+    host.wants("POP3", "IMAP4", more=more)
+    done = host.does(verb)
+    assert done.returncode == 1
+    assert "perdition.pop3 does not go to the background" in done.stdout
+    assert host.listens("IMAP4")
+    assert not host.pid_file("POP3").exists()
+
+
 def test_start_of_what_runs(host: Host) -> None:
     host.does("start")
     pid = host.pid("POP3")
