@@ -114,14 +114,10 @@ class Master:
             )
 
     def needs_root(self) -> bool:
-        """Tell whether something that SIGHUP reads may be for root alone.
-
-        Root's further groups do not count, and go: who runs here will not have them either.
-        """
+        """Tell whether something that SIGHUP reads may be for root alone."""
         if os.getuid() != 0:
             return False
         path = self.configuration.path
-        os.setgroups([])
         with self.owner.acting():
             is_hidden = path and not os.access(path, os.R_OK, effective_ids=True)
         return bool(self.tls.files or is_hidden)

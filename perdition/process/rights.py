@@ -63,7 +63,8 @@ class Owner(NamedTuple):
         if os.getuid() != 0:
             yield
             return
-        root = os.getegid()
+        root, groups = os.getegid(), os.getgroups()
+        os.setgroups([])
         os.setegid(self.gid)
         os.seteuid(self.uid)
         try:
@@ -71,6 +72,7 @@ class Owner(NamedTuple):
         finally:
             os.seteuid(0)
             os.setegid(root)
+            os.setgroups(groups)
 
 
 def user_id(name: str) -> int:
