@@ -364,7 +364,7 @@ def test_worker_that_cannot_read_the_renewed_certificate_says_so(
 ) -> None:
     """Or clients would be shown, by chance, the one or the other, and nobody knew."""
     proxy = started.foreground("imap4", *shown(old), "--workers", "1")
-    [worker] = until(proxy.workers, proxy.evidence)
+    [worker] = proxy.workers()
 
     def roots() -> list[processes.Process]:
         return [process for process in proxy.processes() if process.uid == 0]

@@ -175,8 +175,7 @@ def test_each_failure_is_told(
 
 
 def end_helper(proxy: Proxy) -> None:
-    """Kill the helper and who would replace it, once all is there."""
-    until(proxy.workers, proxy.evidence)
+    """Kill the helper and who would replace it."""
     for title in ("keeper", "helper"):
         os.kill(process_of(proxy, title).pid, signal.SIGKILL)
 

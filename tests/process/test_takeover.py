@@ -6,8 +6,9 @@ import shutil
 import signal
 import socket
 import subprocess
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,25 @@ def expect_end(daemon: Daemon) -> None:
 def serving(master: int) -> list[Member]:
     """The workers of a master that have come so far as to have a title."""
     return [member for member in descendants(master) if ": worker " in member.title]
+
+
+@contextmanager
+def stopped_while_it_starts(successor: Daemon, workers: int = 0) -> Iterator[int]:
+    """Start a successor whose master stands still once so many workers are there; gives its pid.
+
+    It goes on at the end, and must fail.
+    """
+    with ThreadPoolExecutor() as threads:
+        launched = threads.submit(successor.launch)
+        [line] = successor.wait_for_log("Starting perdition")
+        pid = int(re.findall(r"\[(\d+)\]", line)[0])
+        until(lambda: len(serving(pid)) >= workers, successor.evidence)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield pid
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert launched.result().returncode == 1, successor.evidence()
 
 
 @pytest.mark.parametrize(
@@ -176,17 +196,8 @@ def test_end_of_the_predecessor_meanwhile(started: Started) -> None:
     """A successor that nobody could find ends as well: there is to be no perdition any more."""
     generations = Generations(started, "imap4")
     successor = generations.candidate("--workers", "60")
-    with ThreadPoolExecutor() as threads:
-        launched = threads.submit(successor.launch)
-        [line] = successor.wait_for_log("Starting perdition")
-        pid = int(re.findall(r"\[(\d+)\]", line)[0])
-        os.kill(pid, signal.SIGSTOP)
-        try:
-            assert generations.first.terminate() == 0
-        finally:
-            os.kill(pid, signal.SIGCONT)
-
-        assert launched.result().returncode == 1, successor.evidence()
+    with stopped_while_it_starts(successor):
+        assert generations.first.terminate() == 0
     successor.wait_for_log("ended meanwhile")
     assert refused(generations.first.address)
     assert not generations.first.pid_file.exists()
@@ -198,19 +209,10 @@ def test_clients_are_not_the_successors_until_it_has_taken_over(
     """One that ends before all its workers serve has had no sessions that could end with it."""
     generations = Generations(started, "imap4")
     successor = generations.candidate("--workers", "60")
-    with ThreadPoolExecutor() as threads:
-        launched = threads.submit(successor.launch)
-        [line] = successor.wait_for_log("Starting perdition")
-        pid = int(re.findall(r"\[(\d+)\]", line)[0])
-        until(lambda: len(serving(pid)) >= 2, successor.evidence)
-        os.kill(pid, signal.SIGSTOP)
-        try:
-            assert generations.first.written_pid() == generations.first.pid, "it was too fast"
-            held = [clients.log_in(generations.first) for _ in range(20)]
-            os.kill(pid, signal.SIGTERM)
-        finally:
-            os.kill(pid, signal.SIGCONT)
-        assert launched.result().returncode == 1, successor.evidence()
+    with stopped_while_it_starts(successor, workers=2) as pid:
+        assert generations.first.written_pid() == generations.first.pid, "it was too fast"
+        held = [clients.log_in(generations.first) for _ in range(20)]
+        os.kill(pid, signal.SIGTERM)
 
     for session in held:
         session.use()
