@@ -34,7 +34,7 @@ def read_file(path: str) -> bytes:
         raise StartupError(f"{path}: {error.strerror}; give a readable file") from error
 
 
-def read_again(path: str) -> bytes:
+def read_file_again(path: str) -> bytes:
     """Return a file as ``read_file`` does, but keep nobody waiting; raises StartupError."""
     with suppress(OSError):
         if stat.S_ISFIFO(os.stat(path).st_mode):

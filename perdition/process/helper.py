@@ -16,7 +16,7 @@ from contextlib import suppress
 
 from setproctitle import setproctitle
 
-from perdition.configuration import read_again
+from perdition.configuration import read_file_again
 from perdition.failure import StartupError
 from perdition.helper_line import (
     HEAD,
@@ -116,7 +116,7 @@ class Helper:
     def read(self, line: Line, body: bytes) -> bytes:
         """Return the file whose number is asked for; raises StartupError."""
         path = line.files[SIZE.unpack(body)[0]]
-        content = read_again(path)
+        content = read_file_again(path)
         if len(content) > MESSAGE_SIZE - HEAD.size:
             raise StartupError(f"{path}: longer than {MESSAGE_SIZE - HEAD.size} octets; shorten it")
         return content

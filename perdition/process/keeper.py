@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from setproctitle import setproctitle
 
-from perdition.configuration import read_again
+from perdition.configuration import read_file_again
 from perdition.helper_line import STARTED_ANEW, Line, Status
 from perdition.process.helper import ENDED_BY_LIFELINE, Helper, answer
 from perdition.process.rights import hide
@@ -58,7 +58,7 @@ class Keeper:
         """Return a file, by the helper if only root can read it; raises StartupError."""
         if self.lines and path in self.lines[0].files:
             return self.lines[0].ask_for_file(path)
-        return read_again(path)
+        return read_file_again(path)
 
     def has_died(self) -> bool:
         """Tell whether it has, once."""

@@ -14,7 +14,7 @@ from typing import NamedTuple, NoReturn
 from setproctitle import setproctitle
 
 from perdition.clients import Clients
-from perdition.configuration import read_again
+from perdition.configuration import read_file_again
 from perdition.failure import StartupError
 from perdition.helper_line import Asker, Line
 from perdition.log import Log, fault
@@ -174,7 +174,7 @@ class Worker:
         try:
             files = {}
             for path in self.tls.files:
-                files[path] = await self.helper.file(path) if self.helper else read_again(path)
+                files[path] = await self.helper.file(path) if self.helper else read_file_again(path)
             self.tls.renew(files)
         except StartupError as error:
             self.log.error(
