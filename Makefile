@@ -37,7 +37,7 @@ bench: $(VENV)/built-for-test  ## Measure what logins, sessions, gigabytes and s
 	@$(VENV)/bin/python3 -m tests.bench
 
 manual: build  ## Write manual and sample configuration anew from the option table
-	@$(VENV)/bin/python3 -m perdition.manual man/perdition.8 packaging/etc/perdition/perdition.conf
+	@$(VENV)/bin/python3 -m perdition.options.manual man/perdition.8 packaging/etc/perdition/perdition.conf
 
 deb:  ## Build the Debian package of what is committed, in dist/
 	@tests/support/packages deb

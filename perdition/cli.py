@@ -1,4 +1,4 @@
-"""From a command line to a running perdition."""
+"""The command line: parses it and runs the mode that it asks for."""
 
 import os
 import socket
@@ -6,27 +6,29 @@ import sys
 from collections.abc import Iterator
 from typing import NoReturn
 
-from perdition.configuration import Configuration
 from perdition.failure import StartupError
-from perdition.log import Log, fault, open_sink
-from perdition.option_kinds import FLAG
-from perdition.options import OPTIONS, SHORT, Given, Options
+from perdition.log import Log, describe_error, open_sink
+from perdition.options.configuration import Configuration
+from perdition.options.option_types import FLAG
+from perdition.options.table import OPTIONS, SHORT, GivenOptions, Options
 
 STDIN, STDERR = 0, 2
 
 LOOKUP_ERROR = 2
-"""What ``--lookup`` ends with when it cannot tell."""
+"""Exit status of ``--lookup`` with a mistake in an option, as if the popmap were unavailable."""
+
 INTERRUPTED = 130
-"""What shells take for the end by Ctrl-C of a program that is about to start."""
+"""Exit status of a program that Ctrl-C has interrupted, by the convention of shells."""
 
 
 def main(argv: list[str]) -> int:
-    """Run perdition; ``argv`` begins with the name that it was called by. Returns the status."""
+    """Run perdition and return the exit status; ``argv[0]`` is the name that it was called by."""
     open_standard_streams()
     name = os.path.basename(argv[0])
     log = Log(name, open_sink("mail"))
+    command_line = GivenOptions()
     try:
-        command_line = parse(argv[1:])
+        parse(argv[1:], command_line)
         if command_line.values.get("help"):
             print(usage(name), end="")
             return os.EX_OK
@@ -38,38 +40,42 @@ def main(argv: list[str]) -> int:
             look_up(name, options.lookup, options)
         sink = log.sink if options.log_facility == facility else open_sink(options.log_facility)
         log = Log(name, sink, options.debug, options.quiet)
-        for remark in configuration.remarks:
-            log.warning(remark)
+        for warning in configuration.warnings:
+            log.warning(warning)
         return run(configuration, options, log)
     except StartupError as error:
-        log.error(str(error))
-        if not (log.sink.descriptor == STDERR or socket_family(STDERR)):  # inetd's is the client
-            print(f"{name}: {error}", file=sys.stderr)
-        return LOOKUP_ERROR if "--lookup" in " ".join(argv) else os.EX_USAGE
+        report(name, str(error), log)
+        return LOOKUP_ERROR if "lookup" in command_line.values else os.EX_USAGE
     except KeyboardInterrupt:
         return INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - one line is more use than a traceback
-        log.error(f"cannot start: {fault(error)}: {error}")
-        print(f"{name}: cannot start: {fault(error)}: {error}", file=sys.stderr)
+    except Exception as error:  # noqa: BLE001 - one line is more useful than a traceback
+        report(name, f"cannot start: {describe_error(error)}: {error}", log)
         return os.EX_SOFTWARE
 
 
-def open_standard_streams() -> None:
-    """Open the null device for each that was closed, or what is opened next would be taken for it.
+def report(name: str, message: str, log: Log) -> None:
+    """Log an error, and print it on standard error unless that is the log or inetd's client."""
+    log.error(message)
+    if not (log.sink.descriptor == STDERR or socket_family(STDERR)):
+        print(f"{name}: {message}", file=sys.stderr)
 
-    That might be a client's connection, which a library then writes its complaints to.
+
+def open_standard_streams() -> None:
+    """Open /dev/null for each standard stream that is closed.
+
+    Otherwise the next descriptor, perhaps a client's connection, would be used as that stream.
     """
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
-            descriptor = os.open(os.devnull, os.O_RDWR)  # its own number, the lowest that is free
+            descriptor = os.open(os.devnull, os.O_RDWR)  # gets the lowest number, which is its own
             os.set_inheritable(descriptor, True)
             setattr(sys, name, os.fdopen(descriptor, "r" if name == "stdin" else "w"))
 
 
 def run(configuration: Configuration, options: Options, log: Log) -> int:
-    """Run in the mode that was asked for, and return the exit status; raises StartupError.
+    """Run as a daemon or in inetd mode, and return the exit status; raises StartupError.
 
-    Whoever has a client for its standard input, and wants nothing else, was started by inetd.
+    inetd mode is also used if standard input is a TCP connection and no option says otherwise.
     """
     has_client = socket_family(STDIN) in (socket.AF_INET, socket.AF_INET6)
     if options.inetd_mode or (has_client and not options.foreground):
@@ -82,19 +88,16 @@ def run(configuration: Configuration, options: Options, log: Log) -> int:
 
 
 def look_up(name: str, users: str, options: Options) -> NoReturn:
-    """Tell where users would be sent, and end the process with the status of that.
+    """Run ``--lookup``, and exit with its status; raises StartupError."""
+    from perdition import lookup_command
 
-    Raises StartupError.
-    """
-    from perdition import lookup
-
-    status = lookup.run(name, users, options)
+    status = lookup_command.run(name, users, options)
     sys.stdout.flush()
-    os._exit(status)  # no thread that still waits for a hung popmap holds us up
+    os._exit(status)  # without waiting for threads of a popmap that hangs
 
 
 def socket_family(descriptor: int) -> int:
-    """Return the address family of a socket; AF_UNSPEC for a descriptor that leads to none."""
+    """Return the address family of a socket, or AF_UNSPEC if the descriptor is no socket."""
     try:
         with socket.socket(fileno=os.dup(descriptor)) as sock:
             return sock.family
@@ -102,39 +105,48 @@ def socket_family(descriptor: int) -> int:
         return socket.AF_UNSPEC
 
 
-def parse(arguments: list[str]) -> Given:
-    """Read ``--name value``, ``--name=value``, ``-nvalue``, ``-n value`` and bundled flags.
+def parse(arguments: list[str], given: GivenOptions) -> None:
+    """Add ``--name value``, ``--name=value``, ``-nvalue``, ``-n value`` and bundled flags.
 
-    Raises StartupError.
+    Raises StartupError for the first mistake, after all arguments have been read.
     """
-    given = Given()
+    mistakes = []
     rest = iter(arguments)
     for argument in rest:
-        if argument.startswith("--") and len(argument) > 2:
-            name, equals, value = argument[2:].partition("=")
-            if name not in OPTIONS:
-                raise StartupError(f"--{name}: no such option; --help shows all")
-            if OPTIONS[name].kind is not FLAG:
-                given.add(name, value if equals else next(rest, None))
-            elif equals:
-                raise StartupError(f"--{name}: takes no value; leave it off")
+        try:
+            if argument.startswith("--") and len(argument) > 2:
+                parse_long(argument[2:], rest, given)
+            elif argument.startswith("-") and argument not in ("-", "--"):
+                parse_short(argument[1:], rest, given)
             else:
-                given.add(name, None)
-        elif argument.startswith("-") and argument not in ("-", "--"):
-            parse_short(argument[1:], rest, given)
-        else:
-            raise StartupError(f"{argument}: only options are understood; --help shows all")
-    return given
+                raise StartupError(f"{argument}: not an option; see --help")
+        except StartupError as mistake:
+            mistakes.append(mistake)
+    if mistakes:
+        raise mistakes[0]
 
 
-def parse_short(letters: str, rest: Iterator[str], given: Given) -> None:
-    """Read flags, and at their end perhaps an option with its value."""
+def parse_long(text: str, rest: Iterator[str], given: GivenOptions) -> None:
+    """Add ``name``, ``name=value`` or ``name`` with its value in the next argument."""
+    name, equals, value = text.partition("=")
+    if name not in OPTIONS:
+        raise StartupError(f"--{name}: no such option; see --help")
+    if OPTIONS[name].type is not FLAG:
+        given.add(name, value if equals else next(rest, None))
+    elif equals:
+        raise StartupError(f"--{name}: takes no value")
+    else:
+        given.add(name, None)
+
+
+def parse_short(letters: str, rest: Iterator[str], given: GivenOptions) -> None:
+    """Add flags by their letters; the last letter may be an option with a value."""
     while letters:
         letter, letters = letters[0], letters[1:]
         if letter not in SHORT:
-            raise StartupError(f"-{letter}: no such option; --help shows all")
+            raise StartupError(f"-{letter}: no such option; see --help")
         name = SHORT[letter]
-        if OPTIONS[name].kind is FLAG:
+        if OPTIONS[name].type is FLAG:
             given.add(name, None)
         else:
             given.add(name, letters or next(rest, None))
@@ -142,18 +154,18 @@ def parse_short(letters: str, rest: Iterator[str], given: Given) -> None:
 
 
 def usage(name: str) -> str:
-    """Return what ``--help`` shows: every option, its default, and what it does."""
+    """Return the text of ``--help``: every option, what it does, and its default."""
     import textwrap
 
     lines = [
         f"Usage: {name} [option...]",
         "",
-        "Options, of which a configuration file has the names without dashes:",
+        "Options; the configuration file has the same names without dashes:",
     ]
     for long, option in OPTIONS.items():
         head = f"-{option.short}, " if option.short else "    "
-        head += f"--{long}" + (f" {option.kind.argument}" if option.kind.argument else "")
-        shown = option.derived or option.kind.show(option.default)
+        head += f"--{long}" + (f" {option.type.argument}" if option.type.argument else "")
+        shown = option.derived or option.type.show(option.default)
         lines += ["", f"  {head}"]
         lines += textwrap.wrap(
             f"{option.says} (default: {shown})",

@@ -1,6 +1,6 @@
-"""Where a server is, as options and popmaps write it."""
+"""Addresses: of servers, as options and popmaps write them, and of both ends of a connection."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Endpoint(NamedTuple):
@@ -28,3 +28,33 @@ class Endpoint(NamedTuple):
 def parse_endpoints(text: str) -> tuple[Endpoint, ...]:
     """Read a list divided by commas."""
     return tuple(Endpoint.parse(part.strip()) for part in text.split(",") if part.strip())
+
+
+MAPPED = "::ffff:"
+"""What an IPv4 address has in front where it is written as an IPv6 one (RFC 4291)."""
+
+
+class ConnectionEnds(NamedTuple):
+    """Both ends of a client's connection: IP addresses and ports."""
+
+    source: str
+    source_port: int
+    destination: str
+    destination_port: int
+
+    @classmethod
+    def between(cls, peer: tuple[Any, ...], own: tuple[Any, ...]) -> "ConnectionEnds":
+        """Return the ends that a socket tells of itself.
+
+        IPv4 that comes by a socket for both families is IPv4, in the log as for popmaps and limits.
+        """
+        (source, source_port, *_), (destination, destination_port, *_) = peer, own
+        return cls(
+            source.removeprefix(MAPPED),
+            source_port,
+            destination.removeprefix(MAPPED),
+            destination_port,
+        )
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.source_port}->{self.destination}:{self.destination_port}"

@@ -1,38 +1,36 @@
-"""What can go wrong between a client's credentials and a logged-in real server.
+"""The failures of a login, from the client's credentials to the real server's answer.
 
-Each failure says once, here, what the log's status is, what the client is told, with which
-response code of its protocol (RFC 3206, 5530, 5804), how it is counted, and whether another
-server may be tried.
+Each class states the status in the log, the reply to the client with the response code of its
+protocol (RFC 3206, 5530, 5804), the label of its metric, and whether another server may be tried.
 """
 
-import re
 from typing import ClassVar
 
 
 class StartupError(Exception):
-    """perdition cannot start. Its text is one line that names the option or file and the mend."""
+    """perdition cannot start. The text is one line: the option or file, and the remedy."""
 
 
 FAILURES: list[type["Failure"]] = []
-"""All there are, in the order of this file."""
+"""All failures, in the order of this file, which is the order of their counters."""
 
 
 class Failure(Exception):
     """A login that failed. ``detail`` is for the operator's log, never for the client."""
 
     label: ClassVar[str]
-    """What it is counted as: its name, as map_unavailable."""
+    """The value of the metrics' label ``result``."""
     status: ClassVar[str]
     reply: ClassVar[str]
     pop3_code: ClassVar[str] = ""
     imap4_code: ClassVar[str] = ""
     managesieve_code: ClassVar[str] = ""
-    another_server: ClassVar[bool] = False
-    """No credentials were sent, so that the next of several servers may have them."""
-    everyday: ClassVar[bool] = False
-    """A user's mistake, or a guess: its detail is worth a line only to who debugs."""
-    goodbye: ClassVar[bool] = True
-    """The real server still listens: end with its protocol's QUIT or LOGOUT."""
+    try_next_server: ClassVar[bool] = False
+    """No credentials were sent yet, so the next of several servers may be tried."""
+    user_error: ClassVar[bool] = False
+    """Wrong credentials: they count as a guess, and the detail is logged with ``debug`` only."""
+    send_logout: ClassVar[bool] = True
+    """The real server still reads: end the connection with the protocol's QUIT or LOGOUT."""
 
     def __init__(self, detail: str = "", server_line: bytes = b"", untagged: bytes = b"") -> None:
         super().__init__(detail)
@@ -43,8 +41,7 @@ class Failure(Exception):
         """How the connection to the real server was secured when the login failed."""
 
     def __init_subclass__(cls) -> None:
-        """Tell the client what the log says, unless a failure has other words for it."""
-        cls.label = re.sub(r"(?<!^)(?=[A-Z][a-z])", "_", cls.__name__).lower()
+        """Register the class. The reply is the status unless the class has its own."""
         FAILURES.append(cls)
         if "status" in cls.__dict__ and "reply" not in cls.__dict__:
             cls.reply = cls.status
@@ -53,6 +50,7 @@ class Failure(Exception):
 class LoginDisabled(Failure):
     """The site allows no logins now (``--login_disabled``)."""
 
+    label = "login_disabled"
     status = "Login Disabled"
     pop3_code = "SYS/TEMP"
     imap4_code = "UNAVAILABLE"
@@ -61,6 +59,7 @@ class LoginDisabled(Failure):
 class TLSNotPresent(Failure):
     """The site allows no logins without TLS, on this side or the other."""
 
+    label = "tls_not_present"
     status = "TLS not present"
     imap4_code = "PRIVACYREQUIRED"
 
@@ -68,15 +67,17 @@ class TLSNotPresent(Failure):
 class Rejected(Failure):
     """The real server does not accept the credentials (also: they cannot be sent to it)."""
 
+    label = "rejected"
     status = "Re-Authentication Failure"
     pop3_code = "AUTH"
     imap4_code = "AUTHENTICATIONFAILED"
-    everyday = True
+    user_error = True
 
 
-class Loop(Failure):
+class ConnectedToItself(Failure):
     """The real server's greeting is our own: we have connected to ourselves."""
 
+    label = "loop"
     status = Rejected.status
     pop3_code = "SYS/PERM"
     imap4_code = "SERVERBUG"
@@ -85,16 +86,18 @@ class Loop(Failure):
 class NoServer(Failure):
     """Neither the popmap nor an option names a server; a guesser must not learn that."""
 
+    label = "no_server"
     status = "Could not determine server"
     reply = Rejected.reply
     pop3_code = Rejected.pop3_code
     imap4_code = Rejected.imap4_code
-    everyday = True
+    user_error = True
 
 
 class MapUnavailable(Failure):
     """The popmap could not be asked: the user may be in it, so no other server is used."""
 
+    label = "map_unavailable"
     status = "Could not determine server: popmap unavailable"
     pop3_code = "SYS/TEMP"
     imap4_code = "UNAVAILABLE"
@@ -104,16 +107,18 @@ class MapUnavailable(Failure):
 class LocalAuthenticationFailed(Failure):
     """PAM does not accept the user or the password."""
 
+    label = "local_authentication_failed"
     status = "local authentication failure"
     reply = Rejected.reply
     pop3_code = Rejected.pop3_code
     imap4_code = Rejected.imap4_code
-    everyday = True
+    user_error = True
 
 
 class LocalAuthenticationUnavailable(Failure):
     """PAM could not be asked, or does not answer."""
 
+    label = "local_authentication_unavailable"
     status = "local authentication failure: unavailable"
     pop3_code = "SYS/TEMP"
     imap4_code = "UNAVAILABLE"
@@ -123,17 +128,19 @@ class LocalAuthenticationUnavailable(Failure):
 class ConnectFailed(Failure):
     """The real server's name or address leads nowhere, or nobody answers there."""
 
+    label = "connect_failed"
     status = "Could not connect to server"
     pop3_code = "SYS/TEMP"
     imap4_code = "UNAVAILABLE"
     managesieve_code = "TRYLATER"
-    another_server = True
-    goodbye = False
+    try_next_server = True
+    send_logout = False
 
 
 class NegotiationFailed(Failure):
     """The real server does not speak its protocol, is closing down, or takes too long."""
 
+    label = "negotiation_failed"
     status = "Connection Negotiation Failure"
     pop3_code = "SYS/TEMP"
     imap4_code = "UNAVAILABLE"
@@ -142,13 +149,15 @@ class NegotiationFailed(Failure):
 class ServerGone(NegotiationFailed):
     """The real server has closed the connection, or does not answer."""
 
-    goodbye = False
+    label = "server_gone"
+    send_logout = False
 
 
 class MechanismUnavailable(Failure):
     """The real server offers no way to log in that we have."""
 
+    label = "mechanism_unavailable"
     status = "SASL mechanism unavailable"
     pop3_code = "SYS/PERM"
     imap4_code = "CANNOT"
-    goodbye = False
+    send_logout = False

@@ -1,7 +1,4 @@
-"""The log: syslog, a file, standard output or standard error; and its three lines a session.
-
-perdition's lines are the manual's: Connect, Auth and Close (see "POP before SMTP" there).
-"""
+"""The log: syslog, a file, standard output or standard error."""
 
 import os
 import re
@@ -11,7 +8,7 @@ import stat
 import time
 from contextlib import suppress
 from enum import IntEnum
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from perdition.failure import StartupError
 
@@ -25,7 +22,7 @@ FACILITIES = {
 
 
 class Priority(IntEnum):
-    """How much a line matters, by syslog's numbers."""
+    """Priorities of lines, with syslog's numbers."""
 
     ERROR = 3
     WARNING = 4
@@ -38,17 +35,17 @@ class Sink(Protocol):
     """Where lines go."""
 
     descriptor: int
-    """What must stay open when everything else is closed; -1: nothing."""
+    """The descriptor that must stay open when the process detaches; -1: none."""
 
     def write(self, priority: Priority, line: str) -> None:
-        """Write a line, or lose it: a log that is stuck must stop no session."""
+        """Write a line, or drop it if the log does not accept it: no session waits for the log."""
 
     def reopen(self) -> None:
-        """Begin anew, as after a rotation; raises OSError, and then goes on as before."""
+        """Reopen the log, as after a rotation; raises OSError, and then the old one stays open."""
 
 
 class Syslog:
-    """The system's log, by datagrams."""
+    """The system's log."""
 
     def __init__(self, facility: int) -> None:
         self.facility = facility
@@ -68,7 +65,7 @@ class Syslog:
                 return
 
     def connected(self) -> socket.socket:
-        """Return a socket that leads to syslogd; raises OSError."""
+        """Return a socket that is connected to syslogd; raises OSError."""
         if not self.socket:
             kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
             self.socket = socket.socket(socket.AF_UNIX, kind)
@@ -92,14 +89,14 @@ class Output:
     def write(self, priority: Priority, line: str) -> None:
         octets = f"{line}\n".encode(errors="surrogateescape")
         if self.may_block:
-            octets = octets[: select.PIPE_BUF]  # so much a pipe takes whole, once it takes any
-            if not self.takes_more():
+            octets = octets[: select.PIPE_BUF]  # a pipe accepts that many at once or none
+            if not self.is_writable():
                 return
         with suppress(OSError):
             os.write(self.descriptor, octets)
 
-    def takes_more(self) -> bool:
-        """Tell whether a write would not wait."""
+    def is_writable(self) -> bool:
+        """Return whether a write would not block."""
         poll = select.poll()
         poll.register(self.descriptor, select.POLLOUT)
         return bool(poll.poll(0))
@@ -109,7 +106,7 @@ class Output:
 
 
 class File(Output):
-    """A file that lines are added to."""
+    """A file that lines are appended to."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -118,17 +115,17 @@ class File(Output):
     def opened(self) -> int:
         """Return a descriptor of the file; raises OSError.
 
-        Whoever owns its directory could lead root by a link to any file, to write to and give away.
+        Root does not follow a link in a directory of another user, who could point it at any file.
         """
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
         if os.geteuid() == 0 and os.stat(os.path.dirname(self.path)).st_uid != 0:
             flags |= os.O_NOFOLLOW
         return os.open(self.path, flags, 0o640)
 
-    def give(self, uid: int, gid: int) -> None:
-        """Let a user open the file anew after a rotation, when root is no more.
+    def chown(self, uid: int, gid: int) -> None:
+        """Change the file's owner, so that it can be reopened without root.
 
-        A device or a pipe is not rotated, and others may have a use for it.
+        Devices and pipes are not rotated and keep their owner.
         """
         if not self.may_block:
             os.fchown(self.descriptor, uid, gid)
@@ -148,11 +145,11 @@ def open_sink(facility: str) -> Sink:
             return File(facility)
         except OSError as error:
             raise StartupError(
-                f"log_facility {facility}: {error.strerror}; give a file that can be written"
+                f"log_facility {facility}: {error.strerror}; expected a file that can be written"
             ) from error
     if facility.lower() not in FACILITIES:
         raise StartupError(
-            f"log_facility {facility}: unknown; give -, +, a path or one of "
+            f"log_facility {facility}: unknown; expected -, +, a path or one of "
             + ", ".join(FACILITIES)
         )
     return Syslog(FACILITIES[facility.lower()])
@@ -163,20 +160,20 @@ UNPRINTABLE = re.compile(r'[\0-\x1f"\x7f-\x9f\ud800-\udfff]')
 
 
 def printable(text: str) -> str:
-    """Return a peer's text as it may stand between quotes in a line.
+    """Return a peer's text for use between quotes in a log line.
 
-    What would end the line or the quotes, or is no character at all, becomes ``\\xNN``.
+    Quotes, control characters and undecodable octets become ``\\xNN``.
     """
     return UNPRINTABLE.sub(escaped, text)
 
 
 def escaped(found: re.Match[str]) -> str:
-    """Return what stands for a character in a line."""
+    """Return the escape sequence of a character."""
     return f"\\x{ord(found[0]) & 0xFF:02x}"
 
 
-def fault(error: BaseException) -> str:
-    """Say where a fault of ours is, but not what about, which may be a password."""
+def describe_error(error: BaseException) -> str:
+    """Return the type and place of an exception, but not its text, which may have a password."""
     where = error.__traceback__
     while where and where.tb_next:
         where = where.tb_next
@@ -185,27 +182,27 @@ def fault(error: BaseException) -> str:
 
 
 class Log:
-    """Lines with the name, the process and the time in front."""
+    """Writes lines with time, program name and process id."""
 
     def __init__(self, name: str, sink: Sink, debug: bool = False, quiet: bool = False) -> None:
         self.name = name
         self.sink = sink
-        self.adapt(debug, quiet)
+        self.set_verbosity(debug, quiet)
         self.stamp = (0, "")
         self.pid = os.getpid()
         os.register_at_fork(after_in_child=self.note_pid)
 
-    def adapt(self, debug: bool, quiet: bool) -> None:
-        """Write more or fewer lines from now on; debug goes before quiet."""
+    def set_verbosity(self, debug: bool, quiet: bool) -> None:
+        """Set which priorities are logged; debug overrides quiet."""
         self.debugging = debug
         self.quiet = quiet and not debug
 
     def note_pid(self) -> None:
-        """Learn the number of this process: asking for it with each line costs a system call."""
+        """Store this process's id: to ask for it with each line would cost a system call."""
         self.pid = os.getpid()
 
     def write(self, priority: Priority, text: str) -> None:
-        """Write a line of whatever priority the options want to see."""
+        """Write a line, if its priority is to be logged."""
         if priority is Priority.DEBUG and not self.debugging:
             return
         if self.quiet and priority > Priority.ERROR:
@@ -214,7 +211,7 @@ class Log:
         self.sink.write(priority, line)
 
     def timestamp(self) -> str:
-        """Return the time as syslog has it (RFC 3164), made anew each second."""
+        """Return the time in syslog's format (RFC 3164), formatted once a second."""
         now = int(time.time())
         if now != self.stamp[0]:
             self.stamp = (now, time.strftime("%b %e %H:%M:%S", time.localtime(now)))
@@ -235,58 +232,19 @@ class Log:
     def debug(self, text: str) -> None:
         self.write(Priority.DEBUG, text)
 
-    def give(self, uid: int, gid: int) -> None:
-        """Make the log's file a user's, if it is one of ours to give away."""
+    def internal_error(self, error: BaseException) -> None:
+        """Log an unexpected exception: its type and place, but not its text."""
+        self.error(f"internal error: {describe_error(error)}")
+
+    def chown(self, uid: int, gid: int) -> None:
+        """Change the owner of the log file, if the log is a file."""
         if isinstance(self.sink, File):
             with suppress(OSError):
-                self.sink.give(uid, gid)
+                self.sink.chown(uid, gid)
 
     def reopen(self) -> None:
-        """Open the file anew, after it was rotated; keep the old one if that cannot be."""
+        """Reopen the file, after it was rotated; keep the old one if that fails."""
         try:
             self.sink.reopen()
         except OSError as error:
-            self.error(f"the log cannot be opened anew, the old one is kept: {error.strerror}")
-
-
-class Login(NamedTuple):
-    """A login as its Auth line tells it. ``password`` is None where it must not be logged."""
-
-    authorisation: str
-    user: str
-    server: str
-    protocol: str
-    client_secure: str
-    server_secure: str
-    status: str
-    password: str | None = None
-
-
-def connect_line(ends: object, inetd_pid: int = 0) -> str:
-    """Return the line of a client that has connected."""
-    return f"Connect: {ends}" + (f" {inetd_pid=}" if inetd_pid else "")
-
-
-def identities(authorisation: str, user: str) -> str:
-    """Return who logs in, as Auth and Close lines have it."""
-    return f'authorisation_id="{printable(authorisation)}" authentication_id="{printable(user)}"'
-
-
-def auth_line(ends: object, login: Login) -> str:
-    """Return the line of a login, ok or failed."""
-    password = "" if login.password is None else f' password="{printable(login.password)}"'
-    return (
-        f"Auth: {ends} client-secure={login.client_secure} "
-        f"{identities(login.authorisation, login.user)}{password} "
-        f'server="{printable(login.server)}" protocol={login.protocol} '
-        f"server-secure={login.server_secure} status={login.status}"
-    )
-
-
-def close_line(ends: object, authorisation: str, user: str, moved: tuple[int, int] | None) -> str:
-    """Return the line of a client that has gone.
-
-    ``moved`` are the octets received from it and sent to it after its login, if it had one.
-    """
-    octets = "" if moved is None else f" received={moved[0]} sent={moved[1]}"
-    return f"Close: {ends} {identities(authorisation, user)}{octets}"
+            self.error(f"cannot reopen the log, keeping the old one: {error.strerror}")

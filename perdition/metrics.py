@@ -12,7 +12,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from perdition import __version__
-from perdition.process.scoreboard import (
+from perdition.scoreboard import (
     BOUNDS,
     LIMITS,
     LOGINS,
@@ -21,7 +21,7 @@ from perdition.process.scoreboard import (
     TIMES,
     TLS_LOGINS,
     TOTAL_TIMES,
-    Counter,
+    Column,
     Scoreboard,
     Stage,
 )
@@ -47,9 +47,9 @@ class ScoreboardCollector(Collector):
         )
         yield self.sessions()
         for name, says, column in (
-            ("connections", "Connections of clients that were served.", Counter.CONNECTIONS),
-            ("workers_started", "Workers that were started.", Counter.STARTED),
-            ("workers_died", "Workers that have died unasked.", Counter.DIED),
+            ("connections", "Connections of clients that were served.", Column.CONNECTIONS),
+            ("workers_started", "Workers that were started.", Column.STARTED),
+            ("workers_died", "Workers that have died unasked.", Column.DIED),
         ):
             yield self.counters(name, says, (), {(): column})
         for name, says, label, columns in (
@@ -86,9 +86,9 @@ class ScoreboardCollector(Collector):
         """Return how many sessions there are now."""
         says = "Sessions that are open now, before the login or established."
         family = GaugeMetricFamily("perdition_sessions", says, labels=("protocol", "state"))
-        established = self.scoreboard.total(Counter.ESTABLISHED)
+        established = self.scoreboard.total(Column.ESTABLISHED)
         # Workers go on counting while we read: at worst a session looks established too early.
-        before = max(0, self.scoreboard.total(Counter.SESSIONS) - established)
+        before = max(0, self.scoreboard.total(Column.SESSIONS) - established)
         for state, count in (("before_login", before), ("established", established)):
             family.add_metric((self.protocol, state), count)
         return family

@@ -1,4 +1,4 @@
-"""One session, from a client's connection to the splice that moves its bytes."""
+"""One session, from a client's connection to the splice that moves its octets."""
 
 import itertools
 import os
@@ -6,30 +6,36 @@ import socket
 from collections.abc import Callable
 from os import fsencode
 
-from perdition.converse import PAUSE_SECONDS, Conversation
+from perdition.dialogue_runner import PAUSE_SECONDS, DialogueRunner
+from perdition.endpoint import ConnectionEnds
 from perdition.failure import Failure
-from perdition.log import Login, auth_line, close_line, connect_line, fault, printable
-from perdition.login import Attempt, Site, in_turn
+from perdition.log import describe_error, printable
+from perdition.login import LoginAttempt, rotated
 from perdition.net.loop import Timer
 from perdition.net.splice import Splice
 from perdition.net.stream import Abandoned, PeerClosed, Stream
-from perdition.net.wire import TLSFailed
-from perdition.option_kinds import TLSUse
+from perdition.net.transport import TLSHandshakeFailed
+from perdition.options.values import TLSUse
 from perdition.protocol.dialogue import Credentials, Dialogue, Terms
-from perdition.username import Ends
+from perdition.session_log import LoginRecord, auth_line, close_line, connect_line
+from perdition.site import Site
 
-DETAIL_SIZE = 400
-"""Characters of a failure's detail that are logged."""
+MAX_DETAIL_LENGTH = 400
+"""Maximum number of characters of a failure's detail that are logged."""
 
 
 class Session:
-    """A client's connection until it is logged in.
+    """A client's connection until it has logged in.
 
-    ``on_end`` is called once, when the client has gone, however far the session has come.
+    ``on_end`` is called once, when the connection has been closed, before or after the login.
     """
 
     def __init__(
-        self, site: Site, sock: socket.socket, ends: Ends, on_end: Callable[[Ends], None]
+        self,
+        site: Site,
+        sock: socket.socket,
+        ends: ConnectionEnds,
+        on_end: Callable[[ConnectionEnds], None],
     ) -> None:
         self.site = site
         self.options = site.options
@@ -37,73 +43,80 @@ class Session:
         self.ends = ends
         self.on_end = on_end
         self.stream = Stream(site.loop, sock, site.options.authenticate_timeout)
-        self.client = Conversation(
+        tls = site.tls.listening
+        self.client = DialogueRunner(
             self.stream,
             "CLIENT",
             site.log,
             self.options.logs_connections,
-            site.tls.wrap if site.tls else None,
+            tls.wrap if tls else None,
         )
-        self.turns = itertools.count(next(site.turns))
+        self.server_turns = itertools.count(next(site.server_turns))
 
     async def run(self) -> None:
-        """Serve the client until it has left, or its bytes are the splice's."""
-        self.site.log.info(connect_line(self.ends, self.site.inetd_pid))
+        """Serve the client until it has left, or the session is established."""
+        log = self.site.log
+        log.info(connect_line(self.ends, self.site.inetd_pid))
         established = False
         try:
             established = await self.serve()
         except (PeerClosed, Abandoned):
             pass
         except TimeoutError:
-            self.site.log.notice(f"{self.ends}: timeout before the login")
-        except TLSFailed as error:
-            self.site.log.notice(f"{self.ends}: no TLS with the client: {error}")
-        except Exception as error:  # noqa: BLE001 - one session must not end the others
-            self.site.log.error(f"{self.ends}: {fault(error)}")
+            seconds = self.options.authenticate_timeout
+            log.notice(f"{self.ends}: authenticate_timeout ({seconds} s) exceeded")
+        except TLSHandshakeFailed as error:
+            log.notice(f"{self.ends}: TLS handshake with client failed: {error}")
+        except Exception as error:  # noqa: BLE001 - one session must not end others
+            log.error(f"{self.ends}: internal error: {describe_error(error)}")
         finally:
             if not established:
                 self.stream.close()
-                self.site.log.info(close_line(self.ends, "", "", None))
+                log.info(close_line(self.ends, "", "", None))
                 self.on_end(self.ends)
 
     async def serve(self) -> bool:
-        """Greet the client and let it try until it is logged in; tell whether it is."""
-        hostname = await self.banner()
-        if self.site.tls and self.options.tls.listen is TLSUse.SSL:
-            await self.stream.start_tls(self.site.tls.wrap, "ssl")
-        await self.client.say(self.protocol.greeting(hostname, self.terms()))
+        """Greet the client and run login attempts; return whether the session is established."""
+        hostname = await self.hostname()
+        tls = self.site.tls.listening
+        if tls and self.options.tls.listen is TLSUse.SSL:
+            await self.stream.start_tls(tls.wrap, "ssl")
+        await self.client.send(self.protocol.greeting(hostname, self.terms()))
         own_greeting = self.protocol.own_greeting(hostname)
         attempts = itertools.count(1)
-        while credentials := await self.client.hold(self.dialogue()):
-            servers = in_turn(self.options.outgoing_server, self.turns)
-            attempt = Attempt(
-                self.site, self.ends, credentials, self.stream.secure, servers, next(attempts)
+        while credentials := await self.client.run(self.dialogue()):
+            attempt = LoginAttempt(
+                self.site,
+                self.ends,
+                credentials,
+                self.stream.secure,
+                rotated(self.options.outgoing_server, self.server_turns),
+                own_greeting,
+                next(attempts),
             )
             try:
                 with self.stream.guarded():
-                    server, accepted = await attempt.log_in(own_greeting)
+                    server, accepted = await attempt.log_in()
             except Failure as failure:
                 self.log_failure(attempt, failure)
-                await self.stream.pause(self.penalty(credentials, failure))
+                await self.stream.pause(self.delay(credentials, failure))
                 verbatim = self.options.answers_as_server
-                await self.client.say(self.protocol.refusal(credentials, failure, verbatim))
+                await self.client.send(self.protocol.refusal(credentials, failure, verbatim))
             else:
-                login = attempt.record(server.secure)
                 ok_line = None if self.options.answers_as_server else self.options.ok_line
                 welcome = self.protocol.welcome(credentials, accepted, ok_line)
-                self.client.note("SELF", welcome)
-                Established(self, server, login).splice(
-                    welcome, self.stream.leftover(), server.leftover()
-                )
+                self.client.log_traffic("SELF", welcome)
+                established = EstablishedSession(self, server, attempt.record(server.secure))
+                established.start(welcome, self.stream.unread(), server.unread())
                 return True
         return False
 
     def dialogue(self) -> Dialogue[Credentials | None]:
-        """Return the dialogue with the client, as its connection now is."""
+        """Return the protocol's dialogue with the client."""
         return self.protocol.client(self.terms(), self.terms(secure=True))
 
     def terms(self, secure: bool = False) -> Terms:
-        """Return the terms on which the client may log in, now or with TLS."""
+        """Return the terms under which the client may log in, now or once it has TLS."""
         listen = self.options.tls.listen
         can_upgrade = (
             listen in (TLSUse.TLS, TLSUse.TLS_FORCE)
@@ -117,45 +130,47 @@ class Session:
             or (can_upgrade and listen is TLSUse.TLS_FORCE),
         )
 
-    async def banner(self) -> str:
-        """Return the host name to greet the client with."""
+    async def hostname(self) -> str:
+        """Return the host name for the greeting."""
         if self.options.no_bind_banner or self.options.no_lookup or self.site.inetd_pid:
             return os.uname().nodename
         address = self.ends.destination
         return await self.site.resolver.name(address) or address
 
-    def penalty(self, credentials: Credentials, failure: Failure) -> float:
-        """Return the seconds to wait before a refusal: longer each time for who guesses."""
-        if not failure.everyday:
+    def delay(self, credentials: Credentials, failure: Failure) -> float:
+        """Return the seconds to wait before a refusal; guesses increase them."""
+        if not failure.user_error:
             return PAUSE_SECONDS
         user = fsencode(credentials.user)
-        delay = self.site.clients.failed(self.ends.source, user, credentials.password)
-        return max(PAUSE_SECONDS, delay)
+        limits = self.site.client_limits
+        return max(
+            PAUSE_SECONDS, limits.record_failure(self.ends.source, user, credentials.password)
+        )
 
-    def log_failure(self, attempt: Attempt, failure: Failure) -> None:
-        """Log and count a login that failed, and log for the operator what lies behind it."""
+    def log_failure(self, attempt: LoginAttempt, failure: Failure) -> None:
+        """Log and count a failed login, with its detail for the operator."""
+        log = self.site.log
         if failure.detail:
-            write = self.site.log.debug if failure.everyday else self.site.log.error
-            detail = printable(failure.detail[:DETAIL_SIZE])
+            write = log.debug if failure.user_error else log.error
+            detail = printable(failure.detail[:MAX_DETAIL_LENGTH])
             write(f"{self.ends}: {failure.status}: {detail}")
-        self.site.tally.login_failed(failure)
-        login = attempt.record(failure.secure, failure)
-        self.site.log.info(auth_line(self.ends, login))
+        self.site.counters.login_failed(failure)
+        log.info(auth_line(self.ends, attempt.record(failure.secure, failure)))
 
 
-class Established(Splice):
-    """A session after its login, of which there may be thousands: no more than it needs."""
+class EstablishedSession(Splice):
+    """A session after its login. There may be thousands, so it has only what it needs."""
 
     __slots__ = ("ends", "login", "on_end", "relog_timer", "site")
 
-    def __init__(self, session: Session, server: Stream, login: Login) -> None:
+    def __init__(self, session: Session, server: Stream, login: LoginRecord) -> None:
         site = session.site
         super().__init__(
             site.loop,
             session.stream.hand_over(),
             server.hand_over(),
             site.options.timeout,
-            site.tally.octets,
+            site.counters.octets,
         )
         self.site = site
         self.ends = session.ends
@@ -163,26 +178,27 @@ class Established(Splice):
         self.on_end = session.on_end
         self.relog_timer: Timer | None = None
         site.splices.add(self)
-        site.tally.logged_in(session.stream.tls_version(), server.tls_version())
+        site.counters.logged_in(session.stream.tls_version(), server.tls_version())
         self.log_login()
 
     def log_login(self) -> None:
-        """Log the Auth line, now and as often as the site wants it."""
+        """Log the Auth line, now and every ``connect_relog`` seconds."""
         self.site.log.info(auth_line(self.ends, self.login))
         if seconds := self.site.options.connect_relog:
             self.relog_timer = self.loop.call_later(seconds, self.log_login)
 
     def note_idle(self) -> None:
-        """Say that the session is closed for its idleness."""
-        self.site.log.notice(f"{self.ends}: timeout after the login")
-        self.send_last(self.site.options.service.protocol.idle_notice)
+        """Log that the session has been idle for too long, and tell the client."""
+        options = self.site.options
+        self.site.log.notice(f"{self.ends}: idle timeout ({options.timeout} s) exceeded")
+        self.send_last(options.service.protocol.idle_notice)
 
     def note_end(self) -> None:
-        """Log that the session has ended, and what it has moved."""
+        """Log the Close line, and release what the session has held."""
         if self.relog_timer:
             self.loop.timers.cancel(self.relog_timer)
         self.site.splices.discard(self)
-        self.site.tally.left()
+        self.site.counters.logged_out()
         moved = (self.up.octets, self.down.octets)
         login = self.login
         self.site.log.info(close_line(self.ends, login.authorisation, login.user, moved))

@@ -1,39 +1,38 @@
-"""From a destination to a logged-in real server."""
+"""Connects to real servers and logs in there."""
 
 import socket
 from typing import TYPE_CHECKING
 
-from perdition.converse import Conversation
+from perdition.dialogue_runner import DialogueRunner
 from perdition.endpoint import Endpoint
 from perdition.failure import ConnectFailed, Failure, NegotiationFailed, ServerGone
 from perdition.log import Log
-from perdition.net.address import Address, Resolver
 from perdition.net.loop import Loop
+from perdition.net.resolver import Address, Resolver
 from perdition.net.stream import PeerClosed, Stream
-from perdition.net.wire import TLSFailed
-from perdition.option_kinds import TLSUse
-from perdition.options import Options
-from perdition.process.scoreboard import Stage
-from perdition.protocol.dialogue import Accepted, Credentials, LineTooLong, Upgrade
-from perdition.tally import Tally
+from perdition.net.transport import TLSHandshakeFailed
+from perdition.options.table import Options
+from perdition.options.values import TLSUse
+from perdition.protocol.dialogue import Accepted, Credentials, LineTooLong, StartTLSPolicy
+from perdition.scoreboard import Stage, WorkerCounters
 
 if TYPE_CHECKING:
     from perdition.net.tls_outgoing import OutgoingTLS
 
-UPGRADES = {
-    TLSUse.NONE: Upgrade.NEVER,
-    TLSUse.SSL: Upgrade.NEVER,
-    TLSUse.TLS: Upgrade.IF_OFFERED,
-    TLSUse.TLS_FORCE: Upgrade.REQUIRED,
+START_TLS = {
+    TLSUse.NONE: StartTLSPolicy.NEVER,
+    TLSUse.SSL: StartTLSPolicy.NEVER,
+    TLSUse.TLS: StartTLSPolicy.IF_OFFERED,
+    TLSUse.TLS_FORCE: StartTLSPolicy.REQUIRED,
 }
 
 CONNECT_SECONDS = 30.0
-"""How long one address has to answer, if authenticate_timeout is not shorter; with a greeting, if
-it has one to give."""
+"""Time limit for a connection to one address, and for the greeting if the protocol has one; unless
+authenticate_timeout is shorter."""
 
 
 class Upstream:
-    """Connects and logs in to real servers, for all sessions of a worker."""
+    """Logs in to real servers, for all sessions of a worker."""
 
     def __init__(
         self,
@@ -42,30 +41,30 @@ class Upstream:
         options: Options,
         log: Log,
         tls: "OutgoingTLS | None",
-        tally: Tally,
+        counters: WorkerCounters,
     ) -> None:
         self.loop = loop
         self.resolver = resolver
         self.options = options
         self.log = log
         self.tls = tls
-        self.tally = tally
+        self.counters = counters
 
     async def log_in(
         self, server: Endpoint, credentials: Credentials, own_greeting: bytes
     ) -> tuple[Stream, Accepted]:
-        """Return a stream to the server on which the user is logged in, and the server's answer.
+        """Return a stream on which the user is logged in, and the server's reply.
 
         Raises a Failure; the connection is then closed.
         """
-        with self.tally.stage(Stage.CONNECT):
+        with self.counters.timed(Stage.CONNECT):
             stream = await self.connect(server)
         try:
-            with self.tally.stage(Stage.LOGIN):
+            with self.counters.timed(Stage.LOGIN):
                 accepted = await self.negotiate(stream, server.host, credentials, own_greeting)
         except Failure as failure:
             failure.secure = stream.secure
-            if failure.goodbye:
+            if failure.send_logout:
                 stream.send_last(self.options.service.protocol.farewell)
             stream.close()
             raise
@@ -76,7 +75,7 @@ class Upstream:
 
     async def connect(self, server: Endpoint) -> Stream:
         """Connect to the first of the server's addresses that answers; raises ConnectFailed."""
-        reason = "it has no address"
+        reason = "no address found"
         try:
             addresses = await self.resolver.addresses(server)
         except OSError as error:
@@ -85,7 +84,7 @@ class Upstream:
             try:
                 return await self.connect_to(address)
             except OSError as error:
-                reason = error.strerror or "no answer in time"
+                reason = error.strerror or "connection timed out"
         raise ConnectFailed(f"{server}: {reason}")
 
     async def connect_to(self, address: Address) -> Stream:
@@ -107,20 +106,20 @@ class Upstream:
     async def negotiate(
         self, stream: Stream, host: str, credentials: Credentials, own_greeting: bytes
     ) -> Accepted:
-        """Hold the protocol's dialogue with the real server; raises a Failure."""
+        """Run the protocol's login dialogue with the real server; raises a Failure."""
         options, tls = self.options, self.tls
         wrap = (lambda sock: tls.wrap(sock, host)) if tls else None
-        conversation = Conversation(stream, "REAL", self.log, options.logs_connections, wrap)
-        protocol, upgrade = options.service.protocol, UPGRADES[options.tls.outgoing]
+        runner = DialogueRunner(stream, "REAL", self.log, options.logs_connections, wrap)
+        protocol, start_tls = options.service.protocol, START_TLS[options.tls.outgoing]
         try:
             if wrap and options.tls.outgoing is TLSUse.SSL:
                 await stream.start_tls(wrap, "ssl")
-            return await conversation.hold(protocol.login(credentials, own_greeting, upgrade))
-        except TLSFailed as error:
-            raise ServerGone(f"no TLS with the real server: {error}") from error
+            return await runner.run(protocol.login(credentials, own_greeting, start_tls))
+        except TLSHandshakeFailed as error:
+            raise ServerGone(f"TLS handshake with the real server failed: {error}") from error
         except PeerClosed as error:
             raise ServerGone("the real server closed the connection") from error
         except TimeoutError as error:
             raise ServerGone("the real server did not answer in time") from error
         except LineTooLong as error:
-            raise NegotiationFailed("the real server sent a line too long") from error
+            raise NegotiationFailed("the real server sent a line that is too long") from error

@@ -1,39 +1,10 @@
 """User names: what a site makes of what a client typed, in each state of a session."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from perdition.endpoint import Endpoint
-from perdition.option_kinds import State
-from perdition.options import Options
-
-MAPPED = "::ffff:"
-"""What an IPv4 address has in front where it is written as an IPv6 one (RFC 4291)."""
-
-
-class Ends(NamedTuple):
-    """Both ends of a client's connection: IP addresses and ports."""
-
-    source: str
-    source_port: int
-    destination: str
-    destination_port: int
-
-    @classmethod
-    def between(cls, peer: tuple[Any, ...], own: tuple[Any, ...]) -> "Ends":
-        """Return the ends that a socket tells of itself.
-
-        IPv4 that comes by a socket for both families is IPv4, in the log as for popmaps and limits.
-        """
-        (source, source_port, *_), (destination, destination_port, *_) = peer, own
-        return cls(
-            source.removeprefix(MAPPED),
-            source_port,
-            destination.removeprefix(MAPPED),
-            destination_port,
-        )
-
-    def __str__(self) -> str:
-        return f"{self.source}:{self.source_port}->{self.destination}:{self.destination_port}"
+from perdition.endpoint import ConnectionEnds, Endpoint
+from perdition.options.table import Options
+from perdition.options.values import State
 
 
 class Typed(NamedTuple):
@@ -76,7 +47,7 @@ def strip_levels(hostname: str, depth: int) -> str:
     return ".".join(hostname.split(".")[depth:])
 
 
-def query_keys(name: str, ends: Ends, options: Options) -> list[str]:
+def query_keys(name: str, ends: ConnectionEnds, options: Options) -> list[str]:
     """Return the keys to ask the popmap for, in order (the manual's ``query_key``)."""
     if not options.query_key:
         return [name]

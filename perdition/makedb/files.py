@@ -53,7 +53,7 @@ class Bdb:
     """Files of Berkeley DB; new ones are hashes."""
 
     def __init__(self) -> None:
-        self.db = import_module("perdition.popmap.bdb").db
+        self.db = import_module("perdition.popmap.backends.bdb").db
         self.Error: type[Exception] = self.db.DBError
 
     def write(self, path: Path, found: Iterable[Entry]) -> None:

@@ -16,7 +16,7 @@ from perdition.endpoint import Endpoint
 from perdition.failure import StartupError
 from perdition.makedb.entries import entries
 from perdition.popmap import Destination
-from perdition.popmap.ldap_escape import escaped
+from perdition.popmap.backends.ldap_escape import escaped
 from perdition.popmap.secret import secret
 
 Given = argparse.Namespace

@@ -1,7 +1,7 @@
-"""Coroutines on a selector: the one loop that a worker's only thread runs.
+"""The event loop: coroutines on a selector, in the only thread of a worker.
 
-Every ``await`` ends in ``suspend``, with a function that arranges how the task is woken up.
-What would block runs in a pool (``net.pool``).
+Every ``await`` ends in ``suspend``, with a function that arranges when the task continues.
+Blocking calls run in a ``net.thread_pool``.
 """
 
 import heapq
@@ -12,31 +12,36 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import suppress
 from types import coroutine
-from typing import Any, Protocol
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 READ = selectors.EVENT_READ
 WRITE = selectors.EVENT_WRITE
 
 TICK = 0.1
-"""Seconds: timers that fall into the same tick go off together, up to one tick late."""
+"""Resolution of timers in seconds: they expire up to one tick late."""
 
 
 class Cancelled(BaseException):
-    """Thrown into a task that must end now; it may tidy up but not wait."""
+    """Thrown into a task that must end now; it may clean up but not wait."""
 
 
-class Handler(Protocol):
-    """What is told that a descriptor that it watches is ready.
+class Handler:
+    """Handles the events of a descriptor."""
 
-    ``fail`` ends what the handler is there for, after a fault of ours in ``ready``.
-    """
+    __slots__ = ()
 
-    def ready(self, events: int) -> None: ...
-    def fail(self) -> None: ...
+    def ready(self, events: int) -> None:
+        """Handle readiness for READ, WRITE or both."""
+        raise NotImplementedError
+
+    def fail(self) -> None:
+        """Clean up after ``ready`` has raised an unexpected exception, which is logged."""
 
 
 class Timer:
-    """An action that is due at a time."""
+    """An action and the tick in which it is due."""
 
     __slots__ = ("action", "tick")
 
@@ -46,9 +51,9 @@ class Timer:
 
 
 class Timers:
-    """Timers in buckets of a tick, so that setting and cancelling one costs a dictionary entry.
+    """Timers in one bucket per tick, so that to set or cancel one costs a dictionary entry.
 
-    Nearly all timers are cancelled: a heap would keep each of them until its time had come.
+    Nearly all timers are cancelled; a heap would keep each of them until it expires.
     """
 
     def __init__(self) -> None:
@@ -66,20 +71,20 @@ class Timers:
         return timer
 
     def cancel(self, timer: Timer) -> None:
-        """Forget a timer; it may have gone off already."""
+        """Cancel a timer, which may have expired already."""
         if bucket := self.buckets.get(timer.tick):
             bucket.pop(timer, None)
-            if not bucket:  # a dictionary that has been large stays so
+            if not bucket:  # a dictionary that was large keeps its memory
                 self.buckets[timer.tick] = {}
 
     def next(self) -> float | None:
-        """Return the time of the next tick that has a timer."""
+        """Return the time of the first timer, or None."""
         while self.ticks and not self.buckets[self.ticks[0]]:
             del self.buckets[heapq.heappop(self.ticks)]
         return self.ticks[0] * TICK if self.ticks else None
 
     def pop(self, now: float) -> Timer | None:
-        """Return a timer that is due, and forget it."""
+        """Remove and return a timer that is due, or None."""
         while self.ticks and self.ticks[0] * TICK <= now:
             if bucket := self.buckets[self.ticks[0]]:
                 return bucket.popitem()[0]
@@ -88,20 +93,20 @@ class Timers:
 
 
 LONGEST_SLEEP = 3600.0
-"""Seconds: selectors cannot count much further."""
+"""Maximum timeout in seconds that is passed to the selector."""
 
 Arm = Callable[["Task"], Callable[[], None]]
-"""Arranges a task's wake-up; what it returns takes that back."""
+"""Arranges that a task continues; the function that it returns cancels that."""
 
 
 @coroutine
 def suspend(arm: Arm) -> Generator[Arm, Any, Any]:
-    """Stop the current task until what ``arm`` arranges wakes it up."""
+    """Suspend the current task until ``wake`` or ``answer`` is called on it."""
     return (yield arm)
 
 
 class Task:
-    """A coroutine that runs on a loop."""
+    """A coroutine that runs on an event loop."""
 
     __slots__ = ("coroutine", "disarm", "loop")
 
@@ -111,7 +116,7 @@ class Task:
         self.disarm: Callable[[], None] | None = None
 
     def wake(self, value: object = None, error: BaseException | None = None) -> None:
-        """Let the coroutine go on until it waits again or ends."""
+        """Run the coroutine until it waits again or ends."""
         self.disarm = None
         caller, self.loop.current = self.loop.current, self
         try:
@@ -119,8 +124,8 @@ class Task:
                 arm = self.coroutine.throw(error) if error else self.coroutine.send(value)
                 try:
                     self.disarm = arm(self)
-                except OSError as mistake:  # the system lets nobody wait for this
-                    error = mistake
+                except OSError as failure:  # the system refuses to watch the descriptor
+                    error = failure
         except (StopIteration, Cancelled):
             self.loop.tasks.discard(self)
         except BaseException:
@@ -130,18 +135,18 @@ class Task:
             self.loop.current = caller
 
     def answer(self, value: object = None, error: BaseException | None = None) -> None:
-        """End the task's waiting, with what it waits for or with an error."""
+        """Cancel what the task waits for, and continue it with a value or an error."""
         if self.disarm:
             self.disarm()
             self.wake(value, error)
 
     def cancel(self) -> None:
-        """End the task where it waits."""
+        """End the task at the point where it waits."""
         self.answer(error=Cancelled())
 
 
 class Loop:
-    """The loop, its tasks and its timers."""
+    """The event loop with its tasks and timers."""
 
     def __init__(self) -> None:
         self.selector = selectors.DefaultSelector()
@@ -149,21 +154,21 @@ class Loop:
         self.timers = Timers()
         self.tasks: set[Task] = set()
         self.current: Task | None = None
-        self.on_fault: Callable[[Exception], None] = self.end_by
+        self.on_error: Callable[[Exception], None] = self.reraise
+        """Called with unexpected exceptions of handlers, timers and callbacks."""
         self.running = False
-        self.finished: deque[Callable[[], None]] = deque()
-        self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self.selector.register(self.bell, READ, self)
+        self.callbacks = Callbacks(self)
+        self.selector.register(self.callbacks.descriptor, READ, self.callbacks)
 
     def spawn(self, coroutine: Coroutine[Arm, Any, None]) -> Task:
-        """Run a coroutine until it first waits, and then whenever it can go on."""
+        """Start a task: run a coroutine until it waits, and later whenever it can continue."""
         task = Task(self, coroutine)
         self.tasks.add(task)
         task.wake()
         return task
 
     def run(self) -> None:
-        """Run until it is stopped."""
+        """Run until ``stop`` is called."""
         self.running = True
         while self.running:
             due = self.timers.next()
@@ -173,27 +178,42 @@ class Loop:
             for key, events in ready:
                 try:
                     key.data.ready(events)
-                except Exception as error:  # noqa: BLE001 - one session must not end the others
-                    self.on_fault(error)
+                except Exception as error:  # noqa: BLE001 - one session must not end others
+                    self.on_error(error)
                     key.data.fail()
             while timer := self.timers.pop(self.now):
                 try:
                     timer.action()
                 except Exception as error:  # noqa: BLE001 - as above
-                    self.on_fault(error)
+                    self.on_error(error)
 
-    def end_by(self, error: Exception) -> None:
-        """End the loop by a fault of ours, where nobody has put something better in this place."""
+    def run_until_done(self, coroutine: Coroutine[Arm, Any, T]) -> T:
+        """Run a coroutine to its end and return its result."""
+        results: list[T] = []
+
+        async def run_and_stop() -> None:
+            results.append(await coroutine)
+            self.stop()
+
+        def start() -> None:
+            self.spawn(run_and_stop())
+
+        self.call_soon_from_thread(start)
+        self.run()
+        return results[0]
+
+    def reraise(self, error: Exception) -> None:
+        """End the loop with the exception: the default of ``on_error``."""
         raise error
 
     def stop(self) -> None:
-        """Run no further than the events at hand."""
+        """Return from ``run`` after the current events."""
         self.running = False
 
     def watch(self, descriptor: int, events: int, handler: Handler) -> None:
-        """Tell the handler when the descriptor is ready for one of the events (0: never more).
+        """Have the handler called when the descriptor is ready for one of the events (0: stop).
 
-        Costs a system call only where the events differ from those watched so far. A descriptor
+        It costs a system call only if the events differ from those watched before. A descriptor
         must not be closed while it is watched.
         """
         try:
@@ -206,11 +226,11 @@ class Loop:
                 self.selector.register(descriptor, events, handler)
 
     def call_later(self, seconds: float, action: Callable[[], None]) -> Timer:
-        """Set a timer; it goes off at most a tick late."""
+        """Call the action after some seconds, at most one TICK late."""
         return self.timers.add(self.now + seconds, action)
 
     async def sleep(self, seconds: float) -> None:
-        """Let others run for some seconds."""
+        """Suspend the current task for some seconds."""
 
         def arm(task: Task) -> Callable[[], None]:
             timer = self.call_later(seconds, task.wake)
@@ -219,16 +239,28 @@ class Loop:
         await suspend(arm)
 
     def call_soon_from_thread(self, action: Callable[[], None]) -> None:
-        """Have the loop do something; the one method that other threads, and signals, may call."""
-        self.finished.append(action)
-        os.eventfd_write(self.bell, 1)
+        """Have the loop call an action: the only method for other threads and signal handlers."""
+        self.callbacks.add(action)
+
+
+class Callbacks(Handler):
+    """Actions that other threads and signal handlers have queued, and the eventfd that tells."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+        self.queue: deque[Callable[[], None]] = deque()
+        self.descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def add(self, action: Callable[[], None]) -> None:
+        self.queue.append(action)
+        os.eventfd_write(self.descriptor, 1)
 
     def ready(self, events: int) -> None:
-        """Do what other threads asked for."""
         with suppress(BlockingIOError):
-            os.eventfd_read(self.bell)
-        while self.finished:
-            self.finished.popleft()()
-
-    def fail(self) -> None:
-        """Go on: what another thread has asked for concerns nobody else."""
+            os.eventfd_read(self.descriptor)
+        while self.queue:
+            action = self.queue.popleft()
+            try:
+                action()
+            except Exception as error:  # noqa: BLE001 - the actions queued after it must run
+                self.loop.on_error(error)

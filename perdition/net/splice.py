@@ -7,9 +7,9 @@ from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import cast
 
-from perdition.net.loop import READ, WRITE, Loop, Timer
-from perdition.net.stream import say_end
-from perdition.net.wire import NOT_NOW, TLSWire
+from perdition.net.loop import READ, WRITE, Handler, Loop, Timer
+from perdition.net.stream import send_close_notify
+from perdition.net.transport import NOT_NOW, TLSTransport
 
 BUFFER = memoryview(bytearray(65536))
 """One for the whole process: an idle session owns none."""
@@ -27,14 +27,14 @@ SPARE_PIPES = 16
 Pipe = tuple[int, int]
 Total = memoryview | list[int]
 """A cell that all sessions add what they move in a direction to."""
-Connection = socket.socket | TLSWire
+Connection = socket.socket | TLSTransport
 
 spare_pipes: list[Pipe] = []
 
 
-def tls_of(connection: Connection) -> TLSWire | None:
+def tls_of(connection: Connection) -> TLSTransport | None:
     """Return a connection if it is one with TLS."""
-    return None if type(connection) is socket.socket else cast(TLSWire, connection)
+    return None if type(connection) is socket.socket else cast(TLSTransport, connection)
 
 
 def borrow_pipe() -> Pipe:
@@ -64,7 +64,7 @@ class Broken(Exception):
         self.connection = connection
 
 
-class Way:
+class Way(Handler):
     """One direction of a session, and the handler of the socket that it comes from.
 
     What the sink does not take at once is held, in ``held`` or (in bulk) in ``pipe``, and nothing
@@ -299,7 +299,7 @@ class Splice(ABC):
     def note_end(self) -> None:
         """Do what is to be done once the connections are closed; called once."""
 
-    def splice(self, welcome: bytes, from_client: bytes, from_server: bytes) -> None:
+    def start(self, welcome: bytes, from_client: bytes, from_server: bytes) -> None:
         """Send the client its welcome and both sides what the dialogues have read too much.
 
         From then on bytes move until the end. The welcome does not count among them.
@@ -379,6 +379,6 @@ class Splice(ABC):
             self.loop.watch(way.source.fileno(), 0, way)
             way.give_up()
             if tls := tls_of(way.source):
-                say_end(tls)
+                send_close_notify(tls)
             way.source.close()
         self.note_end()

@@ -1,4 +1,4 @@
-"""A connection as lines and literals, for the time of its dialogue."""
+"""A connection as lines and literals, while a dialogue runs over it."""
 
 import errno
 import os
@@ -8,39 +8,53 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
-from perdition.net.loop import READ, WRITE, Loop, Task, Timer, suspend
-from perdition.net.wire import NOT_NOW, TLSFailed, TLSWire, WantRead, WantWrite, reason
-from perdition.protocol.dialogue import LineTooLong
+from perdition.net.loop import READ, WRITE, Handler, Loop, Task, Timer, suspend
+from perdition.net.transport import (
+    NOT_NOW,
+    TLSHandshakeFailed,
+    TLSTransport,
+    WantRead,
+    WantWrite,
+    error_text,
+)
 
 CHUNK = 4096
-CLOSED_AT_ONCE = (errno.ECONNRESET, "it closes the connection at once")
-TLS_HANDSHAKE = b"\x16\x03"
-"""What a TLS client begins with, and no line of a mail protocol."""
+NO_GREETING = (errno.ECONNRESET, "connection closed without a greeting")
 
+TLS_HANDSHAKE = b"\x16\x03"
+"""The first octets of a TLS handshake (RFC 8446, section 5.1). No mail protocol starts a line so.
+
+A client that is configured for implicit TLS would otherwise wait for us until its timeout.
+"""
 
 HALF_CLOSED_SECONDS = 5.0
-"""How long a peer that will say no more may wait for its answer: most of them have left."""
+"""How long a peer that has closed its sending side may wait for a reply: most of them are gone."""
 
 
 class PeerClosed(Exception):
-    """The peer has ended the connection, or the network has."""
+    """The connection was closed or reset."""
 
 
 class Abandoned(Exception):
-    """Thrown into a task that works for a peer who has left."""
+    """Thrown into a task that works for a peer that has left."""
 
 
-class Stream:
-    """A non-blocking socket, read with a limit and a time limit.
+class LineLimitExceeded(Exception):
+    """A line is longer than the limit; the stream cannot be read any further."""
 
-    Each method raises PeerClosed, and TimeoutError after ``seconds`` without progress (0: never).
+
+class Stream(Handler):
+    """A non-blocking socket with a read buffer, line limits and a timeout.
+
+    Each coroutine raises PeerClosed, and TimeoutError after ``seconds`` without progress
+    (0: no limit).
     """
 
     __slots__ = (
         "buffer",
         "events",
         "guard",
-        "last_call",
+        "half_close_timer",
         "loop",
         "seconds",
         "secure",
@@ -52,22 +66,22 @@ class Stream:
 
     def __init__(self, loop: Loop, sock: socket.socket, seconds: float) -> None:
         self.loop = loop
-        self.sock: socket.socket | TLSWire = sock
-        self.tls: TLSWire | None = None
+        self.sock: socket.socket | TLSTransport = sock
+        self.tls: TLSTransport | None = None
         self.seconds = seconds
         self.secure = "plaintext"
         self.buffer = bytearray()
         self.events = 0
         self.task: Task | None = None
         self.guard: Task | None = None
-        self.last_call: Timer | None = None
+        self.half_close_timer: Timer | None = None
         self.timer: Timer | None = None
 
     async def connect(self, address: Any, seconds: float, greets: bool) -> None:
         """Connect to an address; raises OSError (a TimeoutError among them).
 
-        A server that ``greets`` need not be asked whether it is there: its greeting tells, and is
-        then in the buffer. One that closes the connection without a word is not there either.
+        From a server that ``greets`` the greeting is awaited, too, and is then in the buffer. A
+        connection that is closed without a greeting counts as not connected.
         """
         assert isinstance(self.sock, socket.socket)
         with suppress(BlockingIOError):
@@ -76,7 +90,7 @@ class Stream:
             try:
                 await self.fill(seconds)
             except PeerClosed as error:
-                raise error.__cause__ or ConnectionResetError(*CLOSED_AT_ONCE) from None
+                raise error.__cause__ or ConnectionResetError(*NO_GREETING) from None
         else:
             await self.wait(WRITE, seconds)
             if failed := self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
@@ -85,20 +99,20 @@ class Stream:
     async def read_line(self, limit: int) -> bytes:
         """Return the next line without its CR LF or LF.
 
-        Raises LineTooLong when it has more than ``limit`` octets; the stream is then unusable.
+        Raises LineLimitExceeded if it has more than ``limit`` octets.
         """
         searched = 0
         while True:
             if not self.tls and self.buffer.startswith(TLS_HANDSHAKE):
-                raise TLSFailed("the peer speaks TLS where plain text is expected")
+                raise TLSHandshakeFailed("received a TLS handshake, expected plain text")
             if (end := self.buffer.find(b"\n", searched)) >= 0:
                 break
             searched = len(self.buffer)
             if searched > limit:
-                raise LineTooLong
+                raise LineLimitExceeded
             await self.fill(self.seconds)
         if end > limit:
-            raise LineTooLong
+            raise LineLimitExceeded
         line = bytes(self.buffer[:end])
         del self.buffer[: end + 1]
         return line.removesuffix(b"\r")
@@ -112,9 +126,9 @@ class Stream:
         return octets
 
     async def fill(self, seconds: float) -> None:
-        """Wait for more octets and put them into the buffer.
+        """Wait for more octets and add them to the buffer.
 
-        It waits before it reads: a peer has seldom answered already, and asking costs a call.
+        It waits first: input has seldom arrived already, and the attempt costs a system call.
         """
         while True:
             if not (self.tls and self.tls.pending()):
@@ -142,14 +156,14 @@ class Stream:
             except OSError as error:
                 raise PeerClosed from error
 
-    async def start_tls(self, wrap: Callable[[socket.socket], TLSWire], secure: str) -> None:
-        """Negotiate TLS; ``secure`` is what the log calls it. Raises TLSFailed.
+    async def start_tls(self, wrap: Callable[[socket.socket], TLSTransport], secure: str) -> None:
+        """Negotiate TLS; ``secure`` is what the log calls it. Raises TLSHandshakeFailed.
 
-        What was read before came from who knows whom, and is thrown away.
+        Octets that were read before are discarded, because anyone may have injected them.
         """
         assert isinstance(self.sock, socket.socket)
         self.buffer.clear()
-        self.detach()  # the descriptor changes hands, and may be closed on the way
+        self.detach()  # wrapping may close the descriptor
         try:
             self.sock = self.tls = wrap(self.sock)
             while True:
@@ -164,7 +178,7 @@ class Stream:
         except TimeoutError:
             raise
         except OSError as error:
-            raise TLSFailed(reason(error)) from error
+            raise TLSHandshakeFailed(error_text(error)) from error
         self.secure = secure
 
     async def wait(self, events: int, seconds: float) -> None:
@@ -176,20 +190,20 @@ class Stream:
                 self.events = events
                 self.loop.watch(self.sock.fileno(), events, self)
             if seconds:
-                self.timer = self.loop.call_later(seconds, self.late)
+                self.timer = self.loop.call_later(seconds, self.time_out)
             return self.disarm
 
         await suspend(arm)
 
     def disarm(self) -> None:
-        """Wait no longer. The socket stays watched: most likely it will be waited for again."""
+        """Cancel the wait. The socket stays watched, because most likely another wait follows."""
         self.task = None
         if self.timer:
             self.loop.timers.cancel(self.timer)
             self.timer = None
 
     def ready(self, events: int) -> None:
-        """Wake the task that waits; if none does, stop watching until one will."""
+        """Continue the task that waits. If none does, stop watching the socket."""
         if task := self.task:
             self.disarm()
             task.wake()
@@ -199,7 +213,7 @@ class Stream:
             self.detach()
 
     def fail(self) -> None:
-        """End the task that waits, after a fault of ours."""
+        """End the task that waits, after an internal error."""
         self.detach()
         if task := self.task:
             self.disarm()
@@ -207,7 +221,7 @@ class Stream:
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """Have the current task given up with Abandoned if the peer leaves meanwhile."""
+        """In a ``with`` block, raise Abandoned in the current task when the peer leaves."""
         self.guard = self.loop.current
         if not (self.events or self.buffer):
             self.events = READ
@@ -216,19 +230,19 @@ class Stream:
             yield
         finally:
             self.guard = None
-            if self.last_call:
-                self.loop.timers.cancel(self.last_call)
-                self.last_call = None
+            if self.half_close_timer:
+                self.loop.timers.cancel(self.half_close_timer)
+                self.half_close_timer = None
 
     async def pause(self, seconds: float) -> None:
-        """Let the peer wait; raises Abandoned if it does not."""
+        """Wait for some seconds; raises Abandoned if the peer leaves."""
         with self.guarded():
             await self.loop.sleep(seconds)
 
     def read_ahead(self, guard: Task) -> None:
-        """See what a peer has to say that was not asked anything: more, or that it leaves.
+        """Read input that arrives while a task works for the peer: more octets, or the end.
 
-        One that has only ended what it says is still there, but not for long.
+        A peer that has closed its sending side only gets HALF_CLOSED_SECONDS more.
         """
         try:
             octets = self.sock.recv(CHUNK)
@@ -241,10 +255,10 @@ class Stream:
         self.buffer += octets
         if not octets:
             give_up = partial(guard.answer, error=Abandoned())
-            self.last_call = self.loop.call_later(HALF_CLOSED_SECONDS, give_up)
+            self.half_close_timer = self.loop.call_later(HALF_CLOSED_SECONDS, give_up)
 
-    def late(self) -> None:
-        """Tell the task that its time is over."""
+    def time_out(self) -> None:
+        """Raise TimeoutError in the task that waits."""
         if task := self.task:
             self.disarm()
             task.wake(error=TimeoutError())
@@ -256,12 +270,12 @@ class Stream:
             self.loop.watch(self.sock.fileno(), 0, self)
 
     def send_last(self, octets: bytes) -> None:
-        """Send something to a peer that is about to be closed, if it takes it at once."""
+        """Send octets before the connection is closed, if that is possible without waiting."""
         with suppress(OSError):
             self.sock.send(octets)
 
-    def hand_over(self) -> socket.socket | TLSWire:
-        """Return the connection to its next owner, who watches it from now on."""
+    def hand_over(self) -> socket.socket | TLSTransport:
+        """Return the connection for another handler, which watches it from now on."""
         self.events = 0
         return self.sock
 
@@ -269,19 +283,18 @@ class Stream:
         """Return the version of TLS, by OpenSSL's name; "" for plain text."""
         return (self.tls and self.tls.version()) or ""
 
-    def leftover(self) -> bytes:
-        """Return what was read and not used."""
+    def unread(self) -> bytes:
+        """Return what is left in the buffer."""
         return bytes(self.buffer)
 
     def close(self) -> None:
-        """Close the connection."""
         self.detach()
         if self.tls:
-            say_end(self.tls)
+            send_close_notify(self.tls)
         self.sock.close()
 
 
-def say_end(tls: TLSWire) -> None:
-    """Tell a peer that nothing more will come; it need not answer."""
+def send_close_notify(tls: TLSTransport) -> None:
+    """Send TLS's close_notify; no answer is awaited."""
     with suppress(OSError, ValueError):
         tls.unwrap()

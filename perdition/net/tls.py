@@ -13,9 +13,9 @@ from typing import TypeVar
 from OpenSSL import SSL, crypto
 
 from perdition.failure import StartupError
-from perdition.net.wire import TLSError, WantRead, WantWrite, reason
-from perdition.option_kinds import TLS_VERSIONS
-from perdition.options import OPTIONS, Options
+from perdition.net.transport import TLSError, WantRead, WantWrite, error_text
+from perdition.options.table import OPTIONS, Options
+from perdition.options.values import TLS_VERSIONS
 
 T = TypeVar("T")
 
@@ -94,7 +94,7 @@ def trust(
                     call(context.load_verify_locations, file)
         except OSError as error:
             raise StartupError(
-                f"{name} {path}: {reason(error)}; give authorities' certificates in PEM"
+                f"{name} {path}: {error_text(error)}; give authorities' certificates in PEM"
             ) from error
 
 
@@ -177,7 +177,7 @@ def read(function: Callable[..., T], wanted: object, end: T) -> T:
         raise TLSError("the peer asks for new keys and reads no answer") from None
 
 
-def remarks(options: Options) -> list[str]:
+def warnings(options: Options) -> list[str]:
     """Return what the system's OpenSSL makes of the options, where it is not what they say."""
     library = SSL.OpenSSL_version(SSL.OPENSSL_VERSION).decode()
     found = []

@@ -12,8 +12,8 @@ from OpenSSL import SSL, crypto
 from perdition.failure import StartupError
 from perdition.net.certificate import Holder
 from perdition.net.tls import Connection, authorities, call, new_context, trust
-from perdition.net.wire import TLSError, reason
-from perdition.options import Options
+from perdition.net.transport import TLSError, error_text
+from perdition.options.table import Options
 
 STDIN = 0
 SESSION_ID_CONTEXT = b"perdition"
@@ -50,8 +50,8 @@ class Identity(NamedTuple):
             call(context.check_privatekey)
         except (OSError, ValueError) as error:
             raise StartupError(
-                f"ssl_cert_file {self.file}: OpenSSL does not take it with its ssl_key_file: "
-                f"{reason(error)}; give a certificate and its own key in PEM, and the passphrase"
+                f"ssl_cert_file {self.file}: cannot be used with its ssl_key_file: "
+                f"{error_text(error)}; expected a certificate, its key in PEM, and the passphrase"
             ) from error
 
 
@@ -173,7 +173,7 @@ class ListeningTLS:
         except OSError as error:
             if path:  # a certificate's file need not have any
                 raise StartupError(
-                    f"ssl_dh_params_file {path}: {reason(error)}; "
+                    f"ssl_dh_params_file {path}: {error_text(error)}; "
                     "give a file with DH PARAMETERS in PEM"
                 ) from error
 

@@ -7,8 +7,8 @@ from OpenSSL import SSL
 
 from perdition.net.certificate import Holder, ascii_form, is_address
 from perdition.net.tls import Connection, authorities, call, new_context, trust
-from perdition.net.wire import TLSError
-from perdition.options import Options
+from perdition.net.transport import TLSError
+from perdition.options.table import Options
 
 NOT_YET_VALID = 9
 EXPIRED = 10

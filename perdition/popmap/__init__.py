@@ -1,15 +1,9 @@
 """Popmaps: who is whose real server. A file for each kind, and here what they have in common."""
 
-import os
 from abc import ABC, abstractmethod
 from typing import ClassVar, NamedTuple
 
-from perdition.endpoint import Endpoint
-from perdition.username import Ends
-
-SYSCONFDIR = "/etc/perdition"
-START_DIRECTORY = os.getcwd()
-"""Where relative names begin, also when a daemon has left it."""
+from perdition.endpoint import ConnectionEnds, Endpoint
 
 
 class Destination(NamedTuple):
@@ -40,7 +34,7 @@ class Query(NamedTuple):
     """
 
     key: str
-    ends: Ends
+    ends: ConnectionEnds
     secure: bool = False
     attempt: int = 1
     password: bytes = b""
@@ -49,13 +43,13 @@ class Query(NamedTuple):
         return f"Query(key={self.key!r}, ends={self.ends!r})"  # and no password
 
 
-def reason(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """Return what an exception says, on one line."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split()) or type(error).__name__
 
 
-class Lengthy(Exception):
+class SlowLookup(Exception):
     """A lookup that would hold up all sessions: it is to be done again, ``at_length``."""
 
 

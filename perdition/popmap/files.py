@@ -6,7 +6,8 @@ from os import fsdecode, fsencode
 from typing import ClassVar, Protocol
 
 from perdition.failure import MapUnavailable, StartupError
-from perdition.popmap import START_DIRECTORY, Destination, PopMap, Query, reason
+from perdition.files import START_DIRECTORY
+from perdition.popmap import Destination, PopMap, Query, one_line
 
 
 def signature(path: str) -> tuple[int, ...]:
@@ -39,7 +40,7 @@ class FileMap(PopMap):
                 self.signature = now
         except (OSError, ValueError) as error:
             self.close()
-            raise MapUnavailable(f"popmap {self.path}: {reason(error)}") from error
+            raise MapUnavailable(f"popmap {self.path}: {one_line(error)}") from error
 
     def probe(self) -> None:
         try:
@@ -82,14 +83,16 @@ class DatabaseMap(FileMap):
             open(self.path, "rb").close()
         except OSError as error:
             raise StartupError(
-                f"popmap {self.path}: {reason(error)}; see map_library_opt"
+                f"popmap {self.path}: {one_line(error)}; see map_library_opt"
             ) from error
 
     def load(self) -> None:
         try:
             self.database = self.open_database()
         except self.errors as error:
-            raise ValueError(f"not such a database, or a damaged one ({reason(error)})") from error
+            raise ValueError(
+                f"not such a database, or a damaged one ({one_line(error)})"
+            ) from error
 
     def lookup(self, query: Query) -> Destination | None:
         self.refresh()
@@ -98,7 +101,7 @@ class DatabaseMap(FileMap):
             value = self.database.get(fsencode(query.key))
         except self.errors as error:
             self.close()
-            raise MapUnavailable(f"popmap {self.path}: damaged ({reason(error)})") from error
+            raise MapUnavailable(f"popmap {self.path}: damaged ({one_line(error)})") from error
         return Destination.parse(fsdecode(value), self.delimiter) if value is not None else None
 
     def close(self) -> None:

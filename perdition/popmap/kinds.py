@@ -5,8 +5,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
 from perdition.failure import StartupError
-from perdition.log import fault
-from perdition.options import Options
+from perdition.log import describe_error
+from perdition.options.table import Options
 from perdition.popmap import NoMap, PopMap
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ ENTRY_POINTS = "perdition.popmaps"
 C_LIBRARY = re.compile(r"(?:.*/)?libperditiondb_(\w+)\.so[\d.]*")
 
 
-class Kind(NamedTuple):
+class MapKind(NamedTuple):
     """A module with an ``open_map``, and what to install if what it imports is missing."""
 
     module: str
@@ -31,19 +31,19 @@ def packaged(name: str, part: str) -> str:
 
 
 KINDS = {
-    "gdbm": Kind("gdbm", "Debian's python3-gdbm"),
-    "bdb": Kind("bdb", "Debian's python3-bsddb3, or perdition[bdb] by pip"),
-    "cdb": Kind("cdb"),
-    "sqlite": Kind("sqlite"),
-    "posix_regex": Kind("posix_regex"),
-    "mysql": Kind("mysql", packaged("mysql", "python3-pymysql")),
-    "postgresql": Kind("postgresql", packaged("postgresql", "python3-psycopg")),
-    "odbc": Kind("odbc", packaged("odbc", "python3-pyodbc")),
-    "ldap": Kind("ldap", packaged("ldap", "python3-ldap")),
-    "redis": Kind("redis", "Debian's python3-redis, or perdition[redis] by pip"),
-    "http": Kind("auth_http"),
-    "daemon": Kind("daemon"),
-    "nis": Kind("nis"),
+    "gdbm": MapKind("gdbm", "Debian's python3-gdbm"),
+    "bdb": MapKind("bdb", "Debian's python3-bsddb3, or perdition[bdb] by pip"),
+    "cdb": MapKind("cdb"),
+    "sqlite": MapKind("sqlite"),
+    "posix_regex": MapKind("posix_regex"),
+    "mysql": MapKind("mysql", packaged("mysql", "python3-pymysql")),
+    "postgresql": MapKind("postgresql", packaged("postgresql", "python3-psycopg")),
+    "odbc": MapKind("odbc", packaged("odbc", "python3-pyodbc")),
+    "ldap": MapKind("ldap", packaged("ldap", "python3-ldap")),
+    "redis": MapKind("redis", "Debian's python3-redis, or perdition[redis] by pip"),
+    "http": MapKind("auth_http"),
+    "daemon": MapKind("daemon"),
+    "nis": MapKind("nis"),
 }
 """What ``--map_library`` takes. A module is imported only when it is used."""
 
@@ -67,10 +67,10 @@ def open_library(options: Options) -> PopMap:
     name = named[1] if named else library
     if kind := KINDS.get(name):
         return open_kind(name, kind, options)
-    for found in foreign(library):
+    for found in foreign_entry_points(library):
         return open_foreign(found, options)
     if "/" in library or ".so" in library:
-        from perdition.popmap import c_library
+        from perdition.popmap.backends import c_library
 
         return c_library.open_map(library, options)
     raise StartupError(
@@ -79,7 +79,7 @@ def open_library(options: Options) -> PopMap:
     )
 
 
-def foreign(library: str) -> "EntryPoints":
+def foreign_entry_points(library: str) -> "EntryPoints":
     """Return what other packages offer by that name; a third of inetd's start would go to this."""
     from importlib.metadata import entry_points
 
@@ -98,15 +98,16 @@ def open_foreign(found: "EntryPoint", options: Options) -> PopMap:
         raise
     except Exception as error:
         raise StartupError(
-            f"map_library {found.name}: {fault(error)}; see map_library_opt, or mend its package"
+            f"map_library {found.name}: {describe_error(error)}; "
+            "check map_library_opt and its package"
         ) from error
     return popmap
 
 
-def open_kind(name: str, kind: Kind, options: Options) -> PopMap:
+def open_kind(name: str, kind: MapKind, options: Options) -> PopMap:
     """Open a popmap of one of our kinds; raises StartupError, also for what is not installed."""
     try:
-        module = import_module(f"perdition.popmap.{kind.module}")
+        module = import_module(f"perdition.popmap.backends.{kind.module}")
     except ModuleNotFoundError as error:
         raise StartupError(
             f"map_library {name}: there is no module {error.name}; install {kind.needs}"

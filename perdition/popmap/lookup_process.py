@@ -15,8 +15,8 @@ from contextlib import suppress
 from os import fsdecode
 from typing import Protocol
 
-from perdition.popmap.process import FAREWELL_SECONDS, FOUND, LONGEST, MARK, STATUS
-from perdition.username import Ends
+from perdition.endpoint import ConnectionEnds
+from perdition.popmap.child_process import FAREWELL_SECONDS, FOUND, LONGEST, MARK, STATUS
 
 
 class Source(Protocol):
@@ -25,7 +25,7 @@ class Source(Protocol):
     def start(self, option: bytes) -> tuple[int, bytes]:
         """Begin; return a status and what is to be said."""
 
-    def lookup(self, key: bytes, ends: Ends) -> tuple[int, bytes]:
+    def lookup(self, key: bytes, ends: ConnectionEnds) -> tuple[int, bytes]:
         """Return a status, and what was found or is to be said."""
 
     def end(self) -> None:
@@ -48,11 +48,11 @@ def serve(source: Source, descriptor: int) -> None:
     source.end()
 
 
-def parts(question: bytes) -> tuple[bytes, Ends]:
+def parts(question: bytes) -> tuple[bytes, ConnectionEnds]:
     """Return the parts of a question."""
     key, *connection = question.split(b"\0")
     source, source_port, destination, destination_port = map(fsdecode, connection)
-    return key, Ends(source, int(source_port), destination, int(destination_port))
+    return key, ConnectionEnds(source, int(source_port), destination, int(destination_port))
 
 
 def end_with(line: socket.socket) -> None:

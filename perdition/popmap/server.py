@@ -6,8 +6,8 @@ from contextlib import suppress
 from typing import ClassVar, Generic, TypeVar
 
 from perdition.failure import Failure, MapUnavailable
-from perdition.options import Options
-from perdition.popmap import Destination, PopMap, Query, reason
+from perdition.options.table import Options
+from perdition.popmap import Destination, PopMap, Query, one_line
 
 C = TypeVar("C")
 
@@ -85,7 +85,7 @@ class ServerMap(PopMap, Generic[C]):
 
     def explain(self, error: Exception) -> str:
         """Return what an error says, on one line."""
-        return reason(error)
+        return one_line(error)
 
     def discard(self, connection: C) -> None:
         """Close a connection whatever its state."""

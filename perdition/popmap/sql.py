@@ -9,7 +9,7 @@ from os import fsdecode
 from typing import Any, ClassVar, NamedTuple
 
 from perdition.failure import StartupError
-from perdition.options import Options
+from perdition.options.table import Options
 from perdition.popmap import Destination, Query
 from perdition.popmap.secret import secret
 from perdition.popmap.server import ServerMap

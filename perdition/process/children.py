@@ -1,4 +1,4 @@
-"""A master's children: forked, buried and replaced, and killed when they are stuck."""
+"""The master's children: forks, reaps and restarts them, and kills workers that are stuck."""
 
 import os
 import signal
@@ -8,31 +8,35 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
-from perdition.clients import Clients
-from perdition.log import Log, fault
-from perdition.process.scoreboard import Counter, Scoreboard, in_words
-from perdition.process.tokens import Tokens
+from perdition.client_limits import ClientLimits
+from perdition.log import Log, describe_error
+from perdition.process.connection_limit import ConnectionLimit
+from perdition.scoreboard import Column, Scoreboard, sessions_text
 
-RETRY_SECONDS = 1.0
-"""How soon a fork is tried again that the system has refused."""
-QUICK_DEATH_SECONDS = 1.0
-"""A child that has lived less long has died at once."""
-LONGEST_BACKOFF_SECONDS = 60.0
-MISSED_BEATS = 5
-"""So many looks in a row at a worker that has not moved, and it is stuck.
+FORK_RETRY_SECONDS = 1.0
+"""Delay after a fork that the system has refused."""
 
-Looks are counted, not seconds: a machine that stood still itself has no stuck workers.
+QUICK_EXIT_SECONDS = 1.0
+"""A child that exits sooner is restarted with back-off."""
+
+MAX_BACKOFF_SECONDS = 60.0
+
+MAX_MISSED_HEARTBEATS = 5
+"""A worker is stuck when this many checks in a row see no heartbeat.
+
+Checks are counted instead of seconds, so that no worker counts as stuck after the whole machine
+has been suspended.
 """
 
-Serve = Callable[["Slot", socket.socket], NoReturn]
-"""Does what a slot is for, in its process; orders come by the socket."""
+Run = Callable[["Slot", socket.socket], NoReturn]
+"""Runs the process of a slot, which receives new options on the socket."""
 
 
 class Slot:
-    """A child's place: who has it, since when, or when the next one may.
+    """A child's position: its process, or the time at which one is due (``due``, 0: none is).
 
-    ``number`` is a worker's, and 0 for who is none. ``beats`` is what its row of the scoreboard
-    had at the last look.
+    ``number`` is a worker's number, 0 for another child. ``heartbeats`` is the worker's counter at
+    the last check.
     """
 
     def __init__(self, title: str, number: int = 0) -> None:
@@ -41,191 +45,195 @@ class Slot:
         self.pid = 0
         self.started = 0.0
         self.due = 0.0
-        self.orders: socket.socket | None = None
-        self.quick_deaths = 0
-        self.beats = 0
+        self.options_socket: socket.socket | None = None
+        self.quick_exits = 0
+        self.heartbeats = 0
         self.missed = 0
 
-    def begin(self, now: float, beats: int) -> None:
-        """Note that a child is about to have this place."""
+    def start(self, now: float, heartbeats: int) -> None:
+        """Reset the slot for a new process."""
         self.started, self.due = now, 0.0
-        self.beats, self.missed = beats, 0
+        self.heartbeats, self.missed = heartbeats, 0
 
-    def bereave(self, now: float) -> float:
-        """Note a death that nobody asked for; return the seconds until the next one starts."""
-        quick = now - self.started < QUICK_DEATH_SECONDS
-        self.quick_deaths = self.quick_deaths + 1 if quick else 0
-        delay = backoff(self.quick_deaths)
+    def schedule_restart(self, now: float) -> float:
+        """Set the time of the restart after an unexpected exit; return the delay in seconds."""
+        quick = now - self.started < QUICK_EXIT_SECONDS
+        self.quick_exits = self.quick_exits + 1 if quick else 0
+        delay = backoff(self.quick_exits)
         self.due = now + delay
         return delay
 
-    def is_stuck(self, beats: int) -> bool:
-        """Tell, at a look, whether the child has not moved for too many of them."""
-        self.missed = self.missed + 1 if beats == self.beats else 0
-        self.beats = beats
-        return self.missed >= MISSED_BEATS
+    def is_stuck(self, heartbeats: int) -> bool:
+        """Check the worker's heartbeat counter; return whether it has been missed too often."""
+        self.missed = self.missed + 1 if heartbeats == self.heartbeats else 0
+        self.heartbeats = heartbeats
+        return self.missed >= MAX_MISSED_HEARTBEATS
 
 
 class Children:
-    """The workers, and the process that tells metrics if there is one."""
+    """The workers, and the metrics process if there is one."""
 
     def __init__(
         self,
         workers: int,
         metrics: bool,
-        serve: Serve,
+        run: Run,
         log: Log,
-        tokens: Tokens | None,
+        connection_limit: ConnectionLimit | None,
     ) -> None:
         self.workers = [Slot(f"worker {number}", number) for number in range(1, workers + 1)]
         self.metrics = Slot("metrics")
-        self.all = [*self.workers, self.metrics] if metrics else self.workers
+        self.slots = [*self.workers, self.metrics] if metrics else self.workers
         self.scoreboard = Scoreboard(workers)
-        self.clients = Clients(workers)
-        self.serve = serve
+        self.client_limits = ClientLimits(workers)
+        self.run = run
         self.log = log
-        self.tokens = tokens
-        self.ending = False
-        """Whether who dies now has no successor."""
+        self.connection_limit = connection_limit
+        self.stopping = False
+        """Whether children that exit are not restarted."""
 
     def start_all(self) -> None:
-        """Fork all of them."""
-        for slot in self.all:
+        for slot in self.slots:
             self.start(slot)
 
     def start(self, slot: Slot) -> None:
-        """Fork a child."""
-        slot.begin(time.monotonic(), self.beats(slot))
+        """Fork a child; if the system refuses, schedule another attempt."""
+        slot.start(time.monotonic(), self.heartbeats(slot))
         if slot.number:
-            self.scoreboard.rows[slot.number - 1][Counter.STARTED] += 1
+            self.scoreboard.rows[slot.number - 1][Column.STARTED] += 1
         try:
-            slot.orders, orders = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            slot.options_socket, childs_end = socket.socketpair(
+                socket.AF_UNIX, socket.SOCK_SEQPACKET
+            )
             slot.pid = os.fork()
         except OSError as error:
-            slot.due = slot.started + RETRY_SECONDS
-            self.log.error(f"{slot.title} cannot start: {error.strerror}; tried again soon")
+            slot.due = slot.started + FORK_RETRY_SECONDS
+            self.log.error(
+                f"cannot fork {slot.title}: {error.strerror}; retrying in {FORK_RETRY_SECONDS:g} s"
+            )
             return
         if slot.pid:
-            orders.close()
+            childs_end.close()
             return
         try:
-            for other in self.all:
-                if other.orders:
-                    other.orders.close()  # nobody but the master gives orders
-            orders.setblocking(False)
-            self.serve(slot, orders)
+            for other in self.slots:
+                if other.options_socket:
+                    other.options_socket.close()  # the master's ends
+            childs_end.setblocking(False)
+            self.run(slot, childs_end)
         except BaseException as error:  # noqa: BLE001 - it is logged and ends the process
-            self.log.error(f"{slot.title} has failed: {fault(error)}")
+            self.log.error(f"{slot.title}: internal error: {describe_error(error)}")
         finally:
             os._exit(os.EX_SOFTWARE)
 
-    def beats(self, slot: Slot) -> int:
-        """Return how often a worker has shown that its loop turns."""
-        return self.scoreboard.rows[slot.number - 1][Counter.BEATS] if slot.number else 0
+    def heartbeats(self, slot: Slot) -> int:
+        """Return the counter that a worker increments while its event loop runs."""
+        return self.scoreboard.rows[slot.number - 1][Column.HEARTBEATS] if slot.number else 0
 
-    def serving(self) -> bool:
-        """Tell whether every worker has begun to serve, or moved since the last look."""
-        return all(self.beats(slot) != slot.beats for slot in self.workers)
+    def all_serve(self) -> bool:
+        """Return whether every worker has sent a heartbeat since it started or was last checked."""
+        return all(self.heartbeats(slot) != slot.heartbeats for slot in self.workers)
 
-    def failing(self) -> bool:
-        """Tell whether a worker has died, or could not be forked and is to be tried again."""
-        return bool(self.scoreboard.total(Counter.DIED) or self.next_due())
+    def has_failed(self) -> bool:
+        """Return whether a worker has died, or could not be forked and is due again."""
+        return bool(self.scoreboard.total(Column.DIED) or self.due_times())
 
-    def next_due(self) -> list[float]:
-        """Return the times at which children start."""
-        return [slot.due for slot in self.all if slot.due]
+    def due_times(self) -> list[float]:
+        """Return the times at which children are to be started."""
+        return [slot.due for slot in self.slots if slot.due]
 
     def start_due(self, now: float) -> None:
-        """Start the children whose time has come."""
-        for slot in self.all:
+        """Start the children that are due."""
+        for slot in self.slots:
             if slot.due and slot.due <= now:
                 self.start(slot)
 
-    def bury(self) -> None:
-        """Note each child that has died, and when the next one takes its place."""
-        for slot in self.all:
+    def reap(self) -> None:
+        """Wait for each child that has exited, and schedule its restart."""
+        for slot in self.slots:
             if slot.pid:
                 pid, status = os.waitpid(slot.pid, os.WNOHANG)
                 if pid:
-                    self.note_death(slot, os.waitstatus_to_exitcode(status))
+                    self.handle_exit(slot, os.waitstatus_to_exitcode(status))
 
-    def note_death(self, slot: Slot, code: int) -> None:
-        """Free a dead child's slot, and what it held; it has a successor unless all are to end."""
-        pid, slot.pid = slot.pid, 0  # it has no number any more, whatever goes wrong below
-        lost = self.take_back(slot.number - 1) if slot.number else ""
-        if self.ending:
+    def handle_exit(self, slot: Slot, code: int) -> None:
+        """Log an exit, release what the child held, and schedule its restart unless stopping."""
+        pid, slot.pid = slot.pid, 0  # first, so that an error below cannot leave a stale pid
+        lost = self.release_resources(slot.number - 1) if slot.number else ""
+        if self.stopping:
             if slot.number and code != os.EX_OK:
-                self.log.error(f"{slot.title} (pid {pid}) {end_of(code)}{lost}")
+                self.log.error(f"{slot.title} (pid {pid}) {describe_exit(code)}{lost}")
             return
-        delay = slot.bereave(time.monotonic())
+        delay = slot.schedule_restart(time.monotonic())
         self.log.error(
-            f"{slot.title} (pid {pid}) {end_of(code)}{lost}; "
-            f"a new one starts {f'in {delay:g} s' if delay else 'now'}"
+            f"{slot.title} (pid {pid}) {describe_exit(code)}{lost}; "
+            f"restarting {f'in {delay:g} s' if delay else 'now'}"
         )
 
-    def take_back(self, row: int) -> str:
-        """Count a dead worker, take back what it held, and return what the log tells of that.
+    def release_resources(self, row: int) -> str:
+        """Release what a dead worker held; return the part of the log line about its sessions.
 
-        One that has run wild may have left any number, but not more tokens than there are.
+        The row of a worker that went wrong may contain any number, so no more tokens than the
+        limit are released.
         """
         counters = self.scoreboard.rows[row]
-        lost = counters[Counter.SESSIONS]
-        counters[Counter.DIED] += not self.ending
-        held = self.scoreboard.take_back_tokens(row)
-        self.clients.shares[row].clear_connections()
-        if self.tokens and held:
+        lost = counters[Column.SESSIONS]
+        counters[Column.DIED] += not self.stopping
+        held = self.scoreboard.clear_gauges(row)
+        self.client_limits.shares[row].clear_connections()
+        if self.connection_limit and held:
             with suppress(BlockingIOError):
-                self.tokens.put_back(min(held, self.tokens.limit))
-        return f" with {in_words(lost)}"
+                self.connection_limit.release(min(held, self.connection_limit.limit))
+        return f" with {sessions_text(lost)}"
 
-    def look_after(self) -> None:
-        """Kill the workers that are stuck, so that others take their places."""
+    def kill_stuck(self) -> None:
+        """Kill the workers that have missed too many heartbeats; they are restarted."""
         for slot in self.workers:
-            if slot.pid and slot.is_stuck(self.beats(slot)):
-                self.log.error(f"{slot.title} (pid {slot.pid}) is stuck and is killed")
+            if slot.pid and slot.is_stuck(self.heartbeats(slot)):
+                self.log.error(f"{slot.title} (pid {slot.pid}) is stuck; killing it")
                 os.kill(slot.pid, signal.SIGKILL)
 
-    def order(self, order: bytes) -> None:
-        """Send an order to every worker; one that dies meanwhile has a successor that knows."""
+    def send_options(self, pickled: bytes) -> None:
+        """Send new options to every worker; one that has died is restarted with them."""
         for slot in self.workers:
-            if slot.pid and slot.orders:
+            if slot.pid and slot.options_socket:
                 with suppress(OSError):
-                    slot.orders.send(order, socket.MSG_DONTWAIT)
+                    slot.options_socket.send(pickled, socket.MSG_DONTWAIT)
 
     def signal_workers(self, number: signal.Signals) -> None:
-        """Send a signal to every worker."""
         for slot in self.workers:
             if slot.pid:
                 os.kill(slot.pid, number)
 
-    def end(self, how: signal.Signals) -> None:
-        """Have the workers end, as a signal tells them to, and replace nobody any more."""
-        self.ending = True
-        for slot in self.all:
+    def stop(self, number: signal.Signals) -> None:
+        """Have the workers stop as the signal says, and restart no child any more."""
+        self.stopping = True
+        for slot in self.slots:
             slot.due = 0.0
-        self.signal_workers(how)
+        self.signal_workers(number)
 
-    def end_metrics(self) -> None:
-        """End the process that tells metrics, which has nothing to finish."""
+    def kill_metrics(self) -> None:
+        """Kill the metrics process, which has nothing to finish."""
         if self.metrics.pid:
             os.kill(self.metrics.pid, signal.SIGKILL)
             os.waitpid(self.metrics.pid, 0)
             self.metrics.pid = 0
 
-    def left(self) -> bool:
-        """Tell whether a worker is left."""
+    def workers_left(self) -> bool:
         return any(slot.pid for slot in self.workers)
 
 
-def backoff(quick_deaths: int) -> float:
-    """Return the seconds to wait after so many deaths in a row that came at once: 0, 1, 2, 4..."""
-    return min(2.0 ** (quick_deaths - 2), LONGEST_BACKOFF_SECONDS) if quick_deaths > 1 else 0.0
+def backoff(quick_exits: int) -> float:
+    """Return the delay in seconds after so many quick exits in a row: 0, 1, 2, 4..."""
+    return min(2.0 ** (quick_exits - 2), MAX_BACKOFF_SECONDS) if quick_exits > 1 else 0.0
 
 
-def end_of(code: int) -> str:
-    """Return how a child has ended, for the log; one that succeeded was told to, not by us."""
+def describe_exit(code: int) -> str:
+    """Return how a child exited, for the log. Status 0 without our request comes from outside."""
     if code == os.EX_OK:
-        return "has ended as it was told"
+        return "exited with status 0 (stopped from outside)"
     if code == -signal.SIGPROF:
-        return "has spun, and served nobody any more"
-    return f"died of {signal.Signals(-code).name if code < 0 else f'status {code}'}"
+        return "was killed by SIGPROF: event loop stalled"
+    if code < 0:
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"exited with status {code}"

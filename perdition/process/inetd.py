@@ -1,105 +1,117 @@
-"""inetd mode: one client, on the socket that a super-server has made our standard input."""
+"""inetd mode: serves one client, whose connection is standard input."""
 
+import gc
 import os
 import signal
 import socket
 
-from perdition.auth import login_seconds
-from perdition.clients import Clients
+from perdition.client_limits import ClientLimits
+from perdition.endpoint import ConnectionEnds
 from perdition.failure import StartupError
-from perdition.helper_line import Asker, Line
-from perdition.log import Log, fault
+from perdition.helper.channel import HelperChannel
+from perdition.helper.client import HelperClient
+from perdition.local_authentication import pam_seconds
+from perdition.log import Log
 from perdition.net.loop import Loop
-from perdition.options import Options
+from perdition.net.tls_contexts import TLSContexts
+from perdition.options.table import Options
 from perdition.popmap.kinds import open_map
-from perdition.process.encryption import Encryption
-from perdition.process.furnish import furnish
-from perdition.process.memory import settle
-from perdition.process.rights import Owner, harden, renounce
-from perdition.process.scoreboard import Scoreboard
+from perdition.popmap.service import PopMapService
+from perdition.privileges import (
+    Owner,
+    forbid_dumps,
+    forbid_new_privileges,
+    set_resource_limits,
+)
+from perdition.scoreboard import Scoreboard, WorkerCounters
 from perdition.session import Session
-from perdition.tally import Tally
-from perdition.username import Ends
+from perdition.site import Site
 
 STDIN = 0
 
 
 def run(name: str, options: Options, log: Log) -> int:
     """Serve the client on standard input, and return the exit status; raises StartupError."""
-    sock = client()
-    tls = Encryption(options)
+    sock = client_socket()
+    tls = TLSContexts.load(options)
     popmap = open_map(options)
     popmap.check()
-    owner = Owner.wanted(options)
-    harden()
-    line = None
-    if options.authenticate_in:
-        from perdition.process import keeper
-
-        line = Line([])
-        seconds = login_seconds(options.authenticate_timeout)
-        keeper.start(name, [line], os.pipe2(os.O_CLOEXEC), [], seconds)
-    owner.become()
-    renounce()
+    owner = Owner.from_options(options)
+    set_resource_limits()
+    channel = start_helper(name, options) if options.authenticate_in else None
+    owner.drop_privileges()
+    forbid_new_privileges()
+    forbid_dumps()
     if options.debug:
         log.debug(options.logged())
     loop = Loop()
-    loop.on_fault = lambda error: log.error(f"a fault of our own: {fault(error)}")
-    asker = Asker(loop, line) if line else None
-    tally = Tally(Scoreboard(1).rows[0])
-    site = furnish(
+    loop.on_error = log.internal_error
+    site = Site.open(
         loop,
         options,
         log,
-        popmap=popmap,
+        popmap=PopMapService(loop, popmap, options, log),
         tls=tls,
-        clients=Clients(workers=1),
-        tally=tally,
-        helper=asker,
-    )._replace(inetd_pid=os.getppid())
+        client_limits=ClientLimits(workers=1),
+        counters=WorkerCounters(Scoreboard(1).rows[0]),
+        helper=HelperClient(loop, channel) if channel else None,
+        inetd_pid=os.getppid(),
+    )
     sock.setblocking(False)
 
-    def begin() -> None:
+    def start_session() -> None:
         loop.spawn(Session(site, sock, ends_of(sock), lambda _: loop.stop()).run())
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: loop.call_soon_from_thread(site.end_sessions))
-    loop.call_soon_from_thread(begin)
-    loop.call_later(0.0, lambda: show_title(name))  # at the next tick: the greeting goes first
-    settle()
+        signal.signal(number, lambda *_: loop.call_soon_from_thread(site.close_sessions))
+    loop.call_soon_from_thread(start_session)
+    loop.call_later(0.0, lambda: set_title(name))  # in the next tick, after the greeting
+    gc.freeze()  # what the start has left is never garbage
+    gc.enable()
     loop.run()
     return os.EX_OK
 
 
-def client() -> socket.socket:
+def client_socket() -> socket.socket:
     """Return the client's connection, which is standard input; raises StartupError."""
     try:
         sock = socket.socket(fileno=os.dup(STDIN))
         listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError as error:
         raise StartupError(
-            f"inetd_mode: standard input: {error.strerror}; have a super-server start perdition"
+            f"inetd_mode: standard input: {error.strerror}; "
+            "expected a connection, from inetd, xinetd or systemd"
         ) from error
     if listens:
         raise StartupError(
-            "inetd_mode: standard input listens, and is no client yet; tell inetd nowait, "
-            "xinetd wait = no, systemd Accept=yes"
+            "inetd_mode: standard input is a listening socket, expected a connection; configure "
+            "nowait in inetd, wait = no in xinetd, Accept=yes in systemd"
         )
     return sock
 
 
-def show_title(name: str) -> None:
-    """Tell ps what this process is."""
+def start_helper(name: str, options: Options) -> HelperChannel:
+    """Fork the helper, which exits when the pipe is closed by the exit of this process."""
+    from perdition.helper import supervisor
+
+    channel = HelperChannel([])
+    lifeline = os.pipe2(os.O_CLOEXEC)
+    supervisor.fork_supervisor(name, [channel], lifeline, [], pam_seconds(options))
+    return channel
+
+
+def set_title(name: str) -> None:
+    """Set the process title; the import takes too long to precede the greeting."""
     from setproctitle import setproctitle
 
     setproctitle(f"{name}: inetd")
 
 
-def ends_of(sock: socket.socket) -> Ends:
-    """Return both ends of a connection; what has no IP address has an empty one."""
+def ends_of(sock: socket.socket) -> ConnectionEnds:
+    """Return both ends of a connection; without IP addresses they are empty."""
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return Ends("", 0, "", 0)
+        return ConnectionEnds("", 0, "", 0)
     try:
-        return Ends.between(sock.getpeername(), sock.getsockname())
+        return ConnectionEnds.between(sock.getpeername(), sock.getsockname())
     except OSError:
-        return Ends("", 0, "", 0)
+        return ConnectionEnds("", 0, "", 0)

@@ -1,5 +1,6 @@
 """The master: binds, drops privileges, forks, supervises. It never reads from the network."""
 
+import gc
 import os
 import pickle
 import signal
@@ -11,323 +12,447 @@ from typing import NoReturn
 from setproctitle import setproctitle
 
 from perdition import __version__
-from perdition.auth import login_seconds
-from perdition.configuration import Configuration
 from perdition.failure import StartupError
-from perdition.log import Log, fault
-from perdition.options import Options
+from perdition.helper.client import HelperClient
+from perdition.helper.supervisor import HelperHandle
+from perdition.local_authentication import pam_seconds
+from perdition.log import Log
+from perdition.net.loop import Loop
+from perdition.net.tls_contexts import TLSContexts
+from perdition.options.configuration import Configuration
+from perdition.options.table import Options
 from perdition.popmap import PopMap
 from perdition.popmap.kinds import open_map
+from perdition.popmap.service import PopMapService
+from perdition.privileges import (
+    Owner,
+    forbid_dumps,
+    forbid_new_privileges,
+    set_resource_limits,
+)
 from perdition.process.children import Children, Slot
-from perdition.process.daemon import detach, release_parent
-from perdition.process.encryption import Encryption
-from perdition.process.handover import Word
-from perdition.process.keeper import Keeper
-from perdition.process.memory import settle
-from perdition.process.place import Place
-from perdition.process.rights import Owner, harden, renounce
-from perdition.process.scoreboard import Counter, in_words
-from perdition.process.sockets import Sockets
-from perdition.process.worker import Heritage, Worker
+from perdition.process.detach import detach, release_parent
+from perdition.process.listening import ListeningSockets
+from perdition.process.pid_file import PidFile
+from perdition.process.systemd import notify
+from perdition.process.takeover import (
+    Predecessor,
+    SuccessorMessage,
+    TakeoverListener,
+    TakeoverState,
+)
+from perdition.process.worker import Worker
+from perdition.scoreboard import Column, WorkerCounters, sessions_text
+from perdition.site import Site
 
 SIGNALS = {
-    *(signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP),
-    *(signal.SIGCHLD, signal.SIGIO),
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGHUP,
+    signal.SIGCHLD,
+    signal.SIGIO,
 }
-GRACE_SECONDS = 5.0
-"""What workers get beyond the drain timeout before they are killed."""
-BEGIN_SECONDS = 10.0
-"""How long all workers together may take until they serve."""
-BEGIN_STEP_SECONDS = 0.01
-LOOK_SECONDS = 5.0
-"""How often the master looks whether its workers move, which they do more often."""
+
+KILL_SECONDS = 5.0
+"""Time after the drain timeout before workers that have not exited are killed."""
+
+START_SECONDS = 10.0
+"""Time limit for all workers to start."""
+
+START_POLL_SECONDS = 0.01
+
+CHECK_SECONDS = 5.0
+"""Interval of heartbeat checks; longer than that of the heartbeats."""
+
+RUN_DIRECTORY = "/var/run"
 
 
 class Master:
-    """Starts up, then keeps its children alive until a signal says to end."""
+    """Starts up, then supervises its children until a signal stops it.
+
+    ``is_primary`` tells whether the pid file and the takeover socket are this master's: not before
+    a takeover is complete, and no longer once a successor has taken over.
+    """
 
     def __init__(self, configuration: Configuration, options: Options, log: Log) -> None:
-        """Do all that can go wrong; raises StartupError."""
+        """Do everything that may fail; raises StartupError.
+
+        The order matters: sockets are bound before the pid file's directory is touched, so that a
+        start that fails leaves the running instance as it is.
+        """
         self.configuration = configuration
         self.name = configuration.name
         self.options = options
         self.log = log
-        self.owner = Owner.wanted(options)
-        self.tls = Encryption(options)
+        self.owner = Owner.from_options(options)
+        self.tls = TLSContexts.load(options)
         self.popmap = open_map(options)
         self.popmap.check()
-        self.place = Place(self.name, options, self.owner, log)
-        estate = self.place.estate()
-        self.sockets = Sockets(options, self.owner, estate)
-        self.place.prepare(estate)
+        self.pid_file = self.find_pid_file()
+        self.is_primary = False
+        self.predecessor = self.find_predecessor()
+        state = self.predecessor.receive_state() if self.predecessor else TakeoverState()
+        self.sockets = ListeningSockets(options, self.owner, state)
+        self.takeover_listener: TakeoverListener | None = None
+        self.prepare_pid_file(state.takeover_socket)
         self.children = Children(
             options.workers or len(os.sched_getaffinity(0)),
-            bool(self.sockets.scrapers),
-            self.become,
+            bool(self.sockets.metrics_socket),
+            self.run_child,
             log,
-            self.sockets.tokens,
+            self.sockets.connection_limit,
         )
         self.lifeline = (-1, -1)
-        self.keeper = Keeper()
+        self.helper = HelperHandle()
         self.stopping = False
         self.kill_at: float | None = None
-        self.look_at: float | None = None
+        self.check_at: float | None = None
+
+    def find_pid_file(self) -> PidFile | None:
+        """Return the pid file that the option names, or the manual's; None if it is empty."""
+        path = self.options.pid_file
+        if path is None:
+            path = f"{RUN_DIRECTORY}/{self.name}/{self.name}.pid"
+        return PidFile(path, self.owner) if path else None
+
+    def find_predecessor(self) -> Predecessor | None:
+        """Connect to the running master, if it is to be taken over; raises StartupError."""
+        if not self.options.takeover:
+            return None
+        if not self.pid_file:
+            raise StartupError("takeover: requires pid_file, set to that of the running instance")
+        return Predecessor(self.pid_file.takeover_socket)
+
+    def prepare_pid_file(self, inherited: socket.socket | None) -> None:
+        """Check that the pid file can be written, and listen for successors next to it.
+
+        A user who cannot write to the default directory, and has named no other file, runs without
+        one. Raises StartupError.
+        """
+        if not self.pid_file:
+            return
+        try:
+            if self.predecessor:
+                self.pid_file.hold()
+            else:
+                self.pid_file.prepare()
+        except StartupError as error:
+            if self.options.pid_file or os.getuid() == 0:
+                raise
+            self.log.notice(f"running without a pid file: {error}")
+            self.pid_file = None
+            return
+        try:
+            self.takeover_listener = TakeoverListener(self.pid_file.takeover_socket, inherited)
+        except StartupError as error:
+            self.log.notice(f"takeover will not be possible: {error}")
 
     def run(self) -> int:
-        """Detach if that is wanted, serve, and return the exit status."""
-        harden()
-        self.log.reopen()  # a connection to syslog would not outlive the detaching
+        """Detach unless in the foreground, serve, and return the exit status."""
+        set_resource_limits()
+        self.log.reopen()  # a connection to syslog would not survive the detaching
         parent = None if self.options.foreground else detach(self.descriptors())
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         setproctitle(f"{self.name}: master")
         self.log_start()
-        self.place.claim()
+        self.write_pid_file()
         self.lifeline = os.pipe2(os.O_CLOEXEC)
-        settle()
+        gc.freeze()  # a collection would copy the pages that children share
+        gc.enable()
         self.start_helper()
-        self.log.give(self.owner.uid, self.owner.gid)
-        self.owner.become()
-        renounce()
+        self.log.chown(self.owner.uid, self.owner.gid)
+        self.owner.drop_privileges()
+        forbid_new_privileges()
+        forbid_dumps()
         self.children.start_all()
-        begun = self.workers_begin() and self.take_place()
-        if begun:
+        serves = self.wait_for_workers() and self.become_primary()
+        if serves:
             if parent is not None:
-                with suppress(BrokenPipeError):  # nobody waits for the command any more
+                with suppress(BrokenPipeError):  # the command has been interrupted
                     release_parent(parent)
         else:
-            self.give_up()
-        while not self.is_over():
+            self.abort_start()
+        while not self.has_stopped():
             self.wait()
-        self.leave()
-        return os.EX_OK if begun else os.EX_UNAVAILABLE
+        self.clean_up()
+        return os.EX_OK if serves else os.EX_UNAVAILABLE
+
+    def write_pid_file(self) -> None:
+        """Write the pid file, unless it is a predecessor's for now; raises StartupError."""
+        if not self.predecessor:
+            if self.pid_file:
+                self.pid_file.write()
+            self.is_primary = True
 
     def start_helper(self) -> None:
-        """Fork the helper, if there is something that only root can do."""
+        """Fork the helper and its supervisor, if something needs root after start-up."""
         if self.options.authenticate_in or self.needs_root():
-            self.keeper.start(
+            self.helper.start(
                 self.name,
                 [*self.tls.files, self.configuration.path],
                 len(self.children.workers),
                 self.lifeline,
-                [*self.sockets.all(), *self.place.sockets()],
-                login_seconds(self.options.authenticate_timeout),
+                [*self.sockets.sockets(), *self.takeover_sockets()],
+                pam_seconds(self.options),
             )
 
     def needs_root(self) -> bool:
-        """Tell whether something that SIGHUP reads may be for root alone."""
+        """Return whether a reload may have to read a file that only root can read."""
         if os.getuid() != 0:
             return False
         path = self.configuration.path
-        with self.owner.acting():
-            is_hidden = path and not os.access(path, os.R_OK, effective_ids=True)
-        return bool(self.tls.files or is_hidden)
+        with self.owner.impersonated():
+            is_unreadable = path and not os.access(path, os.R_OK, effective_ids=True)
+        return bool(self.tls.files or is_unreadable)
 
-    def workers_begin(self) -> bool:
-        """Wait until all workers serve; return whether they do, and shall.
+    def wait_for_workers(self) -> bool:
+        """Wait until all workers serve; return False if one has died or START_SECONDS are over.
 
-        One that dies before would die again: to have tried that is worse than to say so.
+        A worker that dies at start would die again: to report the failed start is better.
         """
-        until = time.monotonic() + BEGIN_SECONDS
-        while not (self.stopping or self.children.serving()):
-            if self.children.failing() or time.monotonic() >= until:
-                self.log.error("perdition does not start: its workers do not come to serve")
+        deadline = time.monotonic() + START_SECONDS
+        while not (self.stopping or self.children.all_serve()):
+            if self.children.has_failed():
+                self.log.error("startup failed: a worker has died or could not be forked")
                 return False
-            self.wait(BEGIN_STEP_SECONDS)
+            if time.monotonic() >= deadline:
+                self.log.error(f"startup failed: workers not ready after {START_SECONDS:g} s")
+                return False
+            self.wait(START_POLL_SECONDS)
         return not self.stopping
 
-    def take_place(self) -> bool:
-        """Be the master that others find; tell whether that was possible."""
-        if self.place.predecessor:
+    def become_primary(self) -> bool:
+        """Take over from a predecessor, if there is one; return False if it has exited."""
+        if self.predecessor:
             try:
-                self.place.take_over()
+                self.take_over(self.predecessor)
             except StartupError as error:
-                self.log.error(f"perdition does not take over: {error}")
+                self.log.error(f"takeover failed: {error}")
                 return False
-            self.children.signal_workers(signal.SIGUSR1)  # clients are theirs, and no earlier
-            self.log.notice("this perdition has taken over from the one that ran")
-        self.look_at = time.monotonic() + LOOK_SECONDS
-        self.place.tell("READY=1", f"MAINPID={os.getpid()}")
-        self.tell_status()
-        self.place.await_successor()
-        self.hear()
+        self.check_at = time.monotonic() + CHECK_SECONDS
+        self.notify("READY=1", f"MAINPID={os.getpid()}")
+        self.notify_status()
+        if self.takeover_listener:
+            self.takeover_listener.enable_sigio()
+        self.handle_takeover_messages()
         return True
 
-    def give_up(self) -> None:
-        """End what has begun; a predecessor goes on as if nothing had been."""
-        self.place.leave_predecessor()
+    def take_over(self, predecessor: Predecessor) -> None:
+        """Replace the predecessor; raises StartupError if it was told to stop in the meantime."""
+        if predecessor.has_exited():
+            raise StartupError("the running instance has exited in the meantime")
+        if self.pid_file:
+            self.pid_file.take_over()
+        predecessor.replace()
+        self.is_primary = True
+        self.children.signal_workers(signal.SIGUSR1)  # they accept clients from now on
+        self.log.notice("took over from the running instance")
+
+    def abort_start(self) -> None:
+        """Stop what has started; a predecessor continues unaffected."""
+        if self.predecessor:
+            self.predecessor.connection.close()
+            self.predecessor = None
         self.stop(signal.SIGTERM)
 
-    def is_over(self) -> bool:
-        """Tell whether there is nobody left to wait for."""
-        return self.stopping and not (self.children.left() or self.place.predecessor)
+    def has_stopped(self) -> bool:
+        """Return whether all workers have exited, and a predecessor if there is one."""
+        return self.stopping and not (self.children.workers_left() or self.predecessor)
 
-    def leave(self) -> None:
-        """Take away what the next master would find, unless it is that one's already."""
-        self.children.end_metrics()
-        if self.place.is_ours:
-            self.place.remove()
+    def clean_up(self) -> None:
+        """Stop the other children, and remove files unless they are a successor's now."""
+        self.children.kill_metrics()
+        if self.is_primary:
+            if self.pid_file:
+                self.pid_file.remove()
+            if self.takeover_listener:
+                self.takeover_listener.remove()
             if isinstance(path := self.options.metrics_address, str):
-                with suppress(OSError):  # a socket that stays is stale to the next start
+                with suppress(OSError):  # the next start replaces a stale socket
                     os.unlink(path)
         os.close(self.lifeline[1])
-        self.keeper.await_end(SIGNALS)
-        self.log.notice("perdition has ended")
+        self.helper.await_exit(SIGNALS)
+        self.log.notice("perdition has stopped")
+
+    def takeover_sockets(self) -> list[socket.socket]:
+        """Return the sockets that only the master may hold."""
+        own = self.takeover_listener.sockets() if self.takeover_listener else []
+        return [*own, self.predecessor.connection] if self.predecessor else own
 
     def descriptors(self) -> list[int]:
-        """Return what must stay open when the master detaches."""
-        found = [*self.sockets.descriptors(), *self.place.descriptors()]
+        """Return the descriptors that must stay open when the master detaches."""
+        found = [*self.sockets.descriptors(), *(sock.fileno() for sock in self.takeover_sockets())]
+        if self.pid_file and self.pid_file.held >= 0:
+            found.append(self.pid_file.held)
         if self.log.sink.descriptor >= 0:
             found.append(self.log.sink.descriptor)
         return found
 
     def log_start(self) -> None:
-        """Log what is started, and its options."""
+        """Log the version, the options, and warnings about TLS."""
         options = self.options
         if options.debug or not options.foreground:
             self.log.info(
                 f"Starting perdition version={__version__} protocol={options.service.name}"
             )
         self.log.info(options.logged())
-        for remark in self.tls.remarks:
-            self.log.warning(remark)
+        for warning in self.tls.warnings:
+            self.log.warning(warning)
 
-    def become(self, slot: Slot, orders: socket.socket) -> NoReturn:
-        """Do what a slot is for, in a process of its own, until that ends.
+    def run_child(self, slot: Slot, options_socket: socket.socket) -> NoReturn:
+        """Run a worker or the metrics process, after closing what is not for it.
 
-        Signals wait until it knows what to do at them.
+        Signals stay blocked until the process handles them.
         """
         os.close(self.lifeline[1])
-        for sock in self.place.sockets():
+        for sock in self.takeover_sockets():
             sock.close()
-        self.keeper.close_lines(slot.number)
+        self.helper.close_channels_except(slot.number)
         if slot is self.children.metrics:
-            self.serve_scrapers()
-        if self.sockets.scrapers:
-            self.sockets.scrapers.close()
-        self.worker(slot, orders).run(accepts=self.place.is_ours)
+            self.run_metrics()
+        if self.sockets.metrics_socket:
+            self.sockets.metrics_socket.close()
+        self.worker(slot, options_socket).run(accepts=self.is_primary)
 
-    def serve_scrapers(self) -> NoReturn:
-        """Tell scrapers what the scoreboard shows, after closing all that is for others."""
-        from perdition.process import metrics
+    def run_metrics(self) -> NoReturn:
+        """Run the metrics process."""
+        from perdition.process import metrics_server
 
-        assert self.sockets.scrapers
-        for sock in self.sockets.listeners:
-            sock.close()
-        if self.sockets.tokens:
-            self.sockets.tokens.close()
+        sock = self.sockets.metrics_socket
+        assert sock
+        for listener in self.sockets.listeners:
+            listener.close()
+        if self.sockets.connection_limit:
+            self.sockets.connection_limit.close()
         protocol = self.options.service.name
-        metrics.serve(
-            self.name,
-            self.sockets.scrapers,
-            self.children.scoreboard,
-            protocol,
+        scoreboard, lifeline = self.children.scoreboard, self.lifeline[0]
+        metrics_server.serve(self.name, sock, scoreboard, protocol, self.log, lifeline)
+
+    def worker(self, slot: Slot, options_socket: socket.socket) -> Worker:
+        """Return the worker of a slot."""
+        loop = Loop()
+        channel = self.helper.channel(slot.number)
+        site = Site.open(
+            loop,
+            self.options,
             self.log,
-            self.lifeline[0],
+            popmap=PopMapService(loop, self.popmap, self.options, self.log),
+            tls=self.tls,
+            client_limits=self.children.client_limits,
+            counters=WorkerCounters(self.children.scoreboard.rows[slot.number - 1]),
+            helper=HelperClient(loop, channel) if channel else None,
         )
-
-    def worker(self, slot: Slot, orders: socket.socket) -> Worker:
-        """Return a worker for a slot."""
         return Worker(
-            Heritage(
-                name=self.name,
-                number=slot.number,
-                options=self.options,
-                log=self.log,
-                popmap=self.popmap,
-                listeners=self.sockets.listeners,
-                row=self.children.scoreboard.rows[slot.number - 1],
-                clients=self.children.clients,
-                tokens=self.sockets.tokens,
-                lifeline=self.lifeline[0],
-                orders=orders,
-                tls=self.tls,
-                line=self.keeper.line(slot.number),
-            )
+            self.name,
+            slot.number,
+            site,
+            self.sockets.listeners,
+            self.sockets.connection_limit,
+            self.lifeline[0],
+            options_socket,
         )
 
-    def wait(self, longest: float = LOOK_SECONDS) -> None:
-        """Sleep until something has to be done, for so many seconds at the most, and do it."""
-        times = self.children.next_due()
-        times += [when for when in (self.kill_at, self.look_at) if when is not None]
+    def wait(self, longest: float = CHECK_SECONDS) -> None:
+        """Wait for a signal or until something is due, for up to ``longest`` seconds; handle it."""
+        times = self.children.due_times()
+        times += [when for when in (self.kill_at, self.check_at) if when is not None]
         if times:
             longest = min(longest, max(0.0, min(times) - time.monotonic()))
         received = signal.sigtimedwait(SIGNALS, longest)
         try:
-            if received and received.si_signo in SIGNALS:  # none, if it was stopped for so long
-                self.handle(signal.Signals(received.si_signo))
-            self.do_what_is_due(time.monotonic())
-        except Exception as error:  # noqa: BLE001 - without a master all would end
-            self.log.error(f"a fault of our own: {fault(error)}")
+            # After SIGSTOP and SIGCONT the call may return a signal that is not in the set.
+            if received and received.si_signo in SIGNALS:
+                self.handle_signal(signal.Signals(received.si_signo))
+            self.run_due(time.monotonic())
+        except Exception as error:  # noqa: BLE001 - all sessions depend on the master
+            self.log.internal_error(error)
 
-    def handle(self, received: signal.Signals) -> None:
-        """Do what a signal asks for."""
+    def handle_signal(self, received: signal.Signals) -> None:
         match received:
             case signal.SIGCHLD:
-                self.bury()
+                self.reap()
             case signal.SIGIO:
-                self.hear()
+                self.handle_takeover_messages()
             case signal.SIGHUP:
                 self.reload()
             case signal.SIGQUIT:
-                self.log.notice("SIGQUIT: perdition ends when its last session does")
+                self.log.notice("SIGQUIT: stopping after the last session")
                 self.stop(signal.SIGQUIT)
             case _:
-                self.end(received.name)
+                self.shut_down(received.name)
 
-    def hear(self) -> None:
-        """Hear what the masters before and after this one have to say."""
-        if self.place.predecessor and self.place.predecessor.has_ended():
-            self.place.predecessor = None
-            self.log.info("the perdition that was taken over has ended")
-        for word in self.place.hear_successor(self.sockets.estate):
-            match word:
-                case Word.TAKEN:
+    def handle_takeover_messages(self) -> None:
+        """Handle messages of a successor, and the exit of a predecessor."""
+        if self.predecessor and self.predecessor.has_exited():
+            self.predecessor = None
+            self.log.info("the instance that was taken over has exited")
+        if not self.takeover_listener:
+            return
+        for message in self.takeover_listener.receive(self.sockets.takeover_state):
+            match message:
+                case SuccessorMessage.TAKEN:
                     self.retire()
-                case Word.REOPEN:
+                case SuccessorMessage.REOPEN:
                     self.reopen_log()
                     self.children.signal_workers(signal.SIGHUP)
-                case Word.END:
-                    self.end("the perdition that took over was told to end")
+                case SuccessorMessage.END:
+                    self.shut_down("the instance that took over is stopping")
 
     def retire(self) -> None:
-        """Leave all clients to the successor; open sessions go on until they end."""
-        self.log.notice("taken over by another perdition; this one serves its sessions to the end")
-        self.place.is_ours = False
+        """Stop accepting after a takeover; open sessions continue until they end."""
+        self.log.notice("taken over by another instance; draining")
+        self.is_primary = False
         setproctitle(f"{self.name}: master, draining")
-        self.children.end_metrics()
+        self.children.kill_metrics()
         self.stop(signal.SIGTERM if self.options.drain_timeout else signal.SIGQUIT)
 
-    def end(self, why: str) -> None:
-        """Accept no more clients, and have all sessions end within the drain timeout."""
-        self.log.notice(f"{why}: perdition ends")
-        self.place.tell_predecessor(Word.END)
+    def shut_down(self, reason: str) -> None:
+        """Stop accepting, and have all sessions end within the drain timeout."""
+        self.log.notice(f"{reason}: stopping")
+        self.tell_predecessor(SuccessorMessage.END)
         self.stop(signal.SIGTERM)
 
-    def reload(self) -> None:
-        """Take up the configuration and the certificates that are there now, if all are good.
+    def tell_predecessor(self, message: SuccessorMessage) -> None:
+        """Send a message to the predecessor, if its sessions have not all ended."""
+        if self.predecessor:
+            self.predecessor.send(message)
 
-        The log is opened anew in any case.
+    def notify(self, *assignments: str) -> None:
+        """Notify the service manager, while this is the process that it supervises."""
+        if self.is_primary:
+            notify(*assignments)
+
+    def notify_status(self) -> None:
+        """Reset the service manager's watchdog, and report the number of sessions."""
+        sessions = self.children.scoreboard.total(Column.SESSIONS)
+        self.notify("WATCHDOG=1", f"STATUS={sessions_text(sessions)}")
+
+    def reload(self) -> None:
+        """Read configuration, popmap and certificates again; apply them if all are valid.
+
+        The log is reopened in any case.
         """
-        self.place.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         self.reopen_log()
         try:
-            options = self.configuration.read_again(self.options, self.keeper.read)
-            popmap = self.next_map(options)
+            options = self.configuration.read_again(self.options, self.helper.read)
+            popmap = self.open_changed_map(options)
             if self.tls.listening:
-                self.tls.renew({path: self.keeper.read(path) for path in self.tls.files})
+                self.tls.listening.load({path: self.helper.read(path) for path in self.tls.files})
         except StartupError as error:
-            self.log.error(f"SIGHUP: nothing is changed: {error}")
+            self.log.error(f"reload failed, configuration unchanged: {error}")
         else:
             self.popmap = popmap
-            self.adopt(options)
+            self.apply(options)
         self.children.signal_workers(signal.SIGHUP)
-        self.place.tell("READY=1")
+        self.notify("READY=1")
 
-    def next_map(self, options: Options) -> PopMap:
-        """Return the popmap that new options name; raises StartupError.
+    def open_changed_map(self, options: Options) -> PopMap:
+        """Open the popmap that new options name; raises StartupError.
 
-        One that they name anew must be there. The one that was there before is opened at the next
-        login, and may be away for a moment, as while it is written anew.
+        If the options name another popmap, it must be readable now. An unchanged one is opened at
+        the next login, because its file may be missing while it is rewritten.
         """
         popmap = open_map(options)
         popmap.check()
@@ -337,56 +462,55 @@ class Master:
         return popmap
 
     def reopen_log(self) -> None:
-        """Open the log anew, and have the predecessor do so, whose sessions go on."""
+        """Reopen the log, and have the predecessor do so, whose sessions may not have ended."""
         self.log.reopen()
-        self.place.tell_predecessor(Word.REOPEN)
+        self.tell_predecessor(SuccessorMessage.REOPEN)
 
-    def adopt(self, options: Options) -> None:
-        """Let new options count, and pass them on to the workers."""
+    def apply(self, options: Options) -> None:
+        """Apply new options, and send them to the workers."""
         self.options = options
-        self.log.adapt(options.debug, options.quiet)
-        self.log.notice("SIGHUP: configuration, popmap and certificates are read again")
-        for remark in self.configuration.remarks:
-            self.log.warning(remark)
-        self.children.order(pickle.dumps(options))
+        self.log.set_verbosity(options.debug, options.quiet)
+        self.log.notice("configuration reloaded")
+        for warning in self.configuration.warnings:
+            self.log.warning(warning)
+        self.children.send_options(pickle.dumps(options))
 
-    def stop(self, how: signal.Signals) -> None:
-        """Accept no more clients, and have the workers end, as a signal tells them to."""
-        self.place.tell("STOPPING=1")
+    def stop(self, number: signal.Signals) -> None:
+        """Stop accepting, and have the workers stop as the signal says."""
+        self.notify("STOPPING=1")
         self.stopping = True
         self.sockets.close()
-        self.place.close()
-        if how == signal.SIGTERM:
-            self.kill_at = time.monotonic() + self.options.drain_timeout + GRACE_SECONDS
-        self.children.end(how)
+        if self.takeover_listener:
+            self.takeover_listener.close(taken=not self.is_primary)
+        if number == signal.SIGTERM:
+            self.kill_at = time.monotonic() + self.options.drain_timeout + KILL_SECONDS
+        self.children.stop(number)
 
-    def bury(self) -> None:
-        """Note which children have died."""
-        self.children.bury()
-        if self.keeper.has_died():
-            self.log.error("the helper's keeper has died: restart perdition to have one again")
+    def reap(self) -> None:
+        """Handle the exit of children and of the helper's supervisor."""
+        self.children.reap()
+        if self.helper.has_exited():
+            self.log.error(
+                "helper supervisor died: PAM logins and the reload of certificates will fail "
+                "until perdition is restarted"
+            )
 
-    def do_what_is_due(self, now: float) -> None:
-        """Start children whose time has come, look after the others, kill those that do not end."""
+    def run_due(self, now: float) -> None:
+        """Start children that are due, check heartbeats, kill workers that do not exit."""
         self.children.start_due(now)
-        if self.look_at is not None and self.look_at <= now:
-            self.look_at = now + LOOK_SECONDS
-            self.children.look_after()
-            self.tell_status()
+        if self.check_at is not None and self.check_at <= now:
+            self.check_at = now + CHECK_SECONDS
+            self.children.kill_stuck()
+            self.notify_status()
         if self.kill_at is not None and self.kill_at <= now:
             self.kill_at = None
-            self.end_waiting()
+            self.stop_waiting()
 
-    def end_waiting(self) -> None:
-        """Kill workers that are left, and leave a predecessor that is to its own drain timeout."""
-        if self.children.left():
-            self.log.error("workers did not end in time and are killed")
+    def stop_waiting(self) -> None:
+        """Kill remaining workers; a predecessor ends its sessions by its own drain timeout."""
+        if self.children.workers_left():
+            self.log.error("killing workers that have not exited in time")
             self.children.signal_workers(signal.SIGKILL)
-        if self.place.predecessor:
-            self.log.notice("the perdition that was taken over has sessions left and ends later")
-            self.place.predecessor = None
-
-    def tell_status(self) -> None:
-        """Tell the service manager that this process moves, and how much there is to do."""
-        sessions = self.children.scoreboard.total(Counter.SESSIONS)
-        self.place.tell("WATCHDOG=1", f"STATUS={in_words(sessions)}")
+        if self.predecessor:
+            self.log.notice("the instance that was taken over still has sessions and exits later")
+            self.predecessor = None

@@ -8,7 +8,7 @@ from perdition.protocol.managesieve import ManageSieve
 from perdition.protocol.pop3 import POP3
 
 
-class Service(NamedTuple):
+class MailService(NamedTuple):
     """A protocol as a site offers it: its name, its port, and whether TLS comes first there."""
 
     name: str
@@ -20,10 +20,10 @@ class Service(NamedTuple):
 SERVICES = {
     service.name: service
     for service in (
-        Service("POP3", POP3(), 110),
-        Service("POP3S", POP3(), 995, tls=True),
-        Service("IMAP4", IMAP4(), 143),
-        Service("IMAP4S", IMAP4(), 993, tls=True),
-        Service("MANAGESIEVE", ManageSieve(), 4190),
+        MailService("POP3", POP3(), 110),
+        MailService("POP3S", POP3(), 995, tls=True),
+        MailService("IMAP4", IMAP4(), 143),
+        MailService("IMAP4S", IMAP4(), 993, tls=True),
+        MailService("MANAGESIEVE", ManageSieve(), 4190),
     )
 }

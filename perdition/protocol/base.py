@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from perdition.failure import Failure, NegotiationFailed, Rejected
-from perdition.protocol.dialogue import Accepted, Credentials, Dialogue, Terms, Upgrade
+from perdition.protocol.dialogue import Accepted, Credentials, Dialogue, StartTLSPolicy, Terms
 
 SERVER_LINE_LIMIT = 65536
 """Octets in a line of a real server; some greet with all their capabilities."""
@@ -39,7 +39,7 @@ class Protocol(ABC):
 
     @abstractmethod
     def login(
-        self, credentials: Credentials, own_greeting: bytes, upgrade: Upgrade
+        self, credentials: Credentials, own_greeting: bytes, upgrade: StartTLSPolicy
     ) -> Dialogue[Accepted]:
         """Log in at a real server.
 

@@ -20,12 +20,12 @@ class LineTooLong(Exception):
     """
 
 
-def as_it_is(octets: bytes) -> bytes:
+def unchanged(octets: bytes) -> bytes:
     """Show a line in the log as it came."""
     return octets
 
 
-def first_word(octets: bytes) -> bytes:
+def redacted(octets: bytes) -> bytes:
     """Show only how an answer begins: a server that has the password could say it again."""
     return octets.partition(b" ")[0] + b" " + BLANK
 
@@ -34,7 +34,7 @@ class ReadLine(NamedTuple):
     """Read a line of at most ``limit`` octets; brings it without its CR LF or bare LF."""
 
     limit: int
-    shown: Callable[[bytes], bytes] = as_it_is
+    shown: Callable[[bytes], bytes] = unchanged
 
 
 class ReadExactly(NamedTuple):
@@ -101,7 +101,7 @@ class Terms(NamedTuple):
     login_disabled: bool = False
 
 
-class Upgrade(Enum):
+class StartTLSPolicy(Enum):
     """Whether to ask a real server for TLS before logging in (STARTTLS or STLS)."""
 
     NEVER = "never"
@@ -113,13 +113,3 @@ def refuse(answer: bytes, shown: bytes | None = None) -> Dialogue[None]:
     """Answer a mistake after the pause that makes guessing slow; the log may have ``shown``."""
     yield Pause()
     yield Write(answer, shown)
-
-
-def read_line(limit: int, shown: Callable[[bytes], bytes] = as_it_is) -> Dialogue[bytes]:
-    """Yield a ReadLine and return the line: for use with ``yield from``."""
-    return (yield ReadLine(limit, shown))
-
-
-def read_exactly(size: int) -> Dialogue[bytes]:
-    """Yield a ReadExactly and return the octets: for use with ``yield from``."""
-    return (yield ReadExactly(size))

@@ -3,7 +3,13 @@
 import re
 from os import fsdecode, fsencode
 
-from perdition.failure import Failure, Loop, MechanismUnavailable, Rejected, TLSNotPresent
+from perdition.failure import (
+    ConnectedToItself,
+    Failure,
+    MechanismUnavailable,
+    Rejected,
+    TLSNotPresent,
+)
 from perdition.protocol.base import SERVER_LINE_LIMIT, Protocol, unexpected
 from perdition.protocol.dialogue import (
     BLANK,
@@ -11,13 +17,13 @@ from perdition.protocol.dialogue import (
     Credentials,
     Dialogue,
     LineTooLong,
+    ReadExactly,
+    ReadLine,
     StartTLS,
+    StartTLSPolicy,
     Terms,
-    Upgrade,
     Write,
-    first_word,
-    read_exactly,
-    read_line,
+    redacted,
     refuse,
 )
 from perdition.protocol.strings import LITERAL, QUOTABLE, Grammar, Malformed, quote
@@ -74,7 +80,7 @@ class IMAP4(Protocol):
         while True:
             tag = UNTAGGED
             try:
-                line = yield from read_line(LINE_LIMIT, shown)
+                line = yield ReadLine(LINE_LIMIT, shown)
                 tag, name, rest = self.cut_command(line)
                 pieces = yield from GRAMMAR.read_literals(line)
                 match name:
@@ -125,15 +131,15 @@ class IMAP4(Protocol):
         return Credentials(fsdecode(user), password, tag=tag)
 
     def login(
-        self, credentials: Credentials, own_greeting: bytes, upgrade: Upgrade
+        self, credentials: Credentials, own_greeting: bytes, upgrade: StartTLSPolicy
     ) -> Dialogue[Accepted]:
-        greeting = yield from read_line(SERVER_LINE_LIMIT)
+        greeting = yield ReadLine(SERVER_LINE_LIMIT)
         if greeting.endswith(b" " + own_greeting):
-            raise Loop("its greeting is our own")
+            raise ConnectedToItself("its greeting is our own")
         if greeting[:5].upper() != b"* OK ":
             raise unexpected("greeting", greeting)
         announced = yield from self.announced(greeting)
-        if upgrade is not Upgrade.NEVER:
+        if upgrade is not StartTLSPolicy.NEVER:
             announced = yield from self.upgrade(upgrade, announced)
         if b"LOGINDISABLED" in announced:
             raise MechanismUnavailable("the real server announces LOGINDISABLED")
@@ -159,13 +165,13 @@ class IMAP4(Protocol):
             raise unexpected("CAPABILITY", line)
         return set(listed[1].upper().split())
 
-    def upgrade(self, upgrade: Upgrade, announced: set[bytes]) -> Dialogue[set[bytes]]:
+    def upgrade(self, upgrade: StartTLSPolicy, announced: set[bytes]) -> Dialogue[set[bytes]]:
         """Negotiate TLS with a real server that offers it; return its capabilities after that.
 
         Raises TLSNotPresent if it does not and we must, NegotiationFailed if it then refuses.
         """
         if b"STARTTLS" not in announced:
-            if upgrade is Upgrade.REQUIRED:
+            if upgrade is StartTLSPolicy.REQUIRED:
                 raise TLSNotPresent("the real server does not offer STARTTLS")
             return announced
         yield Write(OUR_TAG + b" STARTTLS\r\n")
@@ -198,7 +204,7 @@ class IMAP4(Protocol):
         """Await the ``+`` that invites a literal; return the untagged answers before it."""
         untagged = b""
         while True:
-            line = yield from read_line(SERVER_LINE_LIMIT, first_word)
+            line = yield ReadLine(SERVER_LINE_LIMIT, redacted)
             if line.startswith(b"+"):
                 return untagged
             if line.startswith(OUR_TAG + b" "):
@@ -209,7 +215,7 @@ class IMAP4(Protocol):
         """Return the tagged answer to our command, without tag, and the untagged ones before."""
         untagged = b""
         while True:
-            line = yield from read_line(SERVER_LINE_LIMIT, first_word)
+            line = yield ReadLine(SERVER_LINE_LIMIT, redacted)
             if line.startswith(OUR_TAG + b" "):
                 return line[len(OUR_TAG) + 1 :], untagged
             untagged = yield from self.with_untagged(untagged, line)
@@ -226,8 +232,8 @@ class IMAP4(Protocol):
             size = int(literal[1])
             if len(untagged) + size > UNTAGGED_LIMIT:
                 break
-            untagged += yield from read_exactly(size)
-            line = yield from read_line(SERVER_LINE_LIMIT, first_word)
+            untagged += yield ReadExactly(size)
+            line = yield ReadLine(SERVER_LINE_LIMIT, redacted)
             untagged += line + b"\r\n"
         if len(untagged) > UNTAGGED_LIMIT or literal:
             raise unexpected("no end of untagged answers")

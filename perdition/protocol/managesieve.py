@@ -4,8 +4,8 @@ import re
 from os import fsencode
 
 from perdition.failure import (
+    ConnectedToItself,
     Failure,
-    Loop,
     MechanismUnavailable,
     Rejected,
     TLSNotPresent,
@@ -18,13 +18,13 @@ from perdition.protocol.dialogue import (
     Credentials,
     Dialogue,
     LineTooLong,
+    ReadExactly,
+    ReadLine,
     StartTLS,
+    StartTLSPolicy,
     Terms,
-    Upgrade,
     Write,
-    first_word,
-    read_exactly,
-    read_line,
+    redacted,
     refuse,
 )
 from perdition.protocol.strings import LITERAL, QUOTABLE, QUOTED, Grammar, Malformed, quote, unquote
@@ -80,7 +80,7 @@ class ManageSieve(Protocol):
     def client(self, terms: Terms, secured: Terms) -> Dialogue[Credentials | None]:
         while True:
             try:
-                line = yield from read_line(LINE_LIMIT, shown)
+                line = yield ReadLine(LINE_LIMIT, shown)
                 name, space, rest = line.partition(b" ")
                 pieces = yield from GRAMMAR.read_literals(line)
                 arguments = GRAMMAR.arguments([space + rest, *pieces[1:]])
@@ -116,7 +116,7 @@ class ManageSieve(Protocol):
         if initial:
             return sasl.decode_plain(initial[0])
         yield Write(b'""\r\n')
-        line = yield from read_line(LINE_LIMIT, lambda _: BLANK)
+        line = yield ReadLine(LINE_LIMIT, lambda _: BLANK)
         pieces = yield from GRAMMAR.read_literals(line)
         answer = GRAMMAR.arguments([b" " + pieces[0], *pieces[1:]])
         if answer == [b"*"]:
@@ -126,12 +126,12 @@ class ManageSieve(Protocol):
         return sasl.decode_plain(answer[0])
 
     def login(
-        self, credentials: Credentials, own_greeting: bytes, upgrade: Upgrade
+        self, credentials: Credentials, own_greeting: bytes, upgrade: StartTLSPolicy
     ) -> Dialogue[Accepted]:
         announced, line = yield from self.announced("greeting")
         if line.endswith(own_greeting):
-            raise Loop("its greeting is our own")
-        if upgrade is not Upgrade.NEVER:
+            raise ConnectedToItself("its greeting is our own")
+        if upgrade is not StartTLSPolicy.NEVER:
             announced = yield from self.upgrade(upgrade, announced)
         if b"PLAIN" not in announced.get(b"SASL", b"").upper().split():
             raise MechanismUnavailable("the real server does not offer SASL PLAIN")
@@ -153,14 +153,14 @@ class ManageSieve(Protocol):
         raise unexpected("AUTHENTICATE")
 
     def upgrade(
-        self, upgrade: Upgrade, announced: dict[bytes, bytes]
+        self, upgrade: StartTLSPolicy, announced: dict[bytes, bytes]
     ) -> Dialogue[dict[bytes, bytes]]:
         """Negotiate TLS with a real server that offers it; return its capabilities after that.
 
         Raises TLSNotPresent if it does not and we must, NegotiationFailed if it then refuses.
         """
         if b"STARTTLS" not in announced:
-            if upgrade is Upgrade.REQUIRED:
+            if upgrade is StartTLSPolicy.REQUIRED:
                 raise TLSNotPresent("the real server does not offer STARTTLS")
             return announced
         yield Write(b"STARTTLS\r\n")
@@ -194,13 +194,13 @@ class ManageSieve(Protocol):
 
     def whole_line(self, what: str) -> Dialogue[bytes]:
         """Return a real server's line with the literals in it."""
-        line = whole = yield from read_line(SERVER_LINE_LIMIT, first_word)
+        line = whole = yield ReadLine(SERVER_LINE_LIMIT, redacted)
         while literal := LITERAL.search(line):
             size = int(literal[1])
             if size > ANSWER_LIMIT or len(whole) > ANSWER_LIMIT:
                 raise unexpected(f"a literal too long in {what}")
-            text = yield from read_exactly(size)
-            line = yield from read_line(SERVER_LINE_LIMIT, first_word)
+            text = yield ReadExactly(size)
+            line = yield ReadLine(SERVER_LINE_LIMIT, redacted)
             whole += b"\r\n" + text + line
         return whole
 

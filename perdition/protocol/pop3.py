@@ -2,7 +2,7 @@
 
 from os import fsdecode, fsencode
 
-from perdition.failure import Failure, Loop, Rejected, TLSNotPresent
+from perdition.failure import ConnectedToItself, Failure, Rejected, TLSNotPresent
 from perdition.protocol.base import SERVER_LINE_LIMIT, Protocol, unexpected
 from perdition.protocol.dialogue import (
     BLANK,
@@ -10,12 +10,12 @@ from perdition.protocol.dialogue import (
     Credentials,
     Dialogue,
     LineTooLong,
+    ReadLine,
     StartTLS,
+    StartTLSPolicy,
     Terms,
-    Upgrade,
     Write,
-    first_word,
-    read_line,
+    redacted,
     refuse,
 )
 
@@ -57,7 +57,7 @@ class POP3(Protocol):
         user = b""
         while True:
             try:
-                line = yield from read_line(LINE_LIMIT, shown)
+                line = yield ReadLine(LINE_LIMIT, shown)
             except LineTooLong:
                 yield Write(b"-ERR line too long, closing\r\n")
                 return None
@@ -90,21 +90,21 @@ class POP3(Protocol):
                     yield from refuse(b"-ERR use USER name, PASS password, CAPA or QUIT\r\n")
 
     def login(
-        self, credentials: Credentials, own_greeting: bytes, upgrade: Upgrade
+        self, credentials: Credentials, own_greeting: bytes, upgrade: StartTLSPolicy
     ) -> Dialogue[Accepted]:
-        greeting = yield from read_line(SERVER_LINE_LIMIT)
+        greeting = yield ReadLine(SERVER_LINE_LIMIT)
         if greeting == own_greeting:
-            raise Loop("its greeting is our own")
+            raise ConnectedToItself("its greeting is our own")
         if not positive(greeting):
             raise unexpected("greeting", greeting)
-        if upgrade is not Upgrade.NEVER:
+        if upgrade is not StartTLSPolicy.NEVER:
             yield from self.upgrade(upgrade)
         user = fsencode(credentials.user)
         self.require_sendable(user, credentials.password)
         yield from self.command(b"USER " + user)
         password = b"PASS " + credentials.password + b"\r\n"
         yield Write(password, shown=b"PASS " + BLANK + b"\r\n")
-        line = yield from read_line(SERVER_LINE_LIMIT, first_word)
+        line = yield ReadLine(SERVER_LINE_LIMIT, redacted)
         if not positive(line):
             raise Rejected(server_line=line)
         return Accepted(line)
@@ -112,21 +112,21 @@ class POP3(Protocol):
     def command(self, command: bytes) -> Dialogue[None]:
         """Send a command; raise Rejected unless the real server says yes."""
         yield Write(command + b"\r\n")
-        line = yield from read_line(SERVER_LINE_LIMIT)
+        line = yield ReadLine(SERVER_LINE_LIMIT)
         if not positive(line):
             raise Rejected(server_line=line)
 
-    def upgrade(self, upgrade: Upgrade) -> Dialogue[None]:
+    def upgrade(self, upgrade: StartTLSPolicy) -> Dialogue[None]:
         """Negotiate TLS with the real server if it offers STLS.
 
         Raises TLSNotPresent if it does not and we must, NegotiationFailed if it then refuses.
         """
         if b"STLS" not in (yield from self.announced()):
-            if upgrade is Upgrade.REQUIRED:
+            if upgrade is StartTLSPolicy.REQUIRED:
                 raise TLSNotPresent("the real server does not offer STLS")
             return
         yield Write(b"STLS\r\n")
-        line = yield from read_line(SERVER_LINE_LIMIT)
+        line = yield ReadLine(SERVER_LINE_LIMIT)
         if not positive(line):
             raise unexpected("STLS", line)
         yield StartTLS()
@@ -134,12 +134,12 @@ class POP3(Protocol):
     def announced(self) -> Dialogue[set[bytes]]:
         """Ask the real server for its capabilities; one that has no CAPA has none."""
         yield Write(b"CAPA\r\n")
-        line = yield from read_line(SERVER_LINE_LIMIT)
+        line = yield ReadLine(SERVER_LINE_LIMIT)
         listed: set[bytes] = set()
         if not positive(line):
             return listed
         for _ in range(CAPABILITY_LIMIT):
-            line = yield from read_line(SERVER_LINE_LIMIT)
+            line = yield ReadLine(SERVER_LINE_LIMIT)
             if line == b".":
                 return listed
             listed.add(line.upper())

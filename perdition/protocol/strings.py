@@ -3,14 +3,7 @@
 import re
 from typing import NamedTuple
 
-from perdition.protocol.dialogue import (
-    BLANK,
-    Dialogue,
-    LineTooLong,
-    Write,
-    read_exactly,
-    read_line,
-)
+from perdition.protocol.dialogue import BLANK, Dialogue, LineTooLong, ReadExactly, ReadLine, Write
 
 LITERAL_LIMIT = 16384
 """Octets in one literal of a client; names and passwords are far shorter."""
@@ -55,8 +48,8 @@ class Grammar(NamedTuple):
                 raise LineTooLong
             if waits:
                 yield Write(self.go_on)
-            pieces.append((yield from read_exactly(size)))
-            pieces.append((yield from read_line(self.line_limit, lambda _: BLANK)))
+            pieces.append((yield ReadExactly(size)))
+            pieces.append((yield ReadLine(self.line_limit, lambda _: BLANK)))
         return pieces
 
     def arguments(self, pieces: list[bytes]) -> list[bytes]:

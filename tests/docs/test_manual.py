@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from perdition import config_file
-from perdition.configuration import NAMES
 from perdition.failure import Failure
-from perdition.manual import page
-from perdition.options import OPTIONS, Given
+from perdition.options import config_file
+from perdition.options.configuration import NAMES
+from perdition.options.manual import page
+from perdition.options.table import OPTIONS, GivenOptions
 from perdition.popmap.kinds import KINDS
 from tests.support.wait import DEADLINE
 
@@ -99,9 +99,9 @@ def test_sample_changes_nothing() -> None:
 
 
 def test_uncommented_samples_are_the_defaults() -> None:
-    given = Given()
+    given = GivenOptions()
     for name, value in sample_entries().items():
-        if value != OPTIONS[name].kind.argument:
+        if value != OPTIONS[name].type.argument:
             given.add(name, value)
     changed = {
         name: (value, OPTIONS[name].default)

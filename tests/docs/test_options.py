@@ -4,7 +4,7 @@ import pytest
 
 from perdition.cli import parse
 from perdition.failure import StartupError
-from perdition.options import OPTIONS
+from perdition.options.table import OPTIONS
 
 SIEVE = (
     '"IMPLEMENTATION" "perdition"  "SIEVE" "comparator-i;octet comparator-i;ascii-casemap fileinto '
@@ -105,7 +105,7 @@ LETTERS = FLAGS | {
 def shown_default(name: str) -> str:
     """An option's default, as --help shows it."""
     option = OPTIONS[name]
-    return option.derived or option.kind.show(option.default)
+    return option.derived or option.type.show(option.default)
 
 
 def test_no_option_is_missing() -> None:

@@ -11,17 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from perdition.endpoint import Endpoint
+from perdition.endpoint import ConnectionEnds, Endpoint
 from perdition.failure import MapUnavailable, StartupError
-from perdition.options import Options
+from perdition.options.table import Options
 from perdition.popmap import Destination, PopMap, Query
-from perdition.popmap.c_library import CLibraryMap
+from perdition.popmap.backends.c_library import CLibraryMap
 from perdition.popmap.kinds import open_map
-from perdition.username import Ends
 from tests.support.proxy import ROOT
 from tests.support.wait import until
 
-ENDS = Ends("192.0.2.1", 4242, "192.0.2.9", 143)
+ENDS = ConnectionEnds("192.0.2.1", 4242, "192.0.2.9", 143)
 
 if not shutil.which("cc"):
     pytest.skip("not installed: cc", allow_module_level=True)
@@ -206,7 +205,7 @@ def test_variables_of_the_program(tmp_path: Path) -> None:
     popmap.check()
 
     def seen(*ends: str | int) -> str:
-        found = popmap.lookup(Query("joe", Ends(*ends)))  # type: ignore[arg-type]
+        found = popmap.lookup(Query("joe", ConnectionEnds(*ends)))  # type: ignore[arg-type]
         assert found
         return found.server.host
 

@@ -8,7 +8,7 @@ import pytest
 
 from perdition.endpoint import Endpoint
 from perdition.failure import MapUnavailable, StartupError
-from perdition.options import Options
+from perdition.options.table import Options
 from perdition.popmap import Destination, PopMap, Query
 from perdition.popmap.kinds import open_map
 from tests.maps.test_servers import ANSWERS, ENDS, INJECTIONS, LINES
@@ -16,7 +16,7 @@ from tests.support.folders import public_folder
 from tests.support.map_servers import OpenLDAP
 from tests.support.proxy import ROOT
 
-ldap = pytest.importorskip("perdition.popmap.ldap")
+ldap = pytest.importorskip("perdition.popmap.backends.ldap")
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from perdition.failure import MapUnavailable
-from perdition.options import Options
+from perdition.options.table import Options
 from perdition.popmap import Query
 from perdition.popmap.kinds import open_map
 from tests.maps.test_servers import ENDS, INJECTIONS
@@ -39,10 +39,10 @@ exec "$@"
 
 LOOKUPS = """\
 import json, sys
-from perdition.options import Options
+from perdition.options.table import Options
 from perdition.popmap import Query
 from perdition.popmap.kinds import open_map
-from perdition.username import Ends
+from perdition.endpoint import ConnectionEnds
 
 *names, keys = sys.argv[1:]
 popmap = open_map(Options(map_library="nis", map_library_opt=names[0]))

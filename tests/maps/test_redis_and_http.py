@@ -9,7 +9,7 @@ import pytest
 
 from perdition.endpoint import Endpoint
 from perdition.failure import MapUnavailable, Rejected, StartupError
-from perdition.options import Options
+from perdition.options.table import Options
 from perdition.popmap import Destination, Query
 from perdition.popmap.kinds import open_map
 from tests.maps.test_servers import ANSWERS, ENDS

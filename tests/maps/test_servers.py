@@ -6,12 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from perdition.endpoint import Endpoint
+from perdition.endpoint import ConnectionEnds, Endpoint
 from perdition.failure import MapUnavailable
-from perdition.options import Options
+from perdition.options.table import Options
 from perdition.popmap import Destination, PopMap, Query
 from perdition.popmap.kinds import open_map
-from perdition.username import Ends
 from tests.support import processes
 from tests.support.folders import public_folder
 from tests.support.map_server import MapServer
@@ -23,7 +22,7 @@ from tests.support.map_servers import (
     Redis,
 )
 
-ENDS = Ends("192.0.2.1", 4242, "192.0.2.9", 143)
+ENDS = ConnectionEnds("192.0.2.1", 4242, "192.0.2.9", 143)
 SERVERS: list[type[MapServer]] = [MariaDB, PostgreSQL, OpenLDAP, Redis, AuthService]
 
 LINES = """\

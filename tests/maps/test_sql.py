@@ -9,11 +9,11 @@ import pytest
 
 from perdition.endpoint import Endpoint
 from perdition.failure import MapUnavailable, StartupError
-from perdition.options import Options
+from perdition.options.table import Options
 from perdition.popmap import Destination, PopMap, Query
+from perdition.popmap.backends.sqlite import SQLiteMap
 from perdition.popmap.kinds import open_map
 from perdition.popmap.sql import Table
-from perdition.popmap.sqlite import SQLiteMap
 from tests.maps.test_servers import ANSWERS, ENDS, INJECTIONS, LINES
 from tests.support.map_servers import makedb
 
@@ -139,7 +139,7 @@ def test_sqlite_file_is_where_perdition_was_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A daemon has left that directory when it opens the file."""
-    monkeypatch.setattr("perdition.popmap.sqlite.START_DIRECTORY", tmp_path)
+    monkeypatch.setattr("perdition.popmap.backends.sqlite.START_DIRECTORY", tmp_path)
     fill(tmp_path / "popmap", LINES)
     popmap = open_map(Options(map_library="sqlite", map_library_opt="popmap"))
     assert popmap.lookup(Query("joe", ENDS)) == ANSWERS["joe"]

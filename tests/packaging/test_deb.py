@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from perdition.configuration import NAMES as ALL_NAMES
+from perdition.options.configuration import NAMES as ALL_NAMES
 from tests.packaging.conftest import NEWER, OLD, have, need_root
 from tests.packaging.steps import (
     all_run,
@@ -228,6 +228,6 @@ int dbserver_get(const char *key, const char *options, char **value, size_t *len
 def test_what_is_in_a_map_s_package(debs: list[Path], name: str) -> None:
     [package] = [path for path in debs if path.name.startswith(f"perdition-{name}_")]
     content = run("dpkg-deb", "--contents", str(package))
-    assert f"./usr/share/perdition/perdition/popmap/{name}.py\n" in content
+    assert f"./usr/share/perdition/perdition/popmap/backends/{name}.py\n" in content
     assert f"./usr/sbin/perditiondb_{name}_makedb -> perdition\n" in content
     assert f"./usr/share/man/man8/perditiondb_{name}_makedb.8.gz\n" in content

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from perdition.configuration import NAMES
+from perdition.options.configuration import NAMES
 from tests.packaging.steps import build, run
 from tests.support.machine import ROOT, Machine
 

@@ -136,7 +136,7 @@ OPTIONS: dict[type[Failure], tuple[str, ...]] = {
     failure.LoginDisabled: ("-M", "", "--login_disabled"),
     failure.TLSNotPresent: ("-M", "", "--ssl_mode", "tls_outgoing_force"),
     failure.Rejected: ("-M", "", "-s", "{server}"),
-    failure.Loop: ("-M", "", "-s", "127.0.0.1:{port}"),
+    failure.ConnectedToItself: ("-M", "", "-s", "127.0.0.1:{port}"),
     failure.NoServer: ("-M", ""),
     failure.MapUnavailable: ("-M", "gdbm", "-m", "/nonexistent/popmap"),
     failure.LocalAuthenticationFailed: ("-M", "", "-s", "{server}", "-a"),

@@ -14,7 +14,7 @@ from typing import Self
 
 import pytest
 
-from perdition.process.helper import LOGINS_AT_ONCE, LOGINS_OF_A_USER
+from perdition.helper.process import MAX_RUNNING, MAX_RUNNING_PER_USER
 from tests.process.conftest import (
     ACCOUNT,
     NAMES,
@@ -366,12 +366,12 @@ def test_more_than_are_asked_about_at_once(started: Started, clients: Clients, g
     proxy = started.foreground("imap4", *FEW, "--authenticate_timeout", "120")
     gone = clients.connect(proxy, resets=True)
     give_credentials(gone, "imap4", "joe")
-    tries = [try_to_log_in(clients, proxy, user) for user in in_turn(LOGINS_AT_ONCE - 1)]
-    until(lambda: waiting(gate) == LOGINS_AT_ONCE, lambda: f"{waiting(gate)}\n{proxy.evidence()}")
+    tries = [try_to_log_in(clients, proxy, user) for user in in_turn(MAX_RUNNING - 1)]
+    until(lambda: waiting(gate) == MAX_RUNNING, lambda: f"{waiting(gate)}\n{proxy.evidence()}")
     later = [try_to_log_in(clients, proxy, user) for user in in_turn(10)]
 
     gone.close()
-    until(lambda: waiting(gate) > LOGINS_AT_ONCE, lambda: f"{waiting(gate)}\n{proxy.evidence()}")
+    until(lambda: waiting(gate) > MAX_RUNNING, lambda: f"{waiting(gate)}\n{proxy.evidence()}")
     gate.touch()
 
     for wire in (*tries, *later):
@@ -412,9 +412,9 @@ def test_module_that_hangs_for_ever_more_logins(
 ) -> None:
     """However many they are, all others are asked about as before."""
     proxy = started.foreground("imap4", *FEW)
-    for _ in range(LOGINS_AT_ONCE + 10):
+    for _ in range(MAX_RUNNING + 10):
         try_to_log_in(clients, proxy, "hangs")
-    until(lambda: len(authenticating(proxy)) == LOGINS_OF_A_USER, proxy.evidence)
+    until(lambda: len(authenticating(proxy)) == MAX_RUNNING_PER_USER, proxy.evidence)
 
     clients.log_in(proxy).use()
 

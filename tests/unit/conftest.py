@@ -16,7 +16,7 @@ def bare_loop() -> Iterator[Loop]:
     loop = Loop()
     yield loop
     loop.selector.close()
-    os.close(loop.bell)
+    os.close(loop.callbacks.descriptor)
 
 
 @pytest.fixture

@@ -8,15 +8,15 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from perdition.endpoint import ConnectionEnds
 from perdition.failure import MapUnavailable
 from perdition.popmap import Query
-from perdition.popmap.gdbm import GdbmMap
-from perdition.username import Ends
+from perdition.popmap.backends.gdbm import GdbmMap
 
 HEADER = 512
 STRIDE = 29
 STDOUT = 1
-NOBODY = Ends("", 0, "", 0)
+NOBODY = ConnectionEnds("", 0, "", 0)
 
 
 def damages(sound: bytes) -> Iterator[tuple[int, bytes]]:

@@ -6,8 +6,9 @@ from contextlib import ExitStack
 import pytest
 
 from perdition.endpoint import Endpoint, parse_endpoints
-from perdition.net.address import Listening, lookup
-from perdition.process.handover import by_address
+from perdition.net.resolver import resolve
+from perdition.process.listening import Binder
+from perdition.process.takeover import by_address
 from tests.support import processes
 
 
@@ -50,7 +51,7 @@ def test_endpoint_is_written_as_it_is_read(text: str) -> None:
 
 
 def test_numbers_need_no_lookup() -> None:
-    assert [address.sockaddr[:2] for address in lookup(Endpoint("127.0.0.1", "143"))] == [
+    assert [address.sockaddr[:2] for address in resolve(Endpoint("127.0.0.1", "143"))] == [
         ("127.0.0.1", 143)
     ]
 
@@ -70,7 +71,7 @@ def test_numbers_need_no_lookup() -> None:
 def test_what_can_be_no_address_is_an_os_error(host: str, port: str) -> None:
     """As each user may name a host and a port of their own, and a popmap any."""
     with pytest.raises(OSError, match=r"\S"):
-        lookup(Endpoint(host, port))
+        resolve(Endpoint(host, port))
 
 
 @pytest.mark.parametrize("places", [(), (Endpoint("127.0.0.1"), Endpoint("127.0.0.2"))])
@@ -78,13 +79,13 @@ def test_sockets_that_are_inherited_are_listened_to_again(places: tuple[Endpoint
     """Nothing new is bound where something listens already; what is not wanted stays inherited."""
     with ExitStack() as stack:
         [port] = processes.free_ports(1)
-        before = Listening(False, False, {}).listen(places, str(port))
+        before = Binder(False, False, {}).listen(places, str(port))
         unwanted = socket.create_server(("127.0.0.1", 0))
         for sock in (*before, unwanted):
             stack.enter_context(sock)
         inherited = by_address([*before, unwanted])
 
-        after = Listening(False, False, inherited).listen(places, str(port))
+        after = Binder(False, False, inherited).listen(places, str(port))
 
         assert {sock.fileno() for sock in after} == {sock.fileno() for sock in before}
         assert list(inherited.values()) == [unwanted]

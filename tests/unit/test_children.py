@@ -8,8 +8,8 @@ from typing import NoReturn
 
 from perdition.log import File, Log
 from perdition.process.children import Children, Slot
-from perdition.process.scoreboard import Counter
-from perdition.process.tokens import Tokens
+from perdition.process.connection_limit import ConnectionLimit
+from perdition.scoreboard import Column
 from tests.support.wait import until
 
 LIMIT = 3
@@ -19,26 +19,26 @@ def test_worker_that_has_run_wild(tmp_path: Path) -> None:
     """One that left a number of tokens that cannot be is buried, and replaced, like any other."""
 
     def serve(slot: Slot, orders: socket.socket) -> NoReturn:
-        children.scoreboard.rows[slot.number - 1][Counter.TOKENS] = 10**9
+        children.scoreboard.rows[slot.number - 1][Column.TOKENS] = 10**9
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError
 
     log = tmp_path / "log"
-    tokens = Tokens(LIMIT)
+    tokens = ConnectionLimit(LIMIT)
     children = Children(1, False, serve, Log("test", File(str(log))), tokens)
     children.start_all()
 
     def buried() -> bool:
-        children.bury()
-        return not children.left()
+        children.reap()
+        return not children.workers_left()
 
     until(buried, lambda: f"it is buried; {log.read_text()}")
     assert "died of SIGKILL" in log.read_text()
-    assert children.next_due()
+    assert children.due_times()
     taken = 0
-    while tokens.take():
+    while tokens.acquire():
         taken += 1
     assert taken <= 2 * LIMIT
     tokens.close()
-    if orders := children.workers[0].orders:
+    if orders := children.workers[0].options_socket:
         orders.close()

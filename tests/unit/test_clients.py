@@ -2,60 +2,64 @@
 
 import pytest
 
-from perdition.clients import Clients
+from perdition.client_limits import ClientLimits
 
 HOME, ELSEWHERE = "192.0.2.1", "2001:db8::1"
 
 
 @pytest.fixture
-def clients() -> Clients:
-    return Clients(workers=2)
+def clients() -> ClientLimits:
+    return ClientLimits(workers=2)
 
 
-def test_connections_are_counted_over_all_workers(clients: Clients) -> None:
-    clients.connected(HOME, +1)
-    clients.belong_to(1)
-    clients.connected(HOME, +1)
-    clients.connected(HOME, +1)
-    clients.connected(HOME, -1)
+def test_connections_are_counted_over_all_workers(clients: ClientLimits) -> None:
+    clients.change_connections(HOME, +1)
+    clients.use_share(1)
+    clients.change_connections(HOME, +1)
+    clients.change_connections(HOME, +1)
+    clients.change_connections(HOME, -1)
     assert (clients.connections(HOME), clients.connections(ELSEWHERE)) == (2, 0)
 
 
-def test_connections_of_a_dead_worker_are_forgotten(clients: Clients) -> None:
-    clients.connected(HOME, +1)
-    clients.belong_to(1)
-    clients.connected(HOME, +1)
+def test_connections_of_a_dead_worker_are_forgotten(clients: ClientLimits) -> None:
+    clients.change_connections(HOME, +1)
+    clients.use_share(1)
+    clients.change_connections(HOME, +1)
     clients.shares[0].clear_connections()
     assert clients.connections(HOME) == 1
 
 
-def test_who_guesses_waits_longer_each_time(clients: Clients) -> None:
-    delays = [clients.failed(HOME, b"joe", b"guess %d" % guess) for guess in range(6)]
+def test_who_guesses_waits_longer_each_time(clients: ClientLimits) -> None:
+    delays = [clients.record_failure(HOME, b"joe", b"guess %d" % guess) for guess in range(6)]
     assert delays == [2, 4, 8, 15, 15, 15]
 
 
-def test_guesses_count_over_all_workers(clients: Clients) -> None:
-    clients.failed(HOME, b"joe", b"one")
-    clients.belong_to(1)
-    assert clients.failed(HOME, b"joe", b"two") == 4
+def test_guesses_count_over_all_workers(clients: ClientLimits) -> None:
+    clients.record_failure(HOME, b"joe", b"one")
+    clients.use_share(1)
+    assert clients.record_failure(HOME, b"joe", b"two") == 4
 
 
-def test_who_repeats_an_old_password_waits_no_longer(clients: Clients) -> None:
+def test_who_repeats_an_old_password_waits_no_longer(clients: ClientLimits) -> None:
     delays = []
     for worker in (0, 1, 0, 1):
-        clients.belong_to(worker)
-        delays.append(clients.failed(HOME, b"joe", b"changed last week"))
+        clients.use_share(worker)
+        delays.append(clients.record_failure(HOME, b"joe", b"changed last week"))
     assert delays == [2, 2, 2, 2]
 
 
-def test_one_password_for_many_users_is_guessing(clients: Clients) -> None:
-    assert [clients.failed(HOME, user, b"12345") for user in (b"ann", b"joe", b"max")] == [2, 4, 8]
+def test_one_password_for_many_users_is_guessing(clients: ClientLimits) -> None:
+    assert [clients.record_failure(HOME, user, b"12345") for user in (b"ann", b"joe", b"max")] == [
+        2,
+        4,
+        8,
+    ]
 
 
-def test_nobody_waits_for_what_another_address_has_done(clients: Clients) -> None:
+def test_nobody_waits_for_what_another_address_has_done(clients: ClientLimits) -> None:
     for guess in range(5):
-        clients.failed(HOME, b"joe", b"guess %d" % guess)
-    assert clients.failed(ELSEWHERE, b"joe", b"guess") == 2
+        clients.record_failure(HOME, b"joe", b"guess %d" % guess)
+    assert clients.record_failure(ELSEWHERE, b"joe", b"guess") == 2
 
 
 @pytest.mark.parametrize(
@@ -63,17 +67,17 @@ def test_nobody_waits_for_what_another_address_has_done(clients: Clients) -> Non
     [("2001:db8::2", 4), ("2001:db8:0:ffff::1", 4), ("2001:db8::1%eth0", 4), ("2001:db8:1::1", 2)],
 )
 def test_guesser_has_all_addresses_of_an_ipv6_site(
-    other: str, delay: int, clients: Clients
+    other: str, delay: int, clients: ClientLimits
 ) -> None:
-    clients.failed("2001:db8::1", b"joe", b"one")
-    assert clients.failed(other, b"joe", b"two") == delay
+    clients.record_failure("2001:db8::1", b"joe", b"one")
+    assert clients.record_failure(other, b"joe", b"two") == delay
 
 
-def test_connections_of_a_site_are_not_one_address(clients: Clients) -> None:
-    clients.connected("2001:db8::1", +1)
+def test_connections_of_a_site_are_not_one_address(clients: ClientLimits) -> None:
+    clients.change_connections("2001:db8::1", +1)
     assert clients.connections("2001:db8::2") == 0
 
 
-def test_memory_does_not_tell_passwords(clients: Clients) -> None:
-    clients.failed(HOME, b"joe", b"hunter2")
+def test_memory_does_not_tell_passwords(clients: ClientLimits) -> None:
+    clients.record_failure(HOME, b"joe", b"hunter2")
     assert b"hunter2" not in bytes(clients.own.memory)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from perdition.config_file import BLANKS, Entry, SyntaxProblem, parse
+from perdition.options.config_file import BLANKS, Entry, SyntaxProblem, parse
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ from os import fsdecode
 
 import pytest
 
-from perdition.failure import Failure, Loop, Rejected
+from perdition.failure import ConnectedToItself, Failure, Rejected
 from perdition.protocol import SERVICES
 from perdition.protocol.base import Protocol
-from perdition.protocol.dialogue import Accepted, Credentials, Terms, Upgrade
+from perdition.protocol.dialogue import Accepted, Credentials, StartTLSPolicy, Terms
 from tests.unit.talk import Talk, drive, join
 
 POP3, IMAP4, SIEVE = (SERVICES[name].protocol for name in ("POP3", "IMAP4", "MANAGESIEVE"))
@@ -25,7 +25,10 @@ every_server = pytest.mark.parametrize(("protocol", "capability"), CAPABILITIES)
 
 
 def meet(
-    protocol: Protocol, server: Terms, credentials: Credentials, upgrade: Upgrade = Upgrade.NEVER
+    protocol: Protocol,
+    server: Terms,
+    credentials: Credentials,
+    upgrade: StartTLSPolicy = StartTLSPolicy.NEVER,
 ) -> tuple[Talk[Accepted], Talk[Credentials | None]]:
     """Have our login talk to our own server's side."""
     ours = Talk(protocol.login(credentials, protocol.own_greeting(OURS), upgrade))
@@ -74,7 +77,7 @@ def test_refusals_are_understood(protocol: Protocol, capability: str) -> None:
 @every_server
 def test_tls_before_the_login(protocol: Protocol, capability: str) -> None:
     server = Terms(capability, starttls=True, login_disabled=True)
-    ours, theirs = meet(protocol, server, Credentials("joe", b"secret"), Upgrade.REQUIRED)
+    ours, theirs = meet(protocol, server, Credentials("joe", b"secret"), StartTLSPolicy.REQUIRED)
 
     assert (ours.upgrades, theirs.upgrades) == (1, 1)
     assert theirs.outcome
@@ -82,13 +85,13 @@ def test_tls_before_the_login(protocol: Protocol, capability: str) -> None:
 
 
 @pytest.mark.parametrize("starttls", [False, True])
-@pytest.mark.parametrize("upgrade", Upgrade)
+@pytest.mark.parametrize("upgrade", StartTLSPolicy)
 @every_server
 def test_connection_to_ourselves_is_noticed(
-    protocol: Protocol, capability: str, starttls: bool, upgrade: Upgrade
+    protocol: Protocol, capability: str, starttls: bool, upgrade: StartTLSPolicy
 ) -> None:
     login = Talk(protocol.login(Credentials("joe", b""), protocol.own_greeting(OURS), upgrade))
-    with pytest.raises(Loop):
+    with pytest.raises(ConnectedToItself):
         login.hear(protocol.greeting(OURS, Terms(capability, starttls)))
 
 
@@ -173,7 +176,7 @@ def fail(
 ) -> tuple[Talk[Accepted], str]:
     """Have a real server answer a password with that, and then for ever; gives the failure too."""
     credentials = Credentials("joe", password)
-    talk = Talk(protocol.login(credentials, protocol.own_greeting(OURS), Upgrade.NEVER))
+    talk = Talk(protocol.login(credentials, protocol.own_greeting(OURS), StartTLSPolicy.NEVER))
     try:
         talk.hear(protocol.greeting(THEIRS, Terms(capability)))
         while not leaks(talk.said):

@@ -7,27 +7,36 @@ from pathlib import Path
 
 import pytest
 
-from perdition.helper_line import FIRST_ID, HEAD, MESSAGE_SIZE, SIZE, Line, Status, Wanted, pack
-from perdition.process.helper import PAM_SYSTEM_ERROR, Helper
-from perdition.process.keeper import start
+from perdition.helper.channel import (
+    FIRST_ID,
+    HEAD,
+    MESSAGE_SIZE,
+    SIZE,
+    HelperChannel,
+    Request,
+    Status,
+    pack_fields,
+)
+from perdition.helper.process import PAM_SYSTEM_ERROR, Helper
+from perdition.helper.supervisor import fork_supervisor
 
 
 def test_what_is_no_request(tmp_path: Path) -> None:
     """Whatever a worker has sent, the next one in its place is answered."""
     file = tmp_path / "certificate"
     file.write_bytes(b"octets")
-    line = Line([str(file)])
+    line = HelperChannel([str(file)])
     helper = Helper("test", [line], -1, 1.0)
     for said in (b"", b"?"):
-        line.ours.send(said)
+        line.client_end.send(said)
         helper.respond(line)
 
-    line.ours.send(HEAD.pack(FIRST_ID, Wanted.FILE) + SIZE.pack(0))
+    line.client_end.send(HEAD.pack(FIRST_ID, Request.FILE) + SIZE.pack(0))
     helper.respond(line)
 
-    assert line.ours.recv(MESSAGE_SIZE) == HEAD.pack(FIRST_ID, Status.READY) + b"octets"
-    line.ours.close()
-    line.helpers.close()
+    assert line.client_end.recv(MESSAGE_SIZE) == HEAD.pack(FIRST_ID, Status.READY) + b"octets"
+    line.client_end.close()
+    line.helper_end.close()
 
 
 def fork_that_fails(number: int) -> Callable[[], int]:
@@ -45,16 +54,18 @@ def fork_that_fails(number: int) -> Callable[[], int]:
 def test_no_process_to_ask_pam(monkeypatch: pytest.MonkeyPatch) -> None:
     """That question has no answer, and nobody else's is lost with the helper."""
     monkeypatch.setattr(os, "fork", fork_that_fails(1))
-    line = Line([])
+    line = HelperChannel([])
     helper = Helper("test", [line], -1, 1.0)
 
-    line.ours.send(HEAD.pack(FIRST_ID, Wanted.LOGIN) + pack(b"joe", b"secret", b"192.0.2.1"))
+    line.client_end.send(
+        HEAD.pack(FIRST_ID, Request.LOGIN) + pack_fields(b"joe", b"secret", b"192.0.2.1")
+    )
     helper.respond(line)
 
     failed = HEAD.pack(FIRST_ID, Status.FAILED) + SIZE.pack(PAM_SYSTEM_ERROR)
-    assert line.ours.recv(MESSAGE_SIZE) == failed
-    line.ours.close()
-    line.helpers.close()
+    assert line.client_end.recv(MESSAGE_SIZE) == failed
+    line.client_end.close()
+    line.helper_end.close()
 
 
 def test_no_process_for_the_helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,15 +73,15 @@ def test_no_process_for_the_helper(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     file = tmp_path / "certificate"
     file.write_bytes(b"octets")
     monkeypatch.setattr(os, "fork", fork_that_fails(2))
-    line = Line([str(file)])
+    line = HelperChannel([str(file)])
     lifeline = os.pipe()
 
-    keeper = start("test", [line], lifeline, [], 1.0)
+    keeper = fork_supervisor("test", [line], lifeline, [], 1.0)
 
     try:
-        assert line.ask_for_file(str(file)) == b"octets"
+        assert line.read_file(str(file)) == b"octets"
     finally:
         for descriptor in lifeline:
             os.close(descriptor)
         os.waitpid(keeper, 0)
-        line.ours.close()
+        line.client_end.close()

@@ -6,10 +6,10 @@ from os import fsdecode
 import pytest
 
 from perdition.failure import (
+    ConnectedToItself,
     ConnectFailed,
     Failure,
     LoginDisabled,
-    Loop,
     MapUnavailable,
     MechanismUnavailable,
     NegotiationFailed,
@@ -17,13 +17,7 @@ from perdition.failure import (
     Rejected,
     TLSNotPresent,
 )
-from perdition.protocol.dialogue import (
-    Accepted,
-    Credentials,
-    LineTooLong,
-    Terms,
-    Upgrade,
-)
+from perdition.protocol.dialogue import Accepted, Credentials, LineTooLong, StartTLSPolicy, Terms
 from perdition.protocol.imap4 import IMAP4
 from tests.unit.talk import Talk, drive
 
@@ -40,7 +34,9 @@ def client(heard: bytes, terms: Terms = PLAIN, secured: Terms = PLAIN) -> Talk[C
 
 
 def login(
-    heard: bytes = b"", upgrade: Upgrade = Upgrade.NEVER, credentials: Credentials = JOE
+    heard: bytes = b"",
+    upgrade: StartTLSPolicy = StartTLSPolicy.NEVER,
+    credentials: Credentials = JOE,
 ) -> Talk[Accepted]:
     """What happens when a real server says that."""
     return drive(PROTOCOL.login(credentials, OWN_GREETING, upgrade), heard)
@@ -313,7 +309,7 @@ class TestRealServer:
 
     def test_own_greeting_is_a_loop(self) -> None:
         talk = login()
-        with pytest.raises(Loop):
+        with pytest.raises(ConnectedToItself):
             talk.hear(PROTOCOL.greeting("proxy.example", TLS_FIRST))
         assert talk.said == b""
 
@@ -381,10 +377,12 @@ class TestRealServer:
 
 class TestUpgrade:
     def test_never_asks(self) -> None:
-        assert login(greeting("STARTTLS"), Upgrade.NEVER).said.startswith(b"perdition LOGIN")
+        assert login(greeting("STARTTLS"), StartTLSPolicy.NEVER).said.startswith(b"perdition LOGIN")
 
-    @pytest.mark.parametrize("upgrade", [Upgrade.IF_OFFERED, Upgrade.REQUIRED])
-    def test_comes_before_the_login_and_capabilities_are_asked_anew(self, upgrade: Upgrade) -> None:
+    @pytest.mark.parametrize("upgrade", [StartTLSPolicy.IF_OFFERED, StartTLSPolicy.REQUIRED])
+    def test_comes_before_the_login_and_capabilities_are_asked_anew(
+        self, upgrade: StartTLSPolicy
+    ) -> None:
         talk = login(greeting("STARTTLS", "LOGINDISABLED") + b"perdition OK go\r\n", upgrade)
         assert talk.upgrades == 1
         assert talk.lines == [b"perdition STARTTLS", b"perdition CAPABILITY"]
@@ -393,24 +391,26 @@ class TestUpgrade:
         assert talk.lines[2:] == [b'perdition LOGIN "joe" "secret"']
 
     def test_capabilities_from_before_it_do_not_count(self) -> None:
-        talk = login(greeting("STARTTLS", "LITERAL+") + b"perdition OK go\r\n", Upgrade.REQUIRED)
+        talk = login(
+            greeting("STARTTLS", "LITERAL+") + b"perdition OK go\r\n", StartTLSPolicy.REQUIRED
+        )
         with pytest.raises(MechanismUnavailable):
             talk.hear(b"* CAPABILITY IMAP4rev1 LOGINDISABLED\r\nperdition OK done\r\n")
 
     def test_plain_login_where_it_is_only_wished_for(self) -> None:
-        talk = login(greeting(), Upgrade.IF_OFFERED)
+        talk = login(greeting(), StartTLSPolicy.IF_OFFERED)
         assert (talk.answers, talk.upgrades) == ([b"perdition"], 0)
         assert b"LOGIN" in talk.said
 
     def test_no_login_where_it_is_required(self) -> None:
-        talk = login(b"", Upgrade.REQUIRED)
+        talk = login(b"", StartTLSPolicy.REQUIRED)
         with pytest.raises(TLSNotPresent):
             talk.hear(greeting())
         assert talk.said == b""
 
-    @pytest.mark.parametrize("upgrade", [Upgrade.IF_OFFERED, Upgrade.REQUIRED])
+    @pytest.mark.parametrize("upgrade", [StartTLSPolicy.IF_OFFERED, StartTLSPolicy.REQUIRED])
     @pytest.mark.parametrize("refusal", [b"NO not now", b"BAD what?"])
-    def test_refused_offer_ends_the_login(self, upgrade: Upgrade, refusal: bytes) -> None:
+    def test_refused_offer_ends_the_login(self, upgrade: StartTLSPolicy, refusal: bytes) -> None:
         talk = login(b"", upgrade)
         with pytest.raises(NegotiationFailed):
             talk.hear(greeting("STARTTLS") + b"perdition %b\r\n" % refusal)
@@ -421,7 +421,7 @@ class TestUpgrade:
             greeting("STARTTLS")
             + b"* OK [ALERT] send money\r\nperdition OK go\r\n"
             + b"* CAPABILITY IMAP4rev1\r\nperdition OK injected\r\n",
-            Upgrade.REQUIRED,
+            StartTLSPolicy.REQUIRED,
         )
         assert talk.answers == [b"perdition"] * 2
         talk.hear(b"* CAPABILITY IMAP4rev1\r\nperdition OK done\r\nperdition OK in\r\n")

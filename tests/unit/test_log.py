@@ -7,25 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from perdition.endpoint import ConnectionEnds
 from perdition.failure import StartupError
-from perdition.log import (
-    File,
-    Log,
-    Login,
-    Output,
-    Priority,
-    Sink,
-    Syslog,
-    auth_line,
-    close_line,
-    connect_line,
-    open_sink,
-    printable,
-)
-from perdition.username import Ends
+from perdition.log import File, Log, Output, Priority, Sink, Syslog, open_sink, printable
+from perdition.session_log import LoginRecord, auth_line, close_line, connect_line
 
-ENDS = Ends("192.0.2.1", 4242, "192.0.2.9", 143)
-LOGIN = Login(
+ENDS = ConnectionEnds("192.0.2.1", 4242, "192.0.2.9", 143)
+LOGIN = LoginRecord(
     authorisation="",
     user="joe",
     server="mx:143",
@@ -34,7 +22,7 @@ LOGIN = Login(
     server_secure="starttls",
     status="ok",
 )
-FAILED = Login(
+FAILED = LoginRecord(
     authorisation="ann",
     user="joe",
     server="",
@@ -98,7 +86,7 @@ def test_names_cannot_leave_their_quotes(text: str, shown: str) -> None:
     assert printable(text) == shown
     lines = [
         close_line(ENDS, text, text, None),
-        auth_line(ENDS, Login(text, text, text, "POP3", "ssl", "ssl", "ok", text)),
+        auth_line(ENDS, LoginRecord(text, text, text, "POP3", "ssl", "ssl", "ok", text)),
     ]
     for line in lines:
         assert line.isprintable()

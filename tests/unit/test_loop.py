@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from perdition.net.loop import READ, TICK, Loop, Timers
+from perdition.net.loop import READ, TICK, Handler, Loop, Timers
 from tests.unit.loops import run
 
 YEAR = 365 * 24 * 3600
@@ -156,7 +156,7 @@ class TestLoop:
         assert done == list(range(100))
 
 
-class Ear:
+class Ear(Handler):
     """A handler that notes what it was told, and then does something."""
 
     def __init__(self, loop: Loop, then: Callable[[], None] = lambda: None) -> None:

@@ -6,10 +6,10 @@ from os import fsdecode
 import pytest
 
 from perdition.failure import (
+    ConnectedToItself,
     ConnectFailed,
     Failure,
     LoginDisabled,
-    Loop,
     MapUnavailable,
     MechanismUnavailable,
     NegotiationFailed,
@@ -17,13 +17,7 @@ from perdition.failure import (
     Rejected,
     TLSNotPresent,
 )
-from perdition.protocol.dialogue import (
-    Accepted,
-    Credentials,
-    LineTooLong,
-    Terms,
-    Upgrade,
-)
+from perdition.protocol.dialogue import Accepted, Credentials, LineTooLong, StartTLSPolicy, Terms
 from perdition.protocol.managesieve import ManageSieve
 from tests.unit.talk import Talk, drive
 
@@ -41,7 +35,9 @@ def client(heard: bytes, terms: Terms = PLAIN, secured: Terms = PLAIN) -> Talk[C
 
 
 def login(
-    heard: bytes = b"", upgrade: Upgrade = Upgrade.NEVER, credentials: Credentials = JOE
+    heard: bytes = b"",
+    upgrade: StartTLSPolicy = StartTLSPolicy.NEVER,
+    credentials: Credentials = JOE,
 ) -> Talk[Accepted]:
     """What happens when a real server says that."""
     return drive(PROTOCOL.login(credentials, OWN_GREETING, upgrade), heard)
@@ -259,7 +255,7 @@ class TestRealServer:
 
     def test_own_greeting_is_a_loop(self) -> None:
         talk = login()
-        with pytest.raises(Loop):
+        with pytest.raises(ConnectedToItself):
             talk.hear(PROTOCOL.greeting("proxy.example", PLAIN))
         assert talk.said == b""
 
@@ -323,10 +319,12 @@ STARTTLS = capabilities(b'"STARTTLS"')
 
 class TestUpgrade:
     def test_never_asks(self) -> None:
-        assert login(STARTTLS, Upgrade.NEVER).answers == [b"AUTHENTICATE"]
+        assert login(STARTTLS, StartTLSPolicy.NEVER).answers == [b"AUTHENTICATE"]
 
-    @pytest.mark.parametrize("upgrade", [Upgrade.IF_OFFERED, Upgrade.REQUIRED])
-    def test_comes_before_the_login_and_capabilities_are_heard_anew(self, upgrade: Upgrade) -> None:
+    @pytest.mark.parametrize("upgrade", [StartTLSPolicy.IF_OFFERED, StartTLSPolicy.REQUIRED])
+    def test_comes_before_the_login_and_capabilities_are_heard_anew(
+        self, upgrade: StartTLSPolicy
+    ) -> None:
         talk = login(b'"SASL" ""\r\n"starttls"\r\nOK\r\nOK "go"\r\n', upgrade)
         assert (talk.said, talk.upgrades) == (b"STARTTLS\r\n", 1)
 
@@ -334,30 +332,30 @@ class TestUpgrade:
         assert talk.answers == [b"STARTTLS", b"AUTHENTICATE"]
 
     def test_capabilities_from_before_it_do_not_count(self) -> None:
-        talk = login(STARTTLS + b"OK\r\n", Upgrade.REQUIRED)
+        talk = login(STARTTLS + b"OK\r\n", StartTLSPolicy.REQUIRED)
         with pytest.raises(MechanismUnavailable):
             talk.hear(b'"SASL" "SCRAM-SHA-1"\r\nOK\r\n')
 
     def test_plain_login_where_it_is_only_wished_for(self) -> None:
-        talk = login(capabilities(), Upgrade.IF_OFFERED)
+        talk = login(capabilities(), StartTLSPolicy.IF_OFFERED)
         assert (talk.answers, talk.upgrades) == ([b"AUTHENTICATE"], 0)
 
     def test_no_login_where_it_is_required(self) -> None:
-        talk = login(b"", Upgrade.REQUIRED)
+        talk = login(b"", StartTLSPolicy.REQUIRED)
         with pytest.raises(TLSNotPresent):
             talk.hear(capabilities())
         assert talk.said == b""
 
-    @pytest.mark.parametrize("upgrade", [Upgrade.IF_OFFERED, Upgrade.REQUIRED])
+    @pytest.mark.parametrize("upgrade", [StartTLSPolicy.IF_OFFERED, StartTLSPolicy.REQUIRED])
     @pytest.mark.parametrize("refusal", [b'NO "not now"', b'BYE "bye"'])
-    def test_refused_offer_ends_the_login(self, upgrade: Upgrade, refusal: bytes) -> None:
+    def test_refused_offer_ends_the_login(self, upgrade: StartTLSPolicy, refusal: bytes) -> None:
         talk = login(b"", upgrade)
         with pytest.raises(NegotiationFailed):
             talk.hear(STARTTLS + refusal + b"\r\n")
         assert talk.said == b"STARTTLS\r\n"
 
     def test_plain_octets_behind_the_offer_are_not_used(self) -> None:
-        talk = login(STARTTLS + b"OK\r\n" + capabilities(), Upgrade.REQUIRED)
+        talk = login(STARTTLS + b"OK\r\n" + capabilities(), StartTLSPolicy.REQUIRED)
         assert talk.said == b"STARTTLS\r\n"
         assert talk.goes_on
 

@@ -6,8 +6,7 @@ from prometheus_client import CollectorRegistry
 from perdition import __version__
 from perdition.failure import FAILURES
 from perdition.metrics import ScoreboardCollector
-from perdition.process.scoreboard import GAUGES, TIMES, WIDTH, Counter, Scoreboard, Stage
-from perdition.tally import Tally
+from perdition.scoreboard import GAUGES, TIMES, WIDTH, Column, Scoreboard, Stage, WorkerCounters
 
 
 @pytest.fixture
@@ -33,8 +32,8 @@ def test_build(registry: CollectorRegistry) -> None:
 
 def test_workers_add_up(registry: CollectorRegistry, board: Scoreboard) -> None:
     for row in board.rows:
-        Tally(row).logged_in("TLSv1.2", "")
-        row[Counter.SESSIONS] = 3
+        WorkerCounters(row).logged_in("TLSv1.2", "")
+        row[Column.SESSIONS] = 3
     assert value(registry, "logins_total", result="ok") == 2
     assert value(registry, "tls_logins_total", peer="client", version="TLSv1.2") == 2
     assert value(registry, "sessions", state="before_login") == 4
@@ -44,13 +43,13 @@ def test_workers_add_up(registry: CollectorRegistry, board: Scoreboard) -> None:
 def test_a_session_that_ends_meanwhile_is_not_less_than_none(
     registry: CollectorRegistry, board: Scoreboard
 ) -> None:
-    board.rows[0][Counter.ESTABLISHED] = 1
+    board.rows[0][Column.ESTABLISHED] = 1
     assert value(registry, "sessions", state="before_login") == 0
 
 
 def test_each_failure_is_a_result(registry: CollectorRegistry, board: Scoreboard) -> None:
     for failure in FAILURES:
-        Tally(board.rows[1]).login_failed(failure())
+        WorkerCounters(board.rows[1]).login_failed(failure())
         assert value(registry, "logins_total", result=failure.label) == 1
 
 
@@ -60,7 +59,7 @@ def test_buckets_add_up_and_times_are_seconds(
     clock = iter((0, 1_500_000, 0, 2_000_000_000))
     monkeypatch.setattr("time.monotonic_ns", lambda: next(clock))
     for row in board.rows:
-        with Tally(row).stage(Stage.LOGIN):
+        with WorkerCounters(row).timed(Stage.LOGIN):
             pass
     name = "login_stage_duration_seconds"
     for bound, count in (("0.001", 0), ("0.002", 1), ("1.0", 1), ("2.0", 2), ("+Inf", 2)):
@@ -75,7 +74,7 @@ def test_every_column_that_grows_is_told(registry: CollectorRegistry, board: Sco
         board.rows[0][column] = 1
     told = [sample for family in registry.collect() for sample in family.samples]
     figures = [s for s in told if s.name.endswith(("_total", "_sum", "_bucket"))]
-    assert len(figures) == WIDTH - len(GAUGES) - len([Counter.BEATS])  # those tell the master only
+    assert len(figures) == WIDTH - len(GAUGES) - len([Column.HEARTBEATS])  # not exported
     assert all(sample.value for sample in figures)
     counts = [s.value for s in told if s.name.endswith("_count")]
     assert counts == [len(TIMES[stage]) for stage in Stage]

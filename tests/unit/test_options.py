@@ -6,17 +6,17 @@ from typing import Any
 import pytest
 
 from perdition.cli import parse, usage
-from perdition.configuration import Configuration
 from perdition.endpoint import Endpoint
 from perdition.failure import StartupError
-from perdition.option_kinds import LogPassword, SSLMode, State, States, TLSUse
-from perdition.options import OPTIONS, SHORT, Given, Options
+from perdition.options.configuration import Configuration
+from perdition.options.table import OPTIONS, SHORT, GivenOptions, Options
+from perdition.options.values import LogPassword, SSLMode, State, States, TLSUse
 
 
-def read_options(name: str, command_line: Given) -> tuple[Options, list[str]]:
+def read_options(name: str, command_line: GivenOptions) -> tuple[Options, list[str]]:
     """The options that count, and what there is to remark about them."""
     configuration = Configuration(name, command_line)
-    return configuration.read(), configuration.remarks
+    return configuration.read(), configuration.warnings
 
 
 def options(*arguments: str, name: str = "perdition") -> Options:
@@ -382,7 +382,7 @@ class TestFile:
     def test_is_looked_for_in_the_manuals_order(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, present: list[str], found: str
     ) -> None:
-        monkeypatch.setattr("perdition.configuration.SYSCONFDIR", tmp_path)
+        monkeypatch.setattr("perdition.options.configuration.SYSCONFDIR", tmp_path)
         for name in present:
             kind = name.removeprefix("perdition.").removesuffix(".conf")
             (tmp_path / name).write_text(f"ok_line {kind}")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from perdition.net.loop import Loop
-from perdition.net.pool import Pool, PoolFull
+from perdition.net.thread_pool import ThreadPool, ThreadPoolFull
 from tests.unit.loops import run
 
 YEAR = 365 * 24 * 3600
@@ -21,25 +21,25 @@ def free() -> Iterator[threading.Event]:
 
 
 def test_result(loop: Loop) -> None:
-    pool = Pool(loop, "test", threads=2, waiting=0)
+    pool = ThreadPool(loop, "test", threads=2, waiting=0)
     assert run(loop, pool.call(0, divmod, 7, 2)) == (3, 1)
     assert run(loop, pool.call(YEAR, divmod, 7, 2)) == (3, 1)
 
 
 def test_error(loop: Loop) -> None:
-    pool = Pool(loop, "test", threads=1, waiting=0)
+    pool = ThreadPool(loop, "test", threads=1, waiting=0)
     with pytest.raises(ZeroDivisionError):
         run(loop, pool.call(0, divmod, 7, 0))
 
 
 def test_call_that_takes_too_long_times_out(loop: Loop, free: threading.Event) -> None:
-    pool = Pool(loop, "test", threads=1, waiting=1)
+    pool = ThreadPool(loop, "test", threads=1, waiting=1)
     with pytest.raises(TimeoutError):
         run(loop, pool.call(0.01, free.wait))
 
 
 def test_late_result_is_nobodys(loop: Loop, free: threading.Event) -> None:
-    pool = Pool(loop, "test", threads=1, waiting=1)
+    pool = ThreadPool(loop, "test", threads=1, waiting=1)
 
     async def impatient() -> str:
         with pytest.raises(TimeoutError):
@@ -51,8 +51,8 @@ def test_late_result_is_nobodys(loop: Loop, free: threading.Event) -> None:
 
 
 def test_full_pool_refuses_at_once_and_others_go_on(loop: Loop, free: threading.Event) -> None:
-    full = Pool(loop, "full", threads=1, waiting=1)
-    other = Pool(loop, "other", threads=1, waiting=0)
+    full = ThreadPool(loop, "full", threads=1, waiting=1)
+    other = ThreadPool(loop, "other", threads=1, waiting=0)
 
     async def wait() -> None:
         await full.call(0, free.wait)
@@ -60,7 +60,7 @@ def test_full_pool_refuses_at_once_and_others_go_on(loop: Loop, free: threading.
     async def crowd() -> str:
         for _ in range(2):
             loop.spawn(wait())
-        with pytest.raises(PoolFull):
+        with pytest.raises(ThreadPoolFull):
             await full.call(0, str, "no room")
         return await other.call(0, str, "room")
 
@@ -68,7 +68,7 @@ def test_full_pool_refuses_at_once_and_others_go_on(loop: Loop, free: threading.
 
 
 def test_calls_that_have_ended_make_room(loop: Loop) -> None:
-    pool = Pool(loop, "test", threads=1, waiting=0)
+    pool = ThreadPool(loop, "test", threads=1, waiting=0)
 
     async def one_by_one() -> list[str]:
         return [await pool.call(0, str, number) for number in range(20)]
@@ -77,7 +77,7 @@ def test_calls_that_have_ended_make_room(loop: Loop) -> None:
 
 
 def test_call_given_up_before_it_began_makes_room(loop: Loop, free: threading.Event) -> None:
-    pool = Pool(loop, "test", threads=1, waiting=1)
+    pool = ThreadPool(loop, "test", threads=1, waiting=1)
 
     async def busy() -> None:
         await pool.call(0, free.wait)
@@ -93,7 +93,7 @@ def test_call_given_up_before_it_began_makes_room(loop: Loop, free: threading.Ev
 
 
 def test_cancelled_task_does_not_hear_of_its_call(loop: Loop, free: threading.Event) -> None:
-    pool = Pool(loop, "test", threads=1, waiting=1)
+    pool = ThreadPool(loop, "test", threads=1, waiting=1)
     heard: list[bool] = []
 
     async def ask() -> None:

@@ -5,22 +5,16 @@ from os import fsdecode
 import pytest
 
 from perdition.failure import (
+    ConnectedToItself,
     ConnectFailed,
     Failure,
     LoginDisabled,
-    Loop,
     NegotiationFailed,
     NoServer,
     Rejected,
     TLSNotPresent,
 )
-from perdition.protocol.dialogue import (
-    Accepted,
-    Credentials,
-    LineTooLong,
-    Terms,
-    Upgrade,
-)
+from perdition.protocol.dialogue import Accepted, Credentials, LineTooLong, StartTLSPolicy, Terms
 from perdition.protocol.pop3 import POP3
 from tests.unit.talk import Talk, drive
 
@@ -46,7 +40,9 @@ def client(heard: bytes, terms: Terms = PLAIN, secured: Terms = PLAIN) -> Talk[C
 
 
 def login(
-    heard: bytes = b"", upgrade: Upgrade = Upgrade.NEVER, credentials: Credentials = JOE
+    heard: bytes = b"",
+    upgrade: StartTLSPolicy = StartTLSPolicy.NEVER,
+    credentials: Credentials = JOE,
 ) -> Talk[Accepted]:
     """What happens when a real server says that."""
     return drive(PROTOCOL.login(credentials, OWN_GREETING, upgrade), heard)
@@ -174,7 +170,7 @@ class TestRealServer:
 
     def test_own_greeting_is_a_loop(self) -> None:
         talk = login()
-        with pytest.raises(Loop):
+        with pytest.raises(ConnectedToItself):
             talk.hear(PROTOCOL.greeting("proxy.example", PLAIN))
         assert talk.said == b""
 
@@ -215,28 +211,28 @@ NO_CAPA = b"-ERR what?\r\n"
 
 class TestUpgrade:
     def test_never_asks(self) -> None:
-        assert login(b"+OK hi\r\n", Upgrade.NEVER).said == b"USER joe\r\n"
+        assert login(b"+OK hi\r\n", StartTLSPolicy.NEVER).said == b"USER joe\r\n"
 
-    @pytest.mark.parametrize("upgrade", [Upgrade.IF_OFFERED, Upgrade.REQUIRED])
-    def test_comes_before_the_user_name(self, upgrade: Upgrade) -> None:
+    @pytest.mark.parametrize("upgrade", [StartTLSPolicy.IF_OFFERED, StartTLSPolicy.REQUIRED])
+    def test_comes_before_the_user_name(self, upgrade: StartTLSPolicy) -> None:
         talk = login(b"+OK hi\r\n" + CAPA_WITH_STLS + b"+OK go\r\n", upgrade)
         assert talk.said == b"CAPA\r\nSTLS\r\nUSER joe\r\n"
         assert talk.upgrades == 1
 
     @pytest.mark.parametrize("capabilities", [CAPA_WITHOUT, NO_CAPA])
     def test_plain_login_where_it_is_only_wished_for(self, capabilities: bytes) -> None:
-        talk = login(b"+OK hi\r\n" + capabilities, Upgrade.IF_OFFERED)
+        talk = login(b"+OK hi\r\n" + capabilities, StartTLSPolicy.IF_OFFERED)
         assert (talk.said, talk.upgrades) == (b"CAPA\r\nUSER joe\r\n", 0)
 
     @pytest.mark.parametrize("capabilities", [CAPA_WITHOUT, NO_CAPA])
     def test_no_login_where_it_is_required(self, capabilities: bytes) -> None:
-        talk = login(b"", Upgrade.REQUIRED)
+        talk = login(b"", StartTLSPolicy.REQUIRED)
         with pytest.raises(TLSNotPresent):
             talk.hear(b"+OK hi\r\n" + capabilities)
         assert talk.said == b"CAPA\r\n"
 
-    @pytest.mark.parametrize("upgrade", [Upgrade.IF_OFFERED, Upgrade.REQUIRED])
-    def test_refused_offer_ends_the_login(self, upgrade: Upgrade) -> None:
+    @pytest.mark.parametrize("upgrade", [StartTLSPolicy.IF_OFFERED, StartTLSPolicy.REQUIRED])
+    def test_refused_offer_ends_the_login(self, upgrade: StartTLSPolicy) -> None:
         talk = login(b"", upgrade)
         with pytest.raises(NegotiationFailed):
             talk.hear(b"+OK hi\r\n" + CAPA_WITH_STLS + b"-ERR not now\r\n")
@@ -244,14 +240,15 @@ class TestUpgrade:
 
     def test_plain_octets_behind_the_offer_answer_nothing(self) -> None:
         talk = login(
-            b"+OK hi\r\n" + CAPA_WITH_STLS + b"+OK go\r\n+OK a\r\n+OK b\r\n", Upgrade.REQUIRED
+            b"+OK hi\r\n" + CAPA_WITH_STLS + b"+OK go\r\n+OK a\r\n+OK b\r\n",
+            StartTLSPolicy.REQUIRED,
         )
         assert talk.said.endswith(b"USER joe\r\n")
         assert talk.goes_on
 
     def test_endless_capabilities_are_cut(self) -> None:
         with pytest.raises(NegotiationFailed):
-            login(b"+OK hi\r\n+OK\r\n" + b"X\r\n" * 10_000, Upgrade.IF_OFFERED)
+            login(b"+OK hi\r\n+OK\r\n" + b"X\r\n" * 10_000, StartTLSPolicy.IF_OFFERED)
 
 
 class TestAnswers:
@@ -271,7 +268,7 @@ class TestAnswers:
             (NoServer(), b"-ERR [AUTH] Re-Authentication Failure\r\n"),
             (LoginDisabled(), b"-ERR [SYS/TEMP] Login Disabled\r\n"),
             (ConnectFailed("h:110: gone"), b"-ERR [SYS/TEMP] Could not connect to server\r\n"),
-            (Loop(), b"-ERR [SYS/PERM] Re-Authentication Failure\r\n"),
+            (ConnectedToItself(), b"-ERR [SYS/PERM] Re-Authentication Failure\r\n"),
             (TLSNotPresent(), b"-ERR TLS not present\r\n"),
         ],
     )

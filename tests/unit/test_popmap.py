@@ -8,18 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from perdition.endpoint import Endpoint
+from perdition.endpoint import ConnectionEnds, Endpoint
 from perdition.failure import MapUnavailable, StartupError
 from perdition.makedb.entries import entries
 from perdition.makedb.files import Gdbm, make
-from perdition.options import Options
-from perdition.popmap import Destination, Lengthy, NoMap, PopMap, Query, kinds
-from perdition.popmap.posix_regex import PosixRegexMap
-from perdition.username import Ends
+from perdition.options.table import Options
+from perdition.popmap import Destination, NoMap, PopMap, Query, SlowLookup, kinds
+from perdition.popmap.backends.posix_regex import PosixRegexMap
 from tests.unit import damage
 
 CHECKOUT = Path(__file__).parents[2]
-ENDS = Ends("192.0.2.1", 4242, "192.0.2.9", 143)
+ENDS = ConnectionEnds("192.0.2.1", 4242, "192.0.2.9", 143)
 GDBM, REGEX = "/usr/lib/libperditiondb_gdbm.so.0", "posix_regex"
 
 
@@ -107,7 +106,7 @@ def test_missing_library_is_told_with_its_package(
     monkeypatch: pytest.MonkeyPatch, kind: str, module: str, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.delitem(sys.modules, f"perdition.popmap.{kind}", raising=False)
+    monkeypatch.delitem(sys.modules, f"perdition.popmap.backends.{kind}", raising=False)
     with pytest.raises(StartupError) as error:
         open_map(kind, "", "@")
     assert str(error.value).startswith(f"map_library {kind}: there is no module {module}; install ")
@@ -283,10 +282,10 @@ class TestRegex:
     def test_long_match_is_a_failure_however_many_rules_share_the_time(
         self, path: Path, monkeypatch: pytest.MonkeyPatch, text: str, key: str
     ) -> None:
-        monkeypatch.setattr("perdition.popmap.posix_regex.MATCH_SECONDS", 0.02)
+        monkeypatch.setattr("perdition.popmap.backends.posix_regex.MATCH_SECONDS", 0.02)
         path.write_text(text)
         popmap = open_map(REGEX, str(path), "@")
-        with pytest.raises(Lengthy):
+        with pytest.raises(SlowLookup):
             lookup(popmap, key)
         with pytest.raises(MapUnavailable, match="took more than"):
             popmap.at_length(Query(key, ENDS))

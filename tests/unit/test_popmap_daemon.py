@@ -8,16 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from perdition.endpoint import Endpoint
+from perdition.endpoint import ConnectionEnds, Endpoint
 from perdition.failure import MapUnavailable, StartupError
-from perdition.options import Options
+from perdition.options.table import Options
 from perdition.popmap import Destination, PopMap, Query
-from perdition.popmap.daemon import DaemonMap, request
+from perdition.popmap.backends.daemon import DaemonMap, request
 from perdition.popmap.kinds import open_map
-from perdition.username import Ends
 
-ENDS = Ends("192.0.2.1", 4242, "192.0.2.9", 143)
-SIX = Ends("2001:db8::1", 4242, "2001:db8::9", 143)
+ENDS = ConnectionEnds("192.0.2.1", 4242, "192.0.2.9", 143)
+SIX = ConnectionEnds("2001:db8::1", 4242, "2001:db8::9", 143)
 
 Reply = Callable[[bytes], list[bytes]]
 

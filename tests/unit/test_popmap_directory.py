@@ -8,17 +8,16 @@ from typing import Any
 
 import pytest
 
-from perdition.endpoint import Endpoint
+from perdition.endpoint import ConnectionEnds, Endpoint
 from perdition.failure import MapUnavailable
 from perdition.log import Log, Priority
 from perdition.net.loop import Loop
-from perdition.options import Options
-from perdition.popmap import Destination, Lengthy, PopMap, Query
-from perdition.popmap import directory as directory_module
-from perdition.popmap.directory import Directory
-from perdition.username import Ends
+from perdition.options.table import Options
+from perdition.popmap import Destination, PopMap, Query, SlowLookup
+from perdition.popmap import service as directory_module
+from perdition.popmap.service import PopMapService
 
-ENDS = Ends("192.0.2.1", 4242, "192.0.2.9", 143)
+ENDS = ConnectionEnds("192.0.2.1", 4242, "192.0.2.9", 143)
 JOE = Query("joe", ENDS)
 NORTH = Destination(Endpoint("north"))
 SOUTH = Destination(Endpoint("south"))
@@ -56,7 +55,7 @@ class LengthyMap(LocalMap):
         self.gate = threading.Event()
 
     def lookup(self, query: Query) -> Destination | None:
-        raise Lengthy
+        raise SlowLookup
 
     def at_length(self, query: Query) -> Destination | None:
         assert threading.current_thread() is not threading.main_thread()
@@ -100,7 +99,7 @@ class Desk:
     def __init__(self, popmap: PopMap, **options: Any) -> None:
         self.loop = Loop()
         self.sink = Memory()
-        self.directory = Directory(
+        self.directory = PopMapService(
             self.loop, popmap, Options(**options), Log("perdition", self.sink)
         )
 
@@ -139,7 +138,7 @@ class Desk:
 
     def close(self) -> None:
         self.loop.selector.close()
-        os.close(self.loop.bell)
+        os.close(self.loop.callbacks.descriptor)
 
 
 @pytest.fixture

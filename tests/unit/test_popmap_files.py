@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from perdition.endpoint import Endpoint
+from perdition.endpoint import ConnectionEnds, Endpoint
 from perdition.failure import MapUnavailable
-from perdition.options import Options
+from perdition.options.table import Options
 from perdition.popmap import Destination, PopMap, Query
 from perdition.popmap.kinds import open_map
-from perdition.username import Ends
 
-ENDS = Ends("192.0.2.1", 4242, "192.0.2.9", 143)
+ENDS = ConnectionEnds("192.0.2.1", 4242, "192.0.2.9", 143)
 LINES = "joe:north\nann:south:1143\nmax:maximilian@north\nnul:n\n"
 
 ANSWERS = {
@@ -52,7 +51,7 @@ def write_bdb(file: Path, lines: str) -> None:
 
 def write_bdb_btree(file: Path, lines: str) -> None:
     """Write the other kind of file that sites have."""
-    db = pytest.importorskip("perdition.popmap.bdb").db
+    db = pytest.importorskip("perdition.popmap.backends.bdb").db
     file.unlink(missing_ok=True)
     database = db.DB()
     database.open(str(file), dbtype=db.DB_BTREE, flags=db.DB_CREATE)
@@ -81,7 +80,7 @@ WRITERS = {
 def kind(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     if name.startswith("bdb"):
-        pytest.importorskip("perdition.popmap.bdb")
+        pytest.importorskip("perdition.popmap.backends.bdb")
     return name
 
 
@@ -151,7 +150,7 @@ TOOLS = ("makegdbm", "makebdb")
 def tool(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     if name == "makebdb":
-        pytest.importorskip("perdition.popmap.bdb")
+        pytest.importorskip("perdition.popmap.backends.bdb")
     return name
 
 

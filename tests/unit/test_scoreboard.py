@@ -4,24 +4,24 @@ import os
 
 import pytest
 
+from perdition import scoreboard
 from perdition.failure import FAILURES, LoginDisabled, MapUnavailable, TLSNotPresent
-from perdition.process import scoreboard
-from perdition.process.scoreboard import (
+from perdition.scoreboard import (
     GAUGES,
     LOGINS,
     OCTETS,
     TIMES,
     TLS_LOGINS,
     WIDTH,
-    Answer,
-    Counter,
+    Column,
     Direction,
     Limit,
     Peer,
+    PopMapAnswer,
     Scoreboard,
     Stage,
+    WorkerCounters,
 )
-from perdition.tally import Tally
 
 
 @pytest.fixture
@@ -36,17 +36,17 @@ def counted(row: memoryview) -> set[int]:
 
 def test_workers_add_up(board: Scoreboard) -> None:
     for row in board.rows:
-        Tally(row).connected()
-    assert board.total(Counter.CONNECTIONS) == 2
-    assert [row[Counter.CONNECTIONS] for row in board.rows] == [1, 1]
+        WorkerCounters(row).connected()
+    assert board.total(Column.CONNECTIONS) == 2
+    assert [row[Column.CONNECTIONS] for row in board.rows] == [1, 1]
 
 
 def test_other_processes_see_what_a_worker_counts(board: Scoreboard) -> None:
     if not (pid := os.fork()):
-        Tally(board.rows[1]).connected()
+        WorkerCounters(board.rows[1]).connected()
         os._exit(os.EX_OK)
     os.waitpid(pid, 0)
-    assert board.total(Counter.CONNECTIONS) == 1
+    assert board.total(Column.CONNECTIONS) == 1
 
 
 def test_columns_are_used_once() -> None:
@@ -55,7 +55,7 @@ def test_columns_are_used_once() -> None:
         *(scoreboard.TOTAL_TIMES, *TLS_LOGINS.values()),
     ]
     columns = [
-        *Counter,
+        *Column,
         *(column for family in families for column in family.values()),
         *(column for stage in TIMES.values() for column in stage),
     ]
@@ -66,33 +66,33 @@ def test_only_what_is_over_goes_with_a_worker(board: Scoreboard) -> None:
     for row in board.rows:
         for column in range(WIDTH):
             row[column] = 7
-    assert board.take_back_tokens(0) == 7
+    assert board.clear_gauges(0) == 7
     assert {column for column in range(WIDTH) if not board.rows[0][column]} == set(GAUGES)
     assert set(board.rows[1]) == {7}
 
 
 def test_each_failure_has_a_column_by_its_name(board: Scoreboard) -> None:
     for failure in FAILURES:
-        Tally(board.rows[0]).login_failed(failure())
+        WorkerCounters(board.rows[0]).login_failed(failure())
     assert counted(board.rows[0]) == {LOGINS[failure.label] for failure in FAILURES}
     labels = [failure.label for failure in (LoginDisabled, MapUnavailable, TLSNotPresent)]
     assert labels == ["login_disabled", "map_unavailable", "tls_not_present"]
 
 
 def test_sessions_come_and_go(board: Scoreboard) -> None:
-    tally = Tally(board.rows[0])
+    tally = WorkerCounters(board.rows[0])
     tally.logged_in("TLSv1.3", "")
     tally.logged_in("", "TLSv9")
-    tally.left()
+    tally.logged_out()
     assert board.total(LOGINS["ok"]) == 2
-    assert board.total(Counter.ESTABLISHED) == 1
+    assert board.total(Column.ESTABLISHED) == 1
     assert board.total(TLS_LOGINS[Peer.CLIENT]["TLSv1.3"]) == 1
     assert board.total(TLS_LOGINS[Peer.REAL_SERVER]["other"]) == 1
     assert sum(board.total(column) for column in TLS_LOGINS[Peer.REAL_SERVER].values()) == 1
 
 
 def test_octets_have_cells_of_their_own(board: Scoreboard) -> None:
-    received, sent = Tally(board.rows[0]).octets
+    received, sent = WorkerCounters(board.rows[0]).octets
     received[0] += 5
     sent[0] += 6
     assert board.total(OCTETS[Direction.RECEIVED]) == 5
@@ -100,12 +100,12 @@ def test_octets_have_cells_of_their_own(board: Scoreboard) -> None:
 
 
 def test_answers_and_limits(board: Scoreboard) -> None:
-    tally = Tally(board.rows[0])
-    for answer in Answer:
+    tally = WorkerCounters(board.rows[0])
+    for answer in PopMapAnswer:
         tally.popmap_answered(answer)
     for limit in Limit:
         tally.limit_hit(limit)
-    assert len(counted(board.rows[0])) == len(Answer) + len(Limit)
+    assert len(counted(board.rows[0])) == len(PopMapAnswer) + len(Limit)
 
 
 @pytest.mark.parametrize(
@@ -117,13 +117,13 @@ def test_a_time_is_in_one_bucket(
 ) -> None:
     clock = iter((100, 100 + nanoseconds))
     monkeypatch.setattr("time.monotonic_ns", lambda: next(clock))
-    with Tally(board.rows[0]).stage(Stage.CONNECT):
+    with WorkerCounters(board.rows[0]).timed(Stage.CONNECT):
         pass
     assert board.rows[0][TIMES[Stage.CONNECT][bucket]] == 1
     assert sum(board.rows[0]) == 1 + nanoseconds
 
 
 def test_a_stage_that_fails_took_its_time_too(board: Scoreboard) -> None:
-    with pytest.raises(MapUnavailable), Tally(board.rows[0]).stage(Stage.MAP):
+    with pytest.raises(MapUnavailable), WorkerCounters(board.rows[0]).timed(Stage.MAP):
         raise MapUnavailable
     assert sum(board.total(column) for column in TIMES[Stage.MAP]) == 1

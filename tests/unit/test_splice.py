@@ -16,7 +16,7 @@ from perdition.net import tls
 from perdition.net.loop import Loop
 from perdition.net.splice import BUFFER, PIPE_SIZE, SPARE_PIPES, Connection, Splice, Way
 from perdition.net.tls import MOVING_WRITE_BUFFER
-from perdition.net.wire import NOT_NOW, WantRead
+from perdition.net.transport import NOT_NOW, WantRead
 
 DEADLINE = 20.0
 CHUNK = 200_000
@@ -225,14 +225,14 @@ def owned(way: Way) -> int:
 
 
 def test_welcome_comes_first_and_leftovers_behind_it(session: Session) -> None:
-    session.splice.splice(b"OK in\r\n", b"from client", b"from server")
+    session.splice.start(b"OK in\r\n", b"from client", b"from server")
     assert session.until_client_has(18) == b"OK in\r\nfrom server"
     assert session.until_server_has(11) == b"from client"
     assert counts(session.splice) == (11, 11)
 
 
 def test_nothing_is_counted_that_was_not_said(session: Session) -> None:
-    session.splice.splice(b"OK in\r\n", b"", b"")
+    session.splice.start(b"OK in\r\n", b"", b"")
     session.until_client_has(7)
     assert counts(session.splice) == (0, 0)
 
@@ -242,7 +242,7 @@ def test_every_octet_arrives_both_ways_at_once(session: Session, count: int) -> 
     up, down = octets(count, 1), octets(count, 2)
     session.client.say(up)
     session.server.say(down)
-    session.splice.splice(b"", b"", b"")
+    session.splice.start(b"", b"", b"")
 
     assert session.until_server_has(count) == up
     assert session.until_client_has(count) == down
@@ -257,7 +257,7 @@ def test_slow_reader_holds_up_only_its_own_direction(session: Session) -> None:
     down = octets(BIG)
     session.client.takes = False
     session.server.say(down)
-    session.splice.splice(b"", b"", b"")
+    session.splice.start(b"", b"", b"")
     session.until_stuck()
 
     assert session.server.unsent, "the real server must feel the back-pressure"
@@ -274,7 +274,7 @@ def test_large_leftovers_are_held_for_a_slow_reader(session: Session) -> None:
     leftover = octets(BIG)
     session.client.takes = False
     session.server.say(b"last")
-    session.splice.splice(b"OK\r\n", b"", leftover)
+    session.splice.start(b"OK\r\n", b"", leftover)
     session.until_stuck()
     session.client.takes = True
     assert session.until_client_has(BIG + 8) == b"OK\r\n" + leftover + b"last"
@@ -282,7 +282,7 @@ def test_large_leftovers_are_held_for_a_slow_reader(session: Session) -> None:
 
 def test_client_that_has_said_all_still_gets_its_answer(session: Session) -> None:
     session.client.say(b"QUIT\r\n")
-    session.splice.splice(b"", b"", b"")
+    session.splice.start(b"", b"", b"")
     session.until_server_has(6)
     session.client.say_end()
     while not session.server.heard_end:
@@ -301,7 +301,7 @@ def test_last_words_of_the_real_server_reach_a_slow_client(session: Session) -> 
     words = octets(BIG)
     session.client.takes = False
     session.server.say(words)
-    session.splice.splice(b"", b"", b"")
+    session.splice.start(b"", b"", b"")
     session.until_stuck()
     session.client.takes = True
     while session.server.unsent:
@@ -329,7 +329,7 @@ def test_last_words_over_tls_reach_a_slow_client(tls_session: Session, count: in
     while session.server.unsent:
         session.server.move()
     session.server.say_end()
-    session.splice.splice(b"", b"", b"")
+    session.splice.start(b"", b"", b"")
     while not session.client.heard_end:
         session.turn()
 
@@ -342,7 +342,7 @@ def test_tls_records_may_come_in_pieces(tls_session: Session) -> None:
     words = octets(200_000)
     narrow(tls_session.server.sock, tls_session.splice.server)
     tls_session.server.say(words)
-    tls_session.splice.splice(b"", b"", b"")
+    tls_session.splice.start(b"", b"", b"")
     assert tls_session.until_client_has(len(words)) == words
 
 
@@ -360,7 +360,7 @@ def test_octets_that_tls_has_decrypted_already_are_moved(
     assert heard == b"OK\r\n"
 
     session.client.takes = False
-    session.splice.splice(b"", b"", leftover)
+    session.splice.start(b"", b"", leftover)
     session.until_stuck()
     session.client.takes = True
     assert session.until_client_has(len(leftover) + 5) == leftover + b"early"
@@ -373,7 +373,7 @@ def test_reset_ends_both_sides_once(session: Session, rude: str, unread: int) ->
     if rude == "server":
         gone, left = left, gone
     left.say(bytes(unread))
-    session.splice.splice(b"", b"", b"")
+    session.splice.start(b"", b"", b"")
     gone.takes = False
     session.until_stuck()
 
@@ -390,7 +390,7 @@ def test_reset_ends_both_sides_once(session: Session, rude: str, unread: int) ->
 
 def test_client_that_has_gone_before_its_welcome_ends_the_session(session: Session) -> None:
     session.client.reset()
-    session.splice.splice(b"OK in\r\n", b"", b"")
+    session.splice.start(b"OK in\r\n", b"", b"")
     while not session.told:
         session.loop.call_soon_from_thread(session.stop)
         session.loop.run()
@@ -399,7 +399,7 @@ def test_client_that_has_gone_before_its_welcome_ends_the_session(session: Sessi
 
 def test_idle_session_is_told_and_then_closed(loop: Loop) -> None:
     with closing(Session(loop, timeout=0.1)) as session:
-        session.splice.splice(b"", b"", b"")
+        session.splice.start(b"", b"", b"")
         session.splice.at_end = session.stop
         loop.run()
         assert session.told == ["idle", "closed"]
@@ -408,7 +408,7 @@ def test_idle_session_is_told_and_then_closed(loop: Loop) -> None:
 
 def test_session_where_something_moves_is_not_idle(loop: Loop) -> None:
     with closing(Session(loop, timeout=0.2)) as session:
-        session.splice.splice(b"", b"", b"")
+        session.splice.start(b"", b"", b"")
 
         def say() -> None:
             session.server.sock.send(b"x")
@@ -421,7 +421,7 @@ def test_session_where_something_moves_is_not_idle(loop: Loop) -> None:
 
 
 def test_last_notice_comes_only_in_its_place(session: Session) -> None:
-    session.splice.splice(b"", b"", b"")
+    session.splice.start(b"", b"", b"")
     session.splice.send_last(b'BYE "idle"\r\n')
     assert session.until_client_has(12) == b'BYE "idle"\r\n'
 
@@ -444,11 +444,11 @@ def test_sessions_do_not_get_the_events_of_those_before_them(loop: Loop) -> None
 
         def succeed() -> None:
             successors.append(stack.enter_context(closing(Session(loop))))
-            successors[0].splice.splice(b"", b"", b"")
+            successors[0].splice.start(b"", b"", b"")
 
         first = stack.enter_context(closing(Session(loop)))
         first.splice.at_end = succeed
-        first.splice.splice(b"", b"", b"")
+        first.splice.start(b"", b"", b"")
         numbers = {first.splice.client.fileno(), first.splice.server.fileno()}
         first.client.reset()
         first.server.reset()

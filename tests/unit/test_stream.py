@@ -10,9 +10,8 @@ import pytest
 
 from perdition.net import stream as stream_module
 from perdition.net.loop import Loop
-from perdition.net.stream import CHUNK, Abandoned, PeerClosed, Stream
-from perdition.net.wire import TLSFailed
-from perdition.protocol.dialogue import LineTooLong
+from perdition.net.stream import CHUNK, Abandoned, LineLimitExceeded, PeerClosed, Stream
+from perdition.net.transport import TLSHandshakeFailed
 from tests.unit.loops import run
 
 LIMIT = 100
@@ -65,7 +64,7 @@ def test_lines_and_literals_come_whole_from_any_pieces(
         return heard
 
     assert run(loop, listen()) == [b"one", b"two", b"", b"{3}", b"\r\n!", b"four", b"re"]
-    assert stream.leftover() == b"st"
+    assert stream.unread() == b"st"
 
 
 @pytest.mark.parametrize("line", [b"x" * (LIMIT - 1) + b"\r\n", b"x" * LIMIT + b"\n"])
@@ -79,9 +78,9 @@ def test_longer_line_is_not_waited_for(
     loop: Loop, stream: Stream, peer: socket.socket, line: bytes
 ) -> None:
     peer.send(line)
-    with pytest.raises(LineTooLong):
+    with pytest.raises(LineLimitExceeded):
         run(loop, stream.read_line(LIMIT))
-    assert len(stream.leftover()) <= LIMIT + CHUNK
+    assert len(stream.unread()) <= LIMIT + CHUNK
 
 
 @every_read
@@ -130,14 +129,14 @@ def test_tls_where_plain_text_is_expected_is_told_at_once(
     loop: Loop, stream: Stream, peer: socket.socket
 ) -> None:
     peer.send(b"\x16\x03\x01\x02\x00\x01")
-    with pytest.raises(TLSFailed, match="TLS"):
+    with pytest.raises(TLSHandshakeFailed, match="TLS"):
         run(loop, stream.read_line(LIMIT))
 
 
 def test_next_owner_gets_what_was_not_used(loop: Loop, stream: Stream, peer: socket.socket) -> None:
     peer.send(b"OK\r\n* early")
     assert run(loop, stream.read_line(LIMIT)) == b"OK"
-    assert stream.leftover() == b"* early"
+    assert stream.unread() == b"* early"
     assert stream.hand_over().fileno() == stream.sock.fileno()
 
 
@@ -150,7 +149,7 @@ def test_closed_stream_hears_nothing_more(
     close(stream)
     with closing(stream.sock):
         run(loop, loop.sleep(0))
-    assert stream.leftover() == b""
+    assert stream.unread() == b""
 
 
 LONG_PAUSE = 60.0

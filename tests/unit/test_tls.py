@@ -7,17 +7,12 @@ from pathlib import Path
 import pytest
 
 from perdition.failure import StartupError
-from perdition.net.tls import remarks
-from perdition.net.tls_listening import (
-    ListeningTLS,
-    identities,
-    listening_files,
-    read_passphrase,
-)
+from perdition.net.tls import warnings
+from perdition.net.tls_listening import ListeningTLS, identities, listening_files, read_passphrase
 from perdition.net.tls_outgoing import OutgoingTLS
-from perdition.net.wire import TLSError, reason
-from perdition.option_kinds import TLS_VERSIONS
-from perdition.options import Options
+from perdition.net.transport import TLSError, error_text
+from perdition.options.table import Options
+from perdition.options.values import TLS_VERSIONS
 from tests.support.authority import Authority
 from tests.support.dovecot import Certificate
 
@@ -113,7 +108,7 @@ def test_remark_where_openssl_does_not_go_so_low(side: str, version: str) -> Non
     both = ("ssl_listen_min_proto_version", "ssl_outgoing_min_proto_version")
     limits = dict.fromkeys(both, "tlsv1.2") | {f"ssl_{side}_min_proto_version": version}
 
-    told = remarks(Options(**limits))
+    told = warnings(Options(**limits))
 
     low = version in ("sslv3", "tlsv1", "tlsv1.1")
     assert [f"ssl_{side}_min_proto_version is {version}" in line for line in told] == [True] * low
@@ -121,13 +116,13 @@ def test_remark_where_openssl_does_not_go_so_low(side: str, version: str) -> Non
 
 def test_no_remark_where_the_ciphers_let_openssl_go_so_low() -> None:
     ciphers = "DEFAULT:@SECLEVEL=0"
-    assert not remarks(Options(ssl_listen_ciphers=ciphers, ssl_outgoing_ciphers=ciphers))
+    assert not warnings(Options(ssl_listen_ciphers=ciphers, ssl_outgoing_ciphers=ciphers))
 
 
 @pytest.mark.parametrize("side", ["listen", "outgoing"])
 def test_remark_on_compression(side: str) -> None:
     wanted = Options(**{f"ssl_{side}_compression": True})
-    assert any(f"ssl_{side}_compression is on" in line for line in remarks(wanted))
+    assert any(f"ssl_{side}_compression is on" in line for line in warnings(wanted))
 
 
 @pytest.mark.parametrize(
@@ -157,4 +152,4 @@ def test_name_that_a_real_server_is_told(
     ],
 )
 def test_reason_is_in_words(error: OSError, words: str) -> None:
-    assert reason(error) == words
+    assert error_text(error) == words

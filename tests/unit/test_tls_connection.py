@@ -13,8 +13,8 @@ from OpenSSL import SSL
 from perdition.net.tls import Connection
 from perdition.net.tls_listening import ListeningTLS, listening_files
 from perdition.net.tls_outgoing import OutgoingTLS
-from perdition.net.wire import TLSError, WantRead, WantWrite
-from perdition.options import Options
+from perdition.net.transport import TLSError, WantRead, WantWrite
+from perdition.options.table import Options
 from tests.support.authority import Authority, rsa_key
 from tests.support.dovecot import Certificate
 

@@ -3,13 +3,13 @@
 import pytest
 
 from perdition.cli import parse
-from perdition.endpoint import Endpoint
-from perdition.option_kinds import State
-from perdition.options import Options
-from perdition.username import Ends, Typed, divide_server, in_state, query_keys, strip_levels
+from perdition.endpoint import ConnectionEnds, Endpoint
+from perdition.options.table import Options
+from perdition.options.values import State
+from perdition.username import Typed, divide_server, in_state, query_keys, strip_levels
 
 LOOKUP, AUTH, LOGIN = State.SERVERNAME_LOOKUP, State.LOCAL_AUTHENTICATION, State.REMOTE_LOGIN
-ENDS = Ends("192.0.2.1", 4242, "2001:db8::9", 143)
+ENDS = ConnectionEnds("192.0.2.1", 4242, "2001:db8::9", 143)
 
 
 def options(*arguments: str) -> Options:

@@ -1,0 +1,122 @@
+"""Limits per client address, over all workers: connections, and the delay after failed logins.
+
+The memory is shared and created before the fork. Each worker writes its own share and reads all of
+them, so there are no locks. An address has one cell in each of two tables, by two hashes; two
+addresses are confused only if both cells are the same.
+"""
+
+import mmap
+import socket
+import struct
+from time import monotonic
+
+CELLS = 16384
+"""Cells of a table: with as many addresses at a time, one in some thousands shares both cells."""
+MIN_DELAY = 2.0
+MAX_DELAY = 15.0
+"""Delay of a refusal in seconds: after the first failure, and the maximum."""
+MAX_FAILURES = 16
+"""Further failures do not increase the delay."""
+FORGET_SECONDS = 60.0
+"""The failures of an address expire after this time without another one."""
+SITE_OCTETS = 6
+"""Octets of an IPv6 address that identify a site: the largest site has a /48 (RFC 6177)."""
+
+
+class Share:
+    """A worker's part of the memory: connections and failed logins of each cell.
+
+    ``failed_at`` is in seconds of the monotonic clock; ``guesses`` has a hash of the last
+    credentials.
+    """
+
+    SIZE = 2 * CELLS * (2 + 2 + 4 + 4)
+
+    def __init__(self, memory: memoryview) -> None:
+        cells = 2 * CELLS
+        self.memory = memory
+        self.connections = memory[: 2 * cells].cast("H")
+        self.failures = memory[2 * cells : 4 * cells].cast("H")
+        self.failed_at = memory[4 * cells : 8 * cells].cast("I")
+        self.guesses = memory[8 * cells : 12 * cells].cast("I")
+
+    def clear_connections(self) -> None:
+        """Clear the connections of a worker that has died."""
+        size = self.connections.nbytes
+        self.memory[:size] = bytes(size)
+
+
+class ClientLimits:
+    """The shares of all workers; ``own`` is the one that this worker writes."""
+
+    def __init__(self, workers: int) -> None:
+        memory = memoryview(mmap.mmap(-1, workers * Share.SIZE))
+        self.shares = [
+            Share(memory[number * Share.SIZE : (number + 1) * Share.SIZE])
+            for number in range(workers)
+        ]
+        self.own = self.shares[0]
+
+    def use_share(self, number: int) -> None:
+        """Use the share of a worker, counted from 0."""
+        self.own = self.shares[number]
+
+    def keyed_hash(self, *texts: bytes) -> bytes:
+        """Return a hash of eight octets.
+
+        Its key is Python's random hash seed, which the workers share because they were forked, and
+        which a client cannot know: it can neither choose colliding addresses nor read passwords.
+        """
+        return struct.pack("q", hash(b"\0".join(texts)))
+
+    def cells(self, source: bytes) -> tuple[int, int]:
+        """Return the two cells of an address."""
+        one, two = struct.unpack("II", self.keyed_hash(source))
+        return one % CELLS, CELLS + two % CELLS
+
+    def connections(self, address: str) -> int:
+        """Return how many connections an address has, over all workers."""
+        return min(
+            sum(share.connections[cell] for share in self.shares)
+            for cell in self.cells(address.encode())
+        )
+
+    def change_connections(self, address: str, change: int) -> None:
+        """Count a connection more (+1) or one less (-1) for an address."""
+        for cell in self.cells(address.encode()):
+            self.own.connections[cell] += change
+
+    def record_failure(self, address: str, user: bytes, password: bytes) -> float:
+        """Count a failed login; return the delay of its refusal in seconds.
+
+        Repeated credentials, as a mail client with an old password sends them, are no guesses and
+        do not increase the delay.
+        """
+        cells = self.cells(throttle_key(address))
+        (guess,) = struct.unpack_from("I", self.keyed_hash(user, password))
+        repeated = all(any(share.guesses[cell] == guess for share in self.shares) for cell in cells)
+        now = int(monotonic())
+        if not repeated:
+            for cell in cells:
+                count = 1 + self.recent_failures(self.own, cell, now)
+                self.own.failures[cell] = min(count, MAX_FAILURES)
+                self.own.guesses[cell] = guess
+        for cell in cells:
+            self.own.failed_at[cell] = now
+        count = min(
+            sum(self.recent_failures(share, cell, now) for share in self.shares) for cell in cells
+        )
+        return min(MAX_DELAY, MIN_DELAY * 2.0 ** (min(count, MAX_FAILURES) - 1))
+
+    @staticmethod
+    def recent_failures(share: Share, cell: int, now: int) -> int:
+        """Return the failures in a cell of one share that have not expired."""
+        return share.failures[cell] if now - share.failed_at[cell] <= FORGET_SECONDS else 0
+
+
+def throttle_key(address: str) -> bytes:
+    """Return the key for throttling: the IPv4 address, or the /48 of an IPv6 address."""
+    if ":" not in address:
+        return address.encode()
+    number, _, _ = address.partition("%")
+    return socket.inet_pton(socket.AF_INET6, number)[:SITE_OCTETS]

@@ -1,0 +1,96 @@
+"""Runs a protocol's dialogue over a stream."""
+
+import socket
+from collections.abc import Callable
+from typing import TypeVar
+
+from perdition.log import Log, printable
+from perdition.net.stream import LineLimitExceeded, Stream
+from perdition.net.transport import TLSTransport
+from perdition.protocol.dialogue import (
+    Act,
+    Dialogue,
+    LineTooLong,
+    Pause,
+    ReadExactly,
+    ReadLine,
+    StartTLS,
+    Write,
+)
+
+T = TypeVar("T")
+
+PAUSE_SECONDS = 3.0
+"""Delay of the reply to a syntax error or to a failed login, in seconds."""
+
+
+class DialogueRunner:
+    """Performs the acts of dialogues with one peer, and logs the traffic if ``logged`` is set.
+
+    ``peer`` is CLIENT or REAL, as ``connection_logging`` shows it. ``wrap`` adds TLS to the socket,
+    if a dialogue may ask for that.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        peer: str,
+        log: Log,
+        logged: bool,
+        wrap: Callable[[socket.socket], TLSTransport] | None = None,
+    ) -> None:
+        self.stream = stream
+        self.wrap = wrap
+        self.peer = peer
+        self.log = log
+        self.logged = logged
+
+    async def run(self, dialogue: Dialogue[T]) -> T:
+        """Perform the acts of a dialogue until it returns; return what it returns.
+
+        Raises what the dialogue raises, PeerClosed, TLSHandshakeFailed, and TimeoutError if the
+        peer is silent.
+        """
+        try:
+            act = next(dialogue)
+            while True:
+                try:
+                    result = await self.perform(act)
+                except LineLimitExceeded:
+                    act = dialogue.throw(LineTooLong())
+                else:
+                    act = dialogue.send(result)
+        except StopIteration as end:
+            outcome: T = end.value
+            return outcome
+
+    async def perform(self, act: Act) -> bytes:
+        """Perform one act, and return the octets that it results in."""
+        match act:
+            case ReadLine(limit, shown):
+                line = await self.stream.read_line(limit)
+                self.log_traffic(self.peer, shown(line))
+                return line
+            case ReadExactly(count):
+                octets = await self.stream.read_exactly(count)
+                self.log_traffic(self.peer, b"<%d octets>" % count)
+                return octets
+            case Write(octets, shown_octets):
+                await self.send(octets, shown_octets)
+            case Pause():
+                await self.stream.pause(PAUSE_SECONDS)
+            case StartTLS():
+                assert self.wrap
+                await self.stream.start_tls(self.wrap, "starttls")
+        return b""
+
+    async def send(self, octets: bytes, shown: bytes | None = None) -> None:
+        """Send octets; the log shows ``shown`` in their place, if it is given."""
+        self.log_traffic("SELF", octets if shown is None else shown)
+        await self.stream.write(octets)
+
+    def log_traffic(self, speaker: str, octets: bytes) -> None:
+        """Log a line from either side, if ``logged`` is set."""
+        if self.logged:
+            text = octets.decode(errors="surrogateescape").removesuffix("\r\n")
+            self.log.debug(f'{speaker}: "{printable(text)}"')

@@ -1,0 +1,92 @@
+"""The protocol between the helper and the processes that use it.
+
+A request has an id, a type and a body; its reply has the same id, a status and a body.
+
+    FILE   the number of a file            READY and the content, or FAILED and the reason
+    LOGIN  user, password, client address  READY, or FAILED and PAM's error number
+    CANCEL the id of a LOGIN whose reply is no longer wanted; it has no reply of its own
+"""
+
+import socket
+import struct
+from collections.abc import Iterator
+from enum import IntEnum
+
+from perdition.failure import StartupError
+
+HEAD = struct.Struct("!IB")
+SIZE = struct.Struct("!I")
+
+MESSAGE_SIZE = 131072
+"""Maximum size of a message in octets: enough for a certificate with chain and authorities."""
+
+HIGHEST_ID = 0xFFFFFFFF
+FIRST_ID = 1
+HELPER_RESTARTED = 0
+"""The id of the first message of a new helper: replies to earlier requests will not come."""
+
+FILE_SECONDS = 5.0
+"""Time limit for a reply with a file."""
+
+
+class Request(IntEnum):
+    """Types of requests."""
+
+    FILE = 0
+    LOGIN = 1
+    CANCEL = 2
+
+
+class Status(IntEnum):
+    """Results of requests."""
+
+    READY = 0
+    FAILED = 1
+
+
+def pack_fields(*fields: bytes) -> bytes:
+    """Return fields joined, each preceded by its size."""
+    return b"".join(SIZE.pack(len(field)) + field for field in fields)
+
+
+def unpack_fields(body: bytes) -> Iterator[bytes]:
+    """Yield the fields that ``pack_fields`` joined."""
+    while body:
+        (size,) = SIZE.unpack_from(body)
+        end = SIZE.size + size
+        yield body[SIZE.size : end]
+        body = body[end:]
+
+
+class HelperChannel:
+    """Both ends of a connection to the helper, created before the fork.
+
+    ``files`` are the files that may be asked for, by their index.
+    """
+
+    def __init__(self, files: list[str]) -> None:
+        self.files = files
+        self.client_end, self.helper_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    def read_file(self, path: str) -> bytes:
+        """Return the content of a file; raises StartupError. Blocks for up to FILE_SECONDS."""
+        self.client_end.settimeout(FILE_SECONDS)
+        body = SIZE.pack(self.files.index(path))
+        identifier = HELPER_RESTARTED
+        try:
+            self.client_end.send(HEAD.pack(FIRST_ID, Request.FILE) + body)
+            while identifier == HELPER_RESTARTED:
+                message = self.client_end.recv(MESSAGE_SIZE)
+                if not message:
+                    raise StartupError(f"{path}: the helper has exited")
+                identifier, status = HEAD.unpack_from(message)
+        except OSError as error:
+            raise StartupError(f"{path}: the helper does not reply ({error})") from error
+        return file_content(status, message[HEAD.size :])
+
+
+def file_content(status: int, body: bytes) -> bytes:
+    """Return the content in a reply to FILE; raises StartupError if the helper could not read."""
+    if status != Status.READY:
+        raise StartupError(body.decode(errors="replace"))
+    return body

@@ -1,0 +1,113 @@
+"""The helper's client on an event loop."""
+
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+
+from perdition.failure import StartupError
+from perdition.helper.channel import (
+    FILE_SECONDS,
+    HEAD,
+    HELPER_RESTARTED,
+    HIGHEST_ID,
+    MESSAGE_SIZE,
+    SIZE,
+    HelperChannel,
+    Request,
+    Status,
+    file_content,
+    pack_fields,
+)
+from perdition.net.loop import READ, Handler, Loop, Task, Timer, suspend
+
+
+class HelperUnavailable(Exception):
+    """The helper cannot be asked, or does not reply."""
+
+
+class HelperClient(Handler):
+    """Sends requests to the helper for the sessions of a loop, several at a time."""
+
+    def __init__(self, loop: Loop, channel: HelperChannel) -> None:
+        self.loop = loop
+        self.channel = channel
+        self.last_id = 0
+        self.waiting: dict[int, Task] = {}
+        loop.watch(channel.client_end.fileno(), READ, self)
+
+    async def read_file(self, path: str) -> bytes:
+        """Return the content of a file; raises StartupError."""
+        try:
+            body = SIZE.pack(self.channel.files.index(path))
+            status, reply = await self.request(Request.FILE, body, FILE_SECONDS)
+        except HelperUnavailable as error:
+            raise StartupError(f"{path}: {error}") from error
+        return file_content(status, reply)
+
+    async def login(self, user: bytes, password: bytes, address: bytes, seconds: float) -> int:
+        """Return PAM's error number for a user and password: 0 if they are accepted.
+
+        Raises HelperUnavailable, also after ``seconds`` (0: no limit).
+        """
+        body = pack_fields(user, password, address)
+        status, reply = await self.request(Request.LOGIN, body, seconds)
+        (code,) = SIZE.unpack(reply)
+        return 0 if status == Status.READY else int(code)
+
+    async def request(self, kind: Request, body: bytes, seconds: float) -> tuple[int, bytes]:
+        """Return the status and the body of the reply; raises HelperUnavailable."""
+        self.last_id = self.last_id % HIGHEST_ID + 1
+        identifier = self.last_id
+        sock = self.channel.client_end
+        try:
+            sock.send(HEAD.pack(identifier, kind) + body, socket.MSG_DONTWAIT)
+        except OSError as error:
+            raise HelperUnavailable(f"the helper cannot be asked: {error.strerror}") from error
+
+        def arm(task: Task) -> Callable[[], None]:
+            timer: Timer | None = None
+            self.waiting[identifier] = task
+            if seconds:
+                timer = self.loop.call_later(seconds, lambda: self.give_up(identifier))
+
+            def disarm() -> None:
+                self.waiting.pop(identifier, None)
+                if timer:
+                    self.loop.timers.cancel(timer)
+
+            return disarm
+
+        try:
+            reply: tuple[int, bytes] = await suspend(arm)
+        except BaseException:
+            with suppress(OSError):
+                sock.send(HEAD.pack(identifier, Request.CANCEL), socket.MSG_DONTWAIT)
+            raise
+        return reply
+
+    def ready(self, events: int) -> None:
+        """Pass a reply to the task that waits for it, if one still does."""
+        try:
+            message = self.channel.client_end.recv(MESSAGE_SIZE, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            message = b""
+        if not message:
+            self.loop.watch(self.channel.client_end.fileno(), 0, self)
+            self.give_up_all()
+            return
+        identifier, status = HEAD.unpack_from(message)
+        if identifier == HELPER_RESTARTED:
+            self.give_up_all()
+        elif task := self.waiting.get(identifier):
+            task.answer((status, message[HEAD.size :]))
+
+    def give_up(self, identifier: int) -> None:
+        """Fail the request with that id, if it still waits."""
+        if task := self.waiting.get(identifier):
+            task.answer(error=HelperUnavailable("the helper does not reply"))
+
+    def give_up_all(self) -> None:
+        for identifier in list(self.waiting):
+            self.give_up(identifier)

@@ -1,0 +1,104 @@
+"""``perdition --lookup USER[,USER...]``: shows to which server users would be sent, and why.
+
+It takes the steps of a login up to the name of the real server, with the options and the code of
+the daemon, and prints each of them. It starts nothing and asks for no password: a popmap that
+verifies passwords gets an empty one.
+"""
+
+from perdition.client_limits import ClientLimits
+from perdition.endpoint import ConnectionEnds
+from perdition.failure import MapUnavailable, NoServer, Rejected
+from perdition.log import Log, Output, printable
+from perdition.login import LoginAttempt
+from perdition.net.loop import Loop
+from perdition.net.tls_contexts import TLSContexts
+from perdition.options.table import Options
+from perdition.options.values import State
+from perdition.popmap import Destination, Query
+from perdition.popmap.kinds import open_map
+from perdition.popmap.service import PopMapService
+from perdition.protocol.dialogue import Credentials
+from perdition.scoreboard import Scoreboard, WorkerCounters
+from perdition.site import Site
+from perdition.username import in_state
+
+FOUND = 0
+NOT_FOUND = 1
+UNAVAILABLE = 2
+"""Exit statuses; of several users, the highest counts."""
+
+STDERR = 2
+LOCALHOST = "127.0.0.1"
+
+
+class PrintingPopMapService(PopMapService):
+    """Prints each key that is queried, and the answer."""
+
+    async def lookup(self, query: Query) -> Destination | None:
+        key = printable(query.key)
+        try:
+            found = await super().lookup(query)
+        except (MapUnavailable, Rejected) as failure:
+            print(f'  key "{key}": {printable(failure.detail)}')
+            raise
+        print(f'  key "{key}": {described(found)}')
+        return found
+
+
+def run(name: str, users: str, options: Options) -> int:
+    """Look up users, separated by commas; return the exit status. Raises StartupError."""
+    popmap = open_map(options)
+    popmap.check()
+    loop = Loop()
+    log = Log(name, Output(STDERR), options.debug)
+    site = Site.open(
+        loop,
+        options,
+        log,
+        popmap=PrintingPopMapService(loop, popmap, options, log),
+        tls=TLSContexts(),
+        client_limits=ClientLimits(workers=1),
+        counters=WorkerCounters(Scoreboard(1).rows[0]),
+    )
+    status = loop.run_until_done(look_up_all(site, users.split(",")))
+    popmap.close()
+    return status
+
+
+async def look_up_all(site: Site, users: list[str]) -> int:
+    """Print where users would be sent; return the exit status."""
+    return max([await look_up(site, user) for user in users])
+
+
+async def look_up(site: Site, user: str) -> int:
+    """Print where a user would be sent; return the exit status for that user."""
+    options = site.options
+    print(f"{printable(user)}:")
+    own_host = options.bind_address[0].host if options.bind_address else LOCALHOST
+    ends = ConnectionEnds(LOCALHOST, 0, own_host, int(options.service.port))
+    servers = list(options.outgoing_server)
+    attempt = LoginAttempt(site, ends, Credentials(user, b""), "plaintext", servers)
+    domain = await attempt.domain()
+    try:
+        route = await attempt.find_route(domain)
+    except MapUnavailable:
+        print("  cannot log in for now: the popmap is unavailable")
+        return UNAVAILABLE
+    except NoServer:
+        print("  cannot log in: no server for this user")
+        return NOT_FOUND
+    except Rejected:
+        print("  cannot log in without a password: the popmap verifies it")
+        return NOT_FOUND
+    shown = " or ".join(str(attempt.with_port(server)) for server in route.servers)
+    remote = in_state(route.name, State.REMOTE_LOGIN, domain, options)
+    print(f'  logs in at {printable(shown)} as "{printable(remote)}"')
+    return FOUND
+
+
+def described(found: Destination | None) -> str:
+    """Return a popmap's answer in words."""
+    if not found:
+        return "not in the popmap"
+    server = printable(str(found.server)) or "no server"
+    return f'{server}, user "{printable(found.user)}"' if found.user else server

@@ -1,0 +1,107 @@
+"""Command line and configuration file together: what counts, at start and after SIGHUP."""
+
+import os
+from collections.abc import Callable
+from os import fsdecode
+
+from perdition.failure import StartupError
+from perdition.files import SYSCONFDIR, read_file
+from perdition.options import config_file
+from perdition.options.option_types import FLAG
+from perdition.options.table import OPTIONS, SHORT, GivenOptions, Options, merge
+
+Read = Callable[[str], bytes]
+
+NAMES = {
+    "perdition.pop3": "POP3",
+    "perdition.pop3s": "POP3S",
+    "perdition.imap4": "IMAP4",
+    "perdition.imap4s": "IMAP4S",
+    "perdition.imaps": "IMAP4S",
+    "perdition.managesieve": "MANAGESIEVE",
+}
+"""The protocols that perdition's names stand for."""
+
+
+class Configuration:
+    """Where the options come from. ``warnings`` are what the last reading has for the log.
+
+    ``path`` is the configuration file; "": there was none so far. The one that was found at the
+    start counts as long as perdition runs: it may be away at a SIGHUP by mistake only, or be where
+    nobody but root can look.
+    """
+
+    def __init__(self, name: str, command_line: GivenOptions) -> None:
+        self.name = name
+        self.command_line = command_line
+        self.warnings: list[str] = []
+        self.path = ""
+
+    def find(self) -> str:
+        """Return the configuration file: the one named, else the first of the manual's places.
+
+        "": there is none. Raises StartupError if nobody can tell.
+        """
+        named = self.command_line.values.get("config_file")
+        if named is not None:
+            return str(named)
+        protocol = self.command_line.values.get("protocol") or NAMES.get(self.name, "POP3")
+        for base in (self.name, f"perdition.{protocol.lower()}", "perdition"):
+            path = f"{SYSCONFDIR}/{base}.conf"
+            try:
+                os.stat(path)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                raise StartupError(
+                    f"config_file {path}: {error.strerror}; give a file that can be read, "
+                    "or an empty name for none"
+                ) from error
+            return path
+        return ""
+
+    def read(self, read: Read = read_file) -> Options:
+        """Return the options that count; raises StartupError that names the file and the line."""
+        self.warnings = []
+        file = GivenOptions("")
+        self.path = self.path or self.find()
+        if self.path:
+            self.read_entries(self.path, read(self.path), file)
+        return merge(self.command_line, file, NAMES.get(self.name))
+
+    def read_entries(self, path: str, content: bytes, given: GivenOptions) -> None:
+        """Note each line of a configuration file."""
+        try:
+            entries = list(config_file.parse(fsdecode(content)))
+        except config_file.SyntaxProblem as problem:
+            raise StartupError(f"{path} line {problem.line}: {problem}; close it") from problem
+        for entry in entries:
+            where = f"{path} line {entry.line}: "
+            name = SHORT.get(entry.key, entry.key)
+            if name not in OPTIONS:
+                raise StartupError(f"{where}{entry.key}: no such option; perdition --help has all")
+            option = OPTIONS[name]
+            if not option.in_file:
+                continue
+            if entry.value is None and option.type is not FLAG:
+                self.warnings.append(f"{where}{entry.key} has no value and keeps its default")
+                continue
+            try:
+                given.add(name, entry.value)
+            except StartupError as error:
+                raise StartupError(f"{where}{error}") from None
+
+    def read_again(self, current: Options, read: Read) -> Options:
+        """Return the options as they are now wanted; raises StartupError.
+
+        What cannot change while perdition runs stays as it is, with a remark.
+        """
+        wanted = self.read(read)
+        fixed = {
+            name: getattr(current, name)
+            for name, option in OPTIONS.items()
+            if option.restart and getattr(current, name) != getattr(wanted, name)
+        }
+        if fixed:
+            self.warnings.append(f"{', '.join(fixed)}: changed, which needs a restart")
+        return wanted.replace(**fixed)

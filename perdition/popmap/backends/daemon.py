@@ -1,0 +1,151 @@
+"""The popmap of a daemon on this machine, which answers datagrams over a Unix socket.
+
+A datagram is a head, whose numbers have their highest octet first, and a body of strings, each
+behind its length.
+"""
+
+import os
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+from os import fsdecode, fsencode
+from typing import ClassVar
+
+from perdition.endpoint import Endpoint
+from perdition.failure import MapUnavailable, StartupError
+from perdition.files import START_DIRECTORY
+from perdition.options.table import Options
+from perdition.popmap import Destination, PopMap, Query, one_line
+
+HEAD = struct.Struct(">LHHHHLLHH")
+"""Magic number, version, flags, length, kind of checksum, addresses, ports."""
+LENGTH = struct.Struct(">H")
+
+MAGIC = 0x07070707
+VERSION = 1
+REQUEST = 1
+RESPONSE = 2
+REQUEST_WITH_ADDRESSES = 3
+"""A request whose addresses stand in the body, as text; for those that do not fit into the head."""
+NO_CHECKSUM = 0
+
+LONGEST = 65_535
+DEFAULT_SOCKET = "/var/run/perdition.db"
+DEFAULT_SECONDS = 1
+DEFAULT_RETRIES = 5
+
+
+def open_map(options: Options) -> "DaemonMap":
+    """Open a daemon's map; raises StartupError.
+
+    ``map_library_opt`` is ``[socket[:timeout_seconds[:max_retry]]]``.
+    """
+    path, *numbers = options.map_library_opt.split(":")
+    if len(numbers) > 2 or not all(number.isdecimal() for number in numbers if number):
+        raise StartupError(
+            f"map_library_opt {options.map_library_opt}: give socket:timeout_seconds:max_retry"
+        )
+    seconds, retries = [*numbers, "", ""][:2]
+    return DaemonMap(
+        os.path.join(START_DIRECTORY, path or DEFAULT_SOCKET),
+        int(seconds or DEFAULT_SECONDS),
+        int(retries or DEFAULT_RETRIES),
+        options,
+    )
+
+
+class DaemonMap(PopMap):
+    """A daemon that is asked again when it does not answer, ``retries`` times."""
+
+    blocks: ClassVar[bool] = True
+
+    def __init__(self, path: str, seconds: int, retries: int, options: Options) -> None:
+        self.path = path
+        self.seconds: float = seconds
+        self.retries = retries
+        self.delimiter = options.domain_delimiter
+        self.time_limit = options.map_timeout
+
+    def lookup(self, query: Query) -> Destination | None:
+        question = request(query, self.delimiter)
+        end = time.monotonic() + self.time_limit
+        # Each lookup has a socket of its own, whose name the system makes up: an answer that comes
+        # late can be nobody else's.
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as own:
+            try:
+                own.bind("")
+                own.connect(self.path)
+                for _ in range(1 + self.retries):
+                    deadline = min(time.monotonic() + self.seconds, end)
+                    own.settimeout(max(0.001, deadline - time.monotonic()))
+                    own.send(question)
+                    for answer in answers(own, deadline):
+                        return destination(*answer)
+            except OSError as error:
+                raise MapUnavailable(f"popmap {self.path}: {one_line(error)}") from error
+        raise MapUnavailable(f"popmap {self.path}: no answer in time")
+
+    def reopen(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def request(query: Query, delimiter: str) -> bytes:
+    """Return the datagram that asks for a key."""
+    ends = query.ends
+    ports = (ends.source_port, ends.destination_port)
+    try:
+        addresses = (int(IPv4Address(ends.source)), int(IPv4Address(ends.destination)))
+    except ValueError:
+        body = strings(query.key, delimiter, *map(str, ends))
+        return head(REQUEST_WITH_ADDRESSES, body, (0, 0), ports) + body
+    body = strings(query.key, delimiter)
+    return head(REQUEST, body, addresses, ports) + body
+
+
+def head(flags: int, body: bytes, addresses: tuple[int, int], ports: tuple[int, int]) -> bytes:
+    """Return what stands before a body."""
+    length = HEAD.size + len(body)
+    return HEAD.pack(MAGIC, VERSION, flags, length, NO_CHECKSUM, *addresses, *ports)
+
+
+def strings(*values: str) -> bytes:
+    """Return strings, each behind its length."""
+    octets = map(fsencode, values)
+    return b"".join(LENGTH.pack(len(value)) + value for value in octets)
+
+
+def answers(own: socket.socket, deadline: float) -> Iterator[list[str]]:
+    """Yield the strings of each answer that makes sense, until its time is over."""
+    while (left := deadline - time.monotonic()) > 0:
+        own.settimeout(left)
+        try:
+            datagram = own.recv(LONGEST)
+        except TimeoutError:
+            return
+        if (found := response(datagram)) is not None:
+            yield found
+
+
+def response(datagram: bytes) -> list[str] | None:
+    """Return an answer's user, server and port; None if the datagram is no answer."""
+    if len(datagram) < HEAD.size:
+        return None
+    magic, version, flags, length, *_ = HEAD.unpack_from(datagram)
+    if (magic, version, flags, length) != (MAGIC, VERSION, RESPONSE, len(datagram)):
+        return None
+    found, offset = [], HEAD.size
+    while offset + LENGTH.size <= length:
+        begin = offset + LENGTH.size
+        offset = begin + LENGTH.unpack_from(datagram, offset)[0]
+        found.append(fsdecode(datagram[begin:offset]))
+    return found if len(found) == 3 and offset == length else None
+
+
+def destination(user: str, server: str, port: str) -> Destination | None:
+    """Return what an answer says; without a server nobody was found."""
+    return Destination(Endpoint(server, port), user) if server else None

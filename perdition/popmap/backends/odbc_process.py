@@ -1,0 +1,46 @@
+"""The process that looks users up behind ODBC.
+
+python3 -m perdition.popmap.backends.odbc_process DESCRIPTOR
+"""
+
+import sys
+from os import fsdecode, fsencode
+
+from perdition.endpoint import ConnectionEnds
+from perdition.failure import MapUnavailable
+from perdition.options.table import Options
+from perdition.popmap import Query
+from perdition.popmap.backends.odbc import ODBCTable
+from perdition.popmap.child_process import FOUND, NO_SUCH_KEY, UNREACHABLE
+from perdition.popmap.lookup_process import serve
+from perdition.popmap.sql import Table
+
+
+class ODBC:
+    """A table behind ODBC, whose connection is kept here."""
+
+    def start(self, option: bytes) -> tuple[int, bytes]:
+        """Learn the delimiter, and the parts of the table with its password."""
+        delimiter, *parts = map(fsdecode, option.split(b"\0"))
+        table = Table(*parts)
+        options = Options(domain_delimiter=delimiter)
+        self.popmap = ODBCTable(table, [table.database], options)
+        return FOUND, b""
+
+    def lookup(self, key: bytes, ends: ConnectionEnds) -> tuple[int, bytes]:
+        """Look a key up."""
+        try:
+            found = self.popmap.lookup(Query(fsdecode(key), ends))
+        except MapUnavailable as failure:
+            return UNREACHABLE, fsencode(failure.detail.removeprefix("popmap: "))
+        if not found:
+            return NO_SUCH_KEY, b""
+        return FOUND, fsencode("\0".join([found.user, *found.server]))
+
+    def end(self) -> None:
+        """Close the connection."""
+        self.popmap.close()
+
+
+if __name__ == "__main__":
+    serve(ODBC(), int(sys.argv[1]))

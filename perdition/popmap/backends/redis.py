@@ -1,0 +1,59 @@
+"""A popmap in Redis: a string for each user."""
+
+from os import fsdecode, fsencode
+from typing import Any
+
+import redis
+
+from perdition.failure import StartupError
+from perdition.options.table import Options
+from perdition.popmap import Destination, Query
+from perdition.popmap.secret import url_with_secret
+from perdition.popmap.server import ServerMap
+
+DEFAULT_URL = "redis://localhost:6379/0"
+DEFAULT_NAME = "perdition:%s"
+
+
+def open_map(options: Options) -> "RedisMap":
+    """Open a map in Redis; raises StartupError.
+
+    ``map_library_opt`` is ``[url[,url...]][ name]``; in the name, ``%s`` is the key.
+    """
+    urls, _, name = options.map_library_opt.partition(" ")
+    return RedisMap((urls or DEFAULT_URL).split(","), name or DEFAULT_NAME, options)
+
+
+class RedisMap(ServerMap[Any]):
+    """Strings such as a line of makegdbm has behind its key, each under the user's name."""
+
+    errors = (redis.RedisError, OSError)
+
+    def __init__(self, urls: list[str], name: str, options: Options) -> None:
+        self.urls = {url.rpartition("@")[2]: url_with_secret(url) for url in urls}
+        super().__init__(list(self.urls), options)
+        self.name = name
+        try:
+            for server in self.servers:
+                self.client(server).close()
+        except ValueError as error:
+            raise StartupError(f"map_library_opt: {error}; give e.g. {DEFAULT_URL}") from None
+
+    def client(self, server: str) -> Any:
+        """Return a client of a server, which connects when it is first used."""
+        url = self.urls[server]
+        tls = {"ssl_check_hostname": True} if url.startswith("rediss:") else {}
+        return redis.Redis.from_url(
+            url, socket_timeout=self.patience, socket_connect_timeout=self.patience, **tls
+        )
+
+    def connect(self, server: str) -> Any:
+        return self.client(server)
+
+    def ask(self, connection: Any, query: Query) -> Destination | None:
+        value = connection.get(fsencode(self.name.replace("%s", query.key)))
+        return None if value is None else Destination.parse(fsdecode(value), self.delimiter)
+
+    def disconnect(self, connection: Any) -> None:
+        connection.close()
+        connection.connection_pool.disconnect()

@@ -1,0 +1,143 @@
+"""Privileges of a process: the user it runs as, resource limits, and what others may see of it."""
+
+import ctypes
+import grp
+import os
+import pwd
+import resource
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from perdition.failure import StartupError
+from perdition.options.table import OPTIONS, Options
+
+HIGHEST_ID = 0xFFFFFFFE
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_SET_NO_NEW_PRIVS = 38
+
+
+class Owner(NamedTuple):
+    """The user and group that processes run as and that files belong to."""
+
+    uid: int
+    gid: int
+
+    @classmethod
+    def from_options(cls, options: Options) -> "Owner":
+        """Return the user and group of ``username`` and ``group``; raises StartupError.
+
+        Without root the process keeps its own user and group, and options that name others are an
+        error.
+        """
+        owner = cls(user_id(options.username), group_id(options.group))
+        if os.getuid() == 0:
+            return owner
+        mine = cls(os.getuid(), os.getgid())
+        for name, wanted, own in (
+            ("username", owner.uid, mine.uid),
+            ("group", owner.gid, mine.gid),
+        ):
+            value = getattr(options, name)
+            if value != OPTIONS[name].default and wanted != own:
+                raise StartupError(f"{name} {value}: only root can change it; remove the option")
+        return mine
+
+    def drop_privileges(self) -> None:
+        """Run as this user and group for good, without supplementary groups."""
+        if os.getuid() == 0:
+            os.setgroups([])
+            os.setgid(self.gid)
+            os.setuid(self.uid)
+
+    def chown(self, path: str) -> None:
+        """Change the owner of a file or directory, or of a symbolic link itself."""
+        if os.getuid() == 0:
+            os.chown(path, self.uid, self.gid, follow_symlinks=False)
+
+    @contextmanager
+    def impersonated(self) -> Iterator[None]:
+        """Run a ``with`` block with the effective rights of this user and group."""
+        if os.getuid() != 0:
+            yield
+            return
+        root, groups = os.getegid(), os.getgroups()
+        os.setgroups([])
+        os.setegid(self.gid)
+        os.seteuid(self.uid)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+            os.setegid(root)
+            os.setgroups(groups)
+
+
+def user_id(name: str) -> int:
+    """Return a user id; raises StartupError."""
+    if name.isdecimal():
+        return checked_id("username", name)
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        raise StartupError(f"username {name}: no such user") from None
+
+
+def group_id(name: str) -> int:
+    """Return a group id; raises StartupError."""
+    if name.isdecimal():
+        return checked_id("group", name)
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise StartupError(f"group {name}: no such group") from None
+
+
+def checked_id(option: str, number: str) -> int:
+    """Return a numeric user or group id; raises StartupError."""
+    if not number.isascii() or int(number) > HIGHEST_ID:
+        raise StartupError(f"{option} {number}: expected a name or an id up to {HIGHEST_ID}")
+    return int(number)
+
+
+def bind_with_umask(sock: socket.socket, path: str, mask: int) -> None:
+    """Bind a Unix socket under a umask, so that its mode is never wider; raises OSError."""
+    before = os.umask(mask)
+    try:
+        sock.bind(path)
+    finally:
+        os.umask(before)
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent dies."""
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def forbid_new_privileges() -> None:
+    """Gain no privileges by executing set-user-id programs, from now on and in all children."""
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+
+def forbid_dumps() -> None:
+    """Forbid ptrace by other processes of the same user, and cores that are piped to a program.
+
+    RLIMIT_CORE, which ``set_resource_limits`` sets, applies to core files only: see core(5).
+    """
+    prctl(PR_SET_DUMPABLE, 0)
+
+
+def prctl(what: int, value: int) -> None:
+    """Call prctl(2), on systems that have it."""
+    if prctl := getattr(ctypes.CDLL(None), "prctl", None):
+        prctl(what, value, 0, 0, 0)
+
+
+def set_resource_limits() -> None:
+    """Forbid core files, which would contain passwords; allow as many descriptors as possible."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

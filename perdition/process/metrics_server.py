@@ -1,0 +1,135 @@
+"""The metrics process: tells Prometheus what the scoreboard shows, and can do nothing else."""
+
+import os
+import resource
+import selectors
+import signal
+import socket
+import stat
+import sys
+from contextlib import suppress
+from socketserver import TCPServer, ThreadingMixIn
+from typing import Any, NoReturn
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import MetricsHandler
+from setproctitle import setproctitle
+
+from perdition.endpoint import Endpoint
+from perdition.failure import StartupError
+from perdition.log import Log
+from perdition.metrics import ScoreboardCollector
+from perdition.net.resolver import resolve
+from perdition.privileges import Owner, bind_with_umask
+from perdition.scoreboard import Scoreboard
+
+SOCKET_UMASK = 0o117
+SCRAPES_AT_ONCE = 8
+"""A further scraper takes the place of who has been here for longest, and so must hang."""
+SCRAPER_SECONDS = 10.0
+"""How long a scraper may do nothing; Prometheus itself waits no longer."""
+DESCRIPTORS = 64
+"""What the process needs, and some to spare."""
+
+
+def bind(address: Endpoint | str, owner: Owner) -> socket.socket:
+    """Return a socket that listens where scrapers are to come; raises StartupError."""
+    try:
+        if isinstance(address, str):
+            return bind_path(address, owner)
+        family, sockaddr = resolve(address, socket.AI_PASSIVE)[0]
+        return socket.create_server(sockaddr, family=family)
+    except OSError as error:
+        raise StartupError(
+            f"metrics_address {address}: {error.strerror or error}; "
+            "give a free port of this host, or a file that can be made"
+        ) from error
+
+
+def listens_at(sock: socket.socket, address: Endpoint | str) -> bool:
+    """Tell whether a socket listens at that address."""
+    if isinstance(address, str):
+        return sock.family == socket.AF_UNIX and sock.getsockname() == address
+    try:
+        return resolve(address, socket.AI_PASSIVE)[0] == (sock.family, sock.getsockname())
+    except OSError:
+        return False
+
+
+def bind_path(path: str, owner: Owner) -> socket.socket:
+    """Return a Unix socket that listens, in place of one that a dead process left."""
+    if os.path.exists(path) and stat.S_ISSOCK(os.stat(path).st_mode):
+        try:
+            with socket.socket(socket.AF_UNIX) as caller:
+                caller.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+    sock = socket.socket(socket.AF_UNIX)
+    bind_with_umask(sock, path, SOCKET_UMASK)
+    owner.chown(path)
+    sock.listen()
+    return sock
+
+
+def serve(
+    name: str,
+    sock: socket.socket,
+    scoreboard: Scoreboard,
+    protocol: str,
+    log: Log,
+    lifeline: int,
+) -> NoReturn:
+    """Answer scrapers until the master has gone. The process must have no privileges any more."""
+    setproctitle(f"{name}: metrics")
+    for number in (signal.SIGINT, signal.SIGHUP):  # the terminal's, and what workers are told
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    limit = min(DESCRIPTORS, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    server = MetricsServer(sock, ScoreboardCollector(scoreboard, protocol), log)
+    with selectors.DefaultSelector() as selector:
+        selector.register(lifeline, selectors.EVENT_READ)
+        selector.register(sock, selectors.EVENT_READ)
+        while lifeline not in {key.fd for key, _ in selector.select()}:
+            server.handle_request()
+    os._exit(os.EX_OK)
+
+
+class ScrapeHandler(MetricsHandler):
+    """One scraper's request."""
+
+    timeout = SCRAPER_SECONDS
+
+
+class MetricsServer(ThreadingMixIn, TCPServer):
+    """Answers each scraper in a thread, a few at once, on a socket that listens already."""
+
+    daemon_threads = True
+    timeout = 0
+    """To wait for a scraper that has left again: ``serve`` has waited for one that was there."""
+
+    def __init__(self, sock: socket.socket, collector: ScoreboardCollector, log: Log) -> None:
+        registry = CollectorRegistry()
+        registry.register(collector)
+        super().__init__(("", 0), ScrapeHandler.factory(registry), bind_and_activate=False)
+        self.socket.close()
+        self.socket = sock
+        self.log = log
+        self.scrapes: dict[socket.socket, None] = {}
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.scrapes[request] = None
+        for longest in list(self.scrapes)[:-SCRAPES_AT_ONCE]:
+            self.scrapes.pop(longest, None)
+            with suppress(OSError):  # it has left meanwhile
+                longest.shutdown(socket.SHUT_RDWR)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self.scrapes.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        error = sys.exception()
+        if not isinstance(error, OSError):  # scrapers may leave as they like
+            self.log.error(f"metrics: {type(error).__name__}: {error}")

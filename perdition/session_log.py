@@ -1,0 +1,48 @@
+"""The three log lines of each session: Connect, Auth and Close (manual, POP BEFORE SMTP)."""
+
+from typing import NamedTuple
+
+from perdition.log import printable
+
+
+class LoginRecord(NamedTuple):
+    """A login as its Auth line tells it. ``password`` is None where it must not be logged."""
+
+    authorisation: str
+    user: str
+    server: str
+    protocol: str
+    client_secure: str
+    server_secure: str
+    status: str
+    password: str | None = None
+
+
+def connect_line(ends: object, inetd_pid: int = 0) -> str:
+    """Return the line of a client that has connected."""
+    return f"Connect: {ends}" + (f" {inetd_pid=}" if inetd_pid else "")
+
+
+def identities(authorisation: str, user: str) -> str:
+    """Return who logs in, as Auth and Close lines have it."""
+    return f'authorisation_id="{printable(authorisation)}" authentication_id="{printable(user)}"'
+
+
+def auth_line(ends: object, login: LoginRecord) -> str:
+    """Return the line of a login, ok or failed."""
+    password = "" if login.password is None else f' password="{printable(login.password)}"'
+    return (
+        f"Auth: {ends} client-secure={login.client_secure} "
+        f"{identities(login.authorisation, login.user)}{password} "
+        f'server="{printable(login.server)}" protocol={login.protocol} '
+        f"server-secure={login.server_secure} status={login.status}"
+    )
+
+
+def close_line(ends: object, authorisation: str, user: str, moved: tuple[int, int] | None) -> str:
+    """Return the line of a client that has gone.
+
+    ``moved`` are the octets received from it and sent to it after its login, if it had one.
+    """
+    octets = "" if moved is None else f" received={moved[0]} sent={moved[1]}"
+    return f"Close: {ends} {identities(authorisation, user)}{octets}"
