@@ -1,11 +1,13 @@
-"""Loops for tests of what runs on them."""
+"""Loops, and dialogues on them."""
 
 import os
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
 from perdition.net.loop import Loop
+from tests.unit.scripted_dialogue import DialogueStarter
 
 TOO_LONG = 20.0
 
@@ -28,3 +30,9 @@ def loop(bare_loop: Loop) -> Loop:
 
     bare_loop.call_later(TOO_LONG, complain)
     return bare_loop
+
+
+@pytest.fixture
+def start_dialogue(loop: Loop) -> Iterator[DialogueStarter]:
+    with closing(DialogueStarter(loop)) as starter:
+        yield starter

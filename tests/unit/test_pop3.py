@@ -22,12 +22,11 @@ from perdition.protocol.dialogue import (
     Upgrade,
 )
 from perdition.protocol.pop3 import POP3
-from tests.unit.talk import Talk, drive
+from tests.unit.scripted_dialogue import DialogueStarter, ProtocolUnderTest
 
 PROTOCOL = POP3()
 PLAIN = Terms("UIDL.USER")
 TLS_OFFERED = Terms("UIDL.USER", starttls=True)
-OWN_GREETING = PROTOCOL.own_greeting("proxy.example")
 JOE = Credentials("joe", b"secret")
 
 PAIRS = [
@@ -40,35 +39,34 @@ PAIRS = [
 ]
 
 
-def client(heard: bytes, terms: Terms = PLAIN, secured: Terms = PLAIN) -> Talk[Credentials | None]:
-    """What happens when a client says that."""
-    return drive(PROTOCOL.client(terms, secured), heard)
-
-
-def login(
-    heard: bytes = b"", upgrade: Upgrade = Upgrade.NEVER, credentials: Credentials = JOE
-) -> Talk[Accepted]:
-    """What happens when a real server says that."""
-    return drive(PROTOCOL.login(credentials, OWN_GREETING, upgrade), heard)
+@pytest.fixture
+def pop3(start_dialogue: DialogueStarter) -> ProtocolUnderTest:
+    return ProtocolUnderTest(start_dialogue, PROTOCOL, PLAIN, JOE)
 
 
 class TestClient:
     @pytest.mark.parametrize(("user", "password"), PAIRS)
-    def test_credentials_are_what_was_typed(self, user: bytes, password: bytes) -> None:
-        talk = client(b"USER %b\r\nPASS %b\r\n" % (user, password))
+    def test_credentials_are_what_was_typed(
+        self, pop3: ProtocolUnderTest, user: bytes, password: bytes
+    ) -> None:
+        dialogue = pop3.client(b"USER %b\r\nPASS %b\r\n" % (user, password))
 
-        assert talk.outcome == Credentials(fsdecode(user), password)
-        assert talk.answers == [b"+OK"]
+        assert dialogue.outcome == Credentials(fsdecode(user), password)
+        assert dialogue.answers == [b"+OK"]
 
     @pytest.mark.parametrize("heard", [b"user joe\r\npass secret\r\n", b"USER joe\nPASS secret\n"])
-    def test_case_and_bare_line_feeds_do_not_matter(self, heard: bytes) -> None:
-        assert client(heard).outcome == JOE
+    def test_case_and_bare_line_feeds_do_not_matter(
+        self, pop3: ProtocolUnderTest, heard: bytes
+    ) -> None:
+        assert pop3.client(heard).outcome == JOE
 
-    def test_last_user_counts(self) -> None:
-        assert client(b"USER ann\r\nUSER joe\r\nPASS secret\r\n").outcome == JOE
+    def test_last_user_counts(self, pop3: ProtocolUnderTest) -> None:
+        assert pop3.client(b"USER ann\r\nUSER joe\r\nPASS secret\r\n").outcome == JOE
 
-    def test_commands_behind_the_password_are_left_for_the_real_server(self) -> None:
-        assert client(b"USER joe\r\nPASS secret\r\nSTAT\r\nQU").unread == b"STAT\r\nQU"
+    def test_commands_behind_the_password_are_left_for_the_real_server(
+        self, pop3: ProtocolUnderTest
+    ) -> None:
+        assert pop3.client(b"USER joe\r\nPASS secret\r\nSTAT\r\nQU").unread == b"STAT\r\nQU"
 
     @pytest.mark.parametrize(
         "mistake",
@@ -89,29 +87,33 @@ class TestClient:
             b"\xff\xfe\0",
         ],
     )
-    def test_mistakes_are_refused_slowly_and_forgiven(self, mistake: bytes) -> None:
-        talk = client(mistake + b"\r\n")
-        assert (talk.answers, talk.pauses) == ([b"-ERR"], 1)
+    def test_mistakes_are_refused_slowly_and_forgiven(
+        self, pop3: ProtocolUnderTest, mistake: bytes
+    ) -> None:
+        dialogue = pop3.client(mistake + b"\r\n")
+        assert (dialogue.answers, dialogue.pauses) == ([b"-ERR"], 1)
 
-        assert talk.hear(b"USER joe\r\nPASS secret\r\n").outcome == JOE
+        assert dialogue.hear(b"USER joe\r\nPASS secret\r\n").outcome == JOE
 
-    def test_password_without_its_blank_is_no_empty_password(self) -> None:
-        talk = client(b"USER joe\r\nPASS\r\n")
-        assert talk.answers == [b"+OK", b"-ERR"]
-        assert talk.goes_on
+    def test_password_without_its_blank_is_no_empty_password(self, pop3: ProtocolUnderTest) -> None:
+        dialogue = pop3.client(b"USER joe\r\nPASS\r\n")
+        assert dialogue.answers == [b"+OK", b"-ERR"]
+        assert dialogue.goes_on
 
-    def test_auth_is_refused_at_once(self) -> None:
-        talk = client(b"AUTH\r\nAUTH PLAIN\r\nAUTH PLAIN AGpvZQBzZWNyZXQ=\r\n")
-        assert (talk.answers, talk.pauses) == ([b"-ERR"] * 3, 0)
+    def test_auth_is_refused_at_once(self, pop3: ProtocolUnderTest) -> None:
+        dialogue = pop3.client(b"AUTH\r\nAUTH PLAIN\r\nAUTH PLAIN AGpvZQBzZWNyZXQ=\r\n")
+        assert (dialogue.answers, dialogue.pauses) == ([b"-ERR"] * 3, 0)
 
-    def test_quit_ends_the_session(self) -> None:
-        talk = client(b"USER joe\r\nQUIT\r\n")
-        assert (talk.answers, talk.outcome) == ([b"+OK", b"+OK"], None)
+    def test_quit_ends_the_session(self, pop3: ProtocolUnderTest) -> None:
+        dialogue = pop3.client(b"USER joe\r\nQUIT\r\n")
+        assert (dialogue.answers, dialogue.outcome) == ([b"+OK", b"+OK"], None)
 
     @pytest.mark.parametrize("line", [b"USER " + b"x" * 4100, b"x" * 4100 + b"\r\n"])
-    def test_line_too_long_ends_the_session_with_an_answer(self, line: bytes) -> None:
-        talk = client(line)
-        assert (talk.answers, talk.outcome) == ([b"-ERR"], None)
+    def test_line_too_long_ends_the_session_with_an_answer(
+        self, pop3: ProtocolUnderTest, line: bytes
+    ) -> None:
+        dialogue = pop3.client(line)
+        assert (dialogue.answers, dialogue.outcome) == ([b"-ERR"], None)
 
     @pytest.mark.parametrize(
         ("capability", "starttls", "listed"),
@@ -125,72 +127,71 @@ class TestClient:
             ("", False, []),
         ],
     )
-    def test_capabilities(self, capability: str, starttls: bool, listed: list[bytes]) -> None:
-        talk = client(b"CAPA\r\n", Terms(capability, starttls))
-        assert talk.answers[0] == b"+OK"
-        assert talk.lines[1:] == [*listed, b"."]
+    def test_capabilities(
+        self, pop3: ProtocolUnderTest, capability: str, starttls: bool, listed: list[bytes]
+    ) -> None:
+        dialogue = pop3.client(b"CAPA\r\n", Terms(capability, starttls))
+        assert dialogue.answers[0] == b"+OK"
+        assert dialogue.lines[1:] == [*listed, b"."]
 
-    def test_tls_begins_a_new_dialogue(self) -> None:
-        talk = client(b"USER joe\r\nSTLS\r\n", TLS_OFFERED)
-        assert (talk.answers, talk.upgrades) == ([b"+OK", b"+OK"], 1)
+    def test_tls_begins_a_new_dialogue(self, pop3: ProtocolUnderTest) -> None:
+        dialogue = pop3.client(b"USER joe\r\nSTLS\r\n", TLS_OFFERED)
+        assert (dialogue.answers, dialogue.upgrades) == ([b"+OK", b"+OK"], 1)
 
-        talk.hear(b"PASS secret\r\nCAPA\r\nSTLS\r\n")
-        assert talk.answers[2:] == [b"-ERR", b"+OK", b"UIDL", b"USER", b".", b"-ERR"]
-
-    def test_plain_octets_behind_stls_are_not_used(self) -> None:
-        talk = client(b"STLS\r\nUSER evil\r\n", TLS_OFFERED)
-        assert talk.hear(b"USER joe\r\nPASS secret\r\n").outcome == JOE
-        assert talk.answers == [b"+OK", b"+OK"]
+        dialogue.hear(b"PASS secret\r\nCAPA\r\nSTLS\r\n")
+        assert dialogue.answers[2:] == [b"-ERR", b"+OK", b"UIDL", b"USER", b".", b"-ERR"]
 
 
 class TestRealServer:
-    def test_each_command_waits_for_its_answer(self) -> None:
-        talk = login(b"+OK hi\r\n")
-        assert talk.news() == b"USER joe\r\n"
-        talk.hear(b"+OK\r\n")
-        assert talk.news() == b"PASS secret\r\n"
-        talk.hear(b"+OK 2 messages\r\n")
-        assert talk.outcome == Accepted(b"+OK 2 messages")
+    def test_each_command_waits_for_its_answer(self, pop3: ProtocolUnderTest) -> None:
+        dialogue = pop3.login(b"+OK hi\r\n")
+        assert dialogue.news() == b"USER joe\r\n"
+        dialogue.hear(b"+OK\r\n")
+        assert dialogue.news() == b"PASS secret\r\n"
+        dialogue.hear(b"+OK 2 messages\r\n")
+        assert dialogue.outcome == Accepted(b"+OK 2 messages")
 
     @pytest.mark.parametrize(("user", "password"), PAIRS)
-    def test_exact_octets_are_sent(self, user: bytes, password: bytes) -> None:
+    def test_exact_octets_are_sent(
+        self, pop3: ProtocolUnderTest, user: bytes, password: bytes
+    ) -> None:
         credentials = Credentials(fsdecode(user), password)
-        talk = login(b"+OK\r\n+OK\r\n+OK\r\n", credentials=credentials)
-        assert talk.said == b"USER %b\r\nPASS %b\r\n" % (user, password)
+        dialogue = pop3.login(b"+OK\r\n+OK\r\n+OK\r\n", credentials=credentials)
+        assert dialogue.said == b"USER %b\r\nPASS %b\r\n" % (user, password)
 
     @pytest.mark.parametrize("octet", [b"\r", b"\n", b"\0"])
     @pytest.mark.parametrize(("user", "password"), [(b"j%boe", b"pw"), (b"joe", b"p%bw")])
     def test_octets_that_break_commands_are_never_sent(
-        self, user: bytes, password: bytes, octet: bytes
+        self, pop3: ProtocolUnderTest, user: bytes, password: bytes, octet: bytes
     ) -> None:
         user, password = (text.replace(b"%b", octet) for text in (user, password))
-        talk = login(credentials=Credentials(fsdecode(user), password))
+        dialogue = pop3.login(credentials=Credentials(fsdecode(user), password))
         with pytest.raises(Rejected):
-            talk.hear(b"+OK hi\r\n+OK\r\n")
-        assert talk.said == b""
+            dialogue.hear(b"+OK hi\r\n+OK\r\n")
+        assert dialogue.said == b""
 
-    def test_what_comes_behind_the_ok_is_left_for_the_client(self) -> None:
-        assert login(b"+OK\r\n+OK\r\n+OK in\r\n+OK early").unread == b"+OK early"
+    def test_what_comes_behind_the_ok_is_left_for_the_client(self, pop3: ProtocolUnderTest) -> None:
+        assert pop3.login(b"+OK\r\n+OK\r\n+OK in\r\n+OK early").unread == b"+OK early"
 
-    def test_own_greeting_is_a_loop(self) -> None:
-        talk = login()
+    def test_own_greeting_is_a_loop(self, pop3: ProtocolUnderTest) -> None:
+        dialogue = pop3.login()
         with pytest.raises(Loop):
-            talk.hear(PROTOCOL.greeting("proxy.example", PLAIN))
-        assert talk.said == b""
+            dialogue.hear(PROTOCOL.greeting("proxy.example", PLAIN))
+        assert dialogue.said == b""
 
-    def test_greeting_of_another_perdition_is_no_loop(self) -> None:
-        assert login(PROTOCOL.greeting("other.example", PLAIN)).said == b"USER joe\r\n"
+    def test_greeting_of_another_perdition_is_no_loop(self, pop3: ProtocolUnderTest) -> None:
+        assert pop3.login(PROTOCOL.greeting("other.example", PLAIN)).said == b"USER joe\r\n"
 
     @pytest.mark.parametrize("greeting", [b"-ERR full", b"* OK IMAP4", b"", b"220 smtp", b"\xff"])
-    def test_other_greetings_are_no_pop3(self, greeting: bytes) -> None:
-        talk = login()
+    def test_other_greetings_are_no_pop3(self, pop3: ProtocolUnderTest, greeting: bytes) -> None:
+        dialogue = pop3.login()
         with pytest.raises(NegotiationFailed):
-            talk.hear(greeting + b"\r\n")
-        assert talk.said == b""
+            dialogue.hear(greeting + b"\r\n")
+        assert dialogue.said == b""
 
-    def test_endless_greeting_is_cut(self) -> None:
+    def test_endless_greeting_is_cut(self, pop3: ProtocolUnderTest) -> None:
         with pytest.raises(LineTooLong):
-            login(b"+OK " + b"x" * 70_000)
+            pop3.login(b"+OK " + b"x" * 70_000)
 
     @pytest.mark.parametrize(
         ("heard", "said"),
@@ -200,12 +201,14 @@ class TestRealServer:
             (b"garbage", b"USER joe\r\n"),
         ],
     )
-    def test_refusal_is_kept_word_for_word(self, heard: bytes, said: bytes) -> None:
-        talk = login(b"+OK hi\r\n")
+    def test_refusal_is_kept_word_for_word(
+        self, pop3: ProtocolUnderTest, heard: bytes, said: bytes
+    ) -> None:
+        dialogue = pop3.login(b"+OK hi\r\n")
         with pytest.raises(Rejected) as refused:
-            talk.hear(heard + b"\r\n")
+            dialogue.hear(heard + b"\r\n")
         assert refused.value.server_line == heard.rpartition(b"\r\n")[2]
-        assert talk.said == said
+        assert dialogue.said == said
 
 
 CAPA_WITH_STLS = b"+OK\r\nUIDL\r\nstls\r\n.\r\n"
@@ -214,44 +217,41 @@ NO_CAPA = b"-ERR what?\r\n"
 
 
 class TestUpgrade:
-    def test_never_asks(self) -> None:
-        assert login(b"+OK hi\r\n", Upgrade.NEVER).said == b"USER joe\r\n"
+    def test_never_asks(self, pop3: ProtocolUnderTest) -> None:
+        assert pop3.login(b"+OK hi\r\n", Upgrade.NEVER).said == b"USER joe\r\n"
 
     @pytest.mark.parametrize("upgrade", [Upgrade.IF_OFFERED, Upgrade.REQUIRED])
-    def test_comes_before_the_user_name(self, upgrade: Upgrade) -> None:
-        talk = login(b"+OK hi\r\n" + CAPA_WITH_STLS + b"+OK go\r\n", upgrade)
-        assert talk.said == b"CAPA\r\nSTLS\r\nUSER joe\r\n"
-        assert talk.upgrades == 1
+    def test_comes_before_the_user_name(self, pop3: ProtocolUnderTest, upgrade: Upgrade) -> None:
+        dialogue = pop3.login(b"+OK hi\r\n" + CAPA_WITH_STLS + b"+OK go\r\n", upgrade)
+        assert dialogue.said == b"CAPA\r\nSTLS\r\nUSER joe\r\n"
+        assert dialogue.upgrades == 1
 
     @pytest.mark.parametrize("capabilities", [CAPA_WITHOUT, NO_CAPA])
-    def test_plain_login_where_it_is_only_wished_for(self, capabilities: bytes) -> None:
-        talk = login(b"+OK hi\r\n" + capabilities, Upgrade.IF_OFFERED)
-        assert (talk.said, talk.upgrades) == (b"CAPA\r\nUSER joe\r\n", 0)
+    def test_plain_login_where_it_is_only_wished_for(
+        self, pop3: ProtocolUnderTest, capabilities: bytes
+    ) -> None:
+        dialogue = pop3.login(b"+OK hi\r\n" + capabilities, Upgrade.IF_OFFERED)
+        assert (dialogue.said, dialogue.upgrades) == (b"CAPA\r\nUSER joe\r\n", 0)
 
     @pytest.mark.parametrize("capabilities", [CAPA_WITHOUT, NO_CAPA])
-    def test_no_login_where_it_is_required(self, capabilities: bytes) -> None:
-        talk = login(b"", Upgrade.REQUIRED)
+    def test_no_login_where_it_is_required(
+        self, pop3: ProtocolUnderTest, capabilities: bytes
+    ) -> None:
+        dialogue = pop3.login(b"", Upgrade.REQUIRED)
         with pytest.raises(TLSNotPresent):
-            talk.hear(b"+OK hi\r\n" + capabilities)
-        assert talk.said == b"CAPA\r\n"
+            dialogue.hear(b"+OK hi\r\n" + capabilities)
+        assert dialogue.said == b"CAPA\r\n"
 
     @pytest.mark.parametrize("upgrade", [Upgrade.IF_OFFERED, Upgrade.REQUIRED])
-    def test_refused_offer_ends_the_login(self, upgrade: Upgrade) -> None:
-        talk = login(b"", upgrade)
+    def test_refused_offer_ends_the_login(self, pop3: ProtocolUnderTest, upgrade: Upgrade) -> None:
+        dialogue = pop3.login(b"", upgrade)
         with pytest.raises(NegotiationFailed):
-            talk.hear(b"+OK hi\r\n" + CAPA_WITH_STLS + b"-ERR not now\r\n")
-        assert talk.said == b"CAPA\r\nSTLS\r\n"
+            dialogue.hear(b"+OK hi\r\n" + CAPA_WITH_STLS + b"-ERR not now\r\n")
+        assert dialogue.said == b"CAPA\r\nSTLS\r\n"
 
-    def test_plain_octets_behind_the_offer_answer_nothing(self) -> None:
-        talk = login(
-            b"+OK hi\r\n" + CAPA_WITH_STLS + b"+OK go\r\n+OK a\r\n+OK b\r\n", Upgrade.REQUIRED
-        )
-        assert talk.said.endswith(b"USER joe\r\n")
-        assert talk.goes_on
-
-    def test_endless_capabilities_are_cut(self) -> None:
+    def test_endless_capabilities_are_cut(self, pop3: ProtocolUnderTest) -> None:
         with pytest.raises(NegotiationFailed):
-            login(b"+OK hi\r\n+OK\r\n" + b"X\r\n" * 10_000, Upgrade.IF_OFFERED)
+            pop3.login(b"+OK hi\r\n+OK\r\n" + b"X\r\n" * 10_000, Upgrade.IF_OFFERED)
 
 
 class TestAnswers:
