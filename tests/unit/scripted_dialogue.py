@@ -11,12 +11,13 @@ from select import select
 from typing import Any, Generic, TypeVar
 
 from perdition.converse import PAUSE_SECONDS, Conversation
-from perdition.log import Log, Priority
+from perdition.log import Log
 from perdition.net.loop import TICK, Loop
 from perdition.net.stream import Stream
 from perdition.net.wire import TLSError
 from perdition.protocol.base import Protocol
 from perdition.protocol.dialogue import Accepted, Credentials, Dialogue, Terms, Upgrade
+from tests.unit.recorded_log import RecordedLog
 
 T = TypeVar("T")
 
@@ -33,7 +34,7 @@ def has_unread(sock: socket.socket) -> bool:
 class ScriptedTLS:
     """Stands for TLS over a socket: the handshake succeeds at once, and octets stay as they are.
 
-    As with OpenSSL, the handshake fails on plain text that nobody has read before.
+    As with OpenSSL, the handshake fails if unread plain text is in the socket.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -58,29 +59,14 @@ class ScriptedTLS:
         return "TLSv1.3"
 
 
-class RecordedLog:
-    """A sink that keeps the log's lines."""
-
-    descriptor = -1
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def write(self, priority: Priority, line: str) -> None:
-        self.lines.append(line)
-
-    def reopen(self) -> None:
-        pass
-
-
 class DialogueUnderTest(Generic[T]):
     """A dialogue, the peer that a test plays for it, and what it has done so far.
 
-    ``said`` is what the peer received, ``logged`` what ``connection_logging`` wrote.
+    ``sent`` is what the peer got, ``logged`` what ``connection_logging`` wrote.
     """
 
     def __init__(self, loop: Loop, dialogue: Dialogue[T]) -> None:
-        self.said = b""
+        self.sent = b""
         self.pauses = 0
         self._loop = loop
         self._outcomes: list[T] = []
@@ -98,11 +84,14 @@ class DialogueUnderTest(Generic[T]):
         self._runner = Conversation(self._stream, "PEER", log, logged=True, wrap=self._wrap)
         self._task = loop.spawn(self._hold(dialogue))
 
-    def hear(self, octets: bytes) -> DialogueUnderTest[T]:
-        """Send octets until the dialogue waits for more or has ended; raise what it raises."""
+    def receive(self, octets: bytes) -> DialogueUnderTest[T]:
+        """Have the peer send octets until the dialogue waits for more or ends.
+
+        Raises what the dialogue raises.
+        """
         self._unsent += octets
         self._settle()
-        while self.goes_on and (self._unsent or has_unread(self._sock)):
+        while self.waits_for_more and (self._unsent or has_unread(self._sock)):
             with suppress(BlockingIOError):
                 del self._unsent[: self._peer.send(self._unsent[:PIECE])]
             self._loop.call_soon_from_thread(self._loop.stop)
@@ -115,12 +104,11 @@ class DialogueUnderTest(Generic[T]):
     @property
     def outcome(self) -> T:
         """What the dialogue returned."""
-        assert self._outcomes, f"the dialogue has not returned; so far it said {self.said!r}"
+        assert self._outcomes, f"the dialogue has not returned; so far it sent {self.sent!r}"
         return self._outcomes[0]
 
     @property
-    def goes_on(self) -> bool:
-        """Whether the dialogue waits for more."""
+    def waits_for_more(self) -> bool:
         return not (self._outcomes or self._failure)
 
     @property
@@ -138,14 +126,14 @@ class DialogueUnderTest(Generic[T]):
 
     @property
     def lines(self) -> list[bytes]:
-        """What was said, without the line ends that each line must have."""
-        *lines, rest = self.said.split(b"\r\n")
-        assert not rest, f"{rest!r} has no line end in {self.said!r}"
+        """What was sent, without the line ends that each line must have."""
+        *lines, rest = self.sent.split(b"\r\n")
+        assert not rest, f"{rest!r} has no line end in {self.sent!r}"
         return lines
 
     @property
     def answers(self) -> list[bytes]:
-        """The first word of each line that was said."""
+        """The first word of each line that was sent."""
         return [line.partition(b" ")[0] for line in self.lines]
 
     @property
@@ -153,12 +141,12 @@ class DialogueUnderTest(Generic[T]):
         """How often TLS was negotiated."""
         return len(self._tls_starts)
 
-    def news(self) -> bytes:
-        """What was said since the last call, but never from both before and after a TLS start."""
+    def new_output(self) -> bytes:
+        """What was sent since the last call, up to the next start of TLS."""
         start = self._passed_on
         later = (position for position in self._tls_starts if position > start)
-        self._passed_on = next(later, len(self.said))
-        return self.said[start : self._passed_on]
+        self._passed_on = next(later, len(self.sent))
+        return self.sent[start : self._passed_on]
 
     def close(self) -> None:
         self._task.cancel()
@@ -169,17 +157,17 @@ class DialogueUnderTest(Generic[T]):
     async def _hold(self, dialogue: Dialogue[T]) -> None:
         try:
             self._outcomes.append(await self._runner.hold(dialogue))
-        except Exception as failure:  # noqa: BLE001 - the test gets it from hear()
+        except Exception as failure:  # noqa: BLE001 - the test gets it from receive()
             self._failure = failure
 
     def _wrap(self, sock: socket.socket) -> ScriptedTLS:
-        self._receive()
-        self._tls_starts.append(len(self.said))
+        self._read_output()
+        self._tls_starts.append(len(self.sent))
         return ScriptedTLS(sock)
 
     def _settle(self) -> None:
-        """Receive what was said, and end each pause at once if it has the length it must have."""
-        self._receive()
+        """Read what the dialogue sent, and end its pauses at once; their length must be right."""
+        self._read_output()
         while True:
             assert not self._loop.timers.pop(self._loop.now + PAUSE_SECONDS - TICK), "short pause"
             timer = self._loop.timers.pop(self._loop.now + PAUSE_SECONDS + 2 * TICK)
@@ -187,12 +175,12 @@ class DialogueUnderTest(Generic[T]):
                 break
             self.pauses += 1
             timer.action()
-            self._receive()
+            self._read_output()
 
-    def _receive(self) -> None:
+    def _read_output(self) -> None:
         with suppress(BlockingIOError):
             while octets := self._peer.recv(PIECE):
-                self.said += octets
+                self.sent += octets
 
 
 class DialogueStarter:
@@ -202,11 +190,11 @@ class DialogueStarter:
         self.loop = loop
         self.started = ExitStack()
 
-    def __call__(self, dialogue: Dialogue[T], heard: bytes = b"") -> DialogueUnderTest[T]:
-        """Start a dialogue whose peer sends octets; raise what it raises."""
+    def __call__(self, dialogue: Dialogue[T], received: bytes = b"") -> DialogueUnderTest[T]:
+        """Start a dialogue whose peer sends octets; raises what the dialogue raises."""
         started = DialogueUnderTest(self.loop, dialogue)
         self.started.callback(started.close)
-        return started.hear(heard)
+        return started.receive(received)
 
     def close(self) -> None:
         self.started.close()
@@ -224,27 +212,27 @@ class ProtocolUnderTest:
         self.credentials = credentials
 
     def client(
-        self, heard: bytes, terms: Terms | None = None
+        self, received: bytes, terms: Terms | None = None
     ) -> DialogueUnderTest[Credentials | None]:
         """The dialogue with a client that sends octets."""
-        return self.start(self.protocol.client(terms or self.terms, self.terms), heard)
+        return self.start(self.protocol.client(terms or self.terms, self.terms), received)
 
     def login(
         self,
-        heard: bytes = b"",
+        received: bytes = b"",
         upgrade: Upgrade = Upgrade.NEVER,
         credentials: Credentials | None = None,
     ) -> DialogueUnderTest[Accepted]:
         """The dialogue with a real server that sends octets."""
         own_greeting = self.protocol.own_greeting("proxy.example")
         login = self.protocol.login(credentials or self.credentials, own_greeting, upgrade)
-        return self.start(login, heard)
+        return self.start(login, received)
 
 
 def relay(one: DialogueUnderTest[Any], other: DialogueUnderTest[Any]) -> None:
-    """Send each of two dialogues what the other one says, until both are silent."""
-    while (octets := one.news()) or (reply := other.news()):
+    """Pass on what each of two dialogues sends to the other, until neither sends more."""
+    while (octets := one.new_output()) or (reply := other.new_output()):
         if octets:
-            other.hear(octets)
+            other.receive(octets)
         else:
-            one.hear(reply)
+            one.receive(reply)

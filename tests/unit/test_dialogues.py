@@ -41,7 +41,7 @@ def log_in_at_ourselves(
     secured = server._replace(starttls=False, login_disabled=False)
     login = start_dialogue(protocol.login(credentials, protocol.own_greeting(OURS), upgrade))
     client = start_dialogue(protocol.client(server, secured))
-    login.hear(protocol.greeting(THEIRS, server))
+    login.receive(protocol.greeting(THEIRS, server))
     relay(login, client)
     return login, client
 
@@ -60,7 +60,7 @@ def log_in_at_ourselves(
         pytest.param(b"joe", b"x" * 4000, id="long"),
     ],
 )
-def test_credentials_arrive_octet_by_octet(
+def test_credentials_arrive_unchanged(
     start_dialogue: DialogueStarter,
     protocol: Protocol,
     capability: str,
@@ -74,7 +74,7 @@ def test_credentials_arrive_octet_by_octet(
     assert arrived
     assert (arrived.user, arrived.password) == (fsdecode(user), password)
 
-    login.hear(protocol.welcome(arrived, Accepted(b""), "Welcome"))
+    login.receive(protocol.welcome(arrived, Accepted(b""), "Welcome"))
     assert b"Welcome" in login.outcome.line
 
 
@@ -86,7 +86,7 @@ def test_refusals_are_understood(
     assert client.outcome
 
     with pytest.raises(Rejected):
-        login.hear(protocol.refusal(client.outcome, Rejected(), verbatim=False))
+        login.receive(protocol.refusal(client.outcome, Rejected(), verbatim=False))
 
 
 @every_server
@@ -104,7 +104,7 @@ def test_tls_is_negotiated_before_the_login(
 @pytest.mark.parametrize("starttls", [False, True])
 @pytest.mark.parametrize("upgrade", Upgrade)
 @every_server
-def test_connection_to_ourselves_is_noticed(
+def test_connection_to_ourselves_is_detected(
     start_dialogue: DialogueStarter,
     protocol: Protocol,
     capability: str,
@@ -113,28 +113,28 @@ def test_connection_to_ourselves_is_noticed(
 ) -> None:
     login = start_dialogue(protocol.login(JOE, protocol.own_greeting(OURS), upgrade))
     with pytest.raises(Loop):
-        login.hear(protocol.greeting(OURS, Terms(capability, starttls)))
+        login.receive(protocol.greeting(OURS, Terms(capability, starttls)))
 
 
 @pytest.mark.parametrize("size", [1, 2, 7])
 @pytest.mark.parametrize(
-    ("protocol", "heard"),
+    ("protocol", "received"),
     [
         (POP3, b"CAPA\r\nUSER joe\r\nPASS secret\r\nSTAT\r\n"),
         (IMAP4, b'a NOOP\r\nb LOGIN {3+}\r\njoe "secret"\r\nc SELECT INBOX\r\n'),
         (SIEVE, b'NOOP {1+}\r\nx\r\nAUTHENTICATE "PLAIN" {16+}\r\nAGpvZQBzZWNyZXQ=\r\nNOOP\r\n'),
     ],
 )
-def test_pieces_do_not_matter(
-    start_dialogue: DialogueStarter, protocol: Protocol, heard: bytes, size: int
+def test_octets_may_arrive_in_any_pieces(
+    start_dialogue: DialogueStarter, protocol: Protocol, received: bytes, size: int
 ) -> None:
-    whole = start_dialogue(protocol.client(NOTHING, NOTHING), heard)
+    whole = start_dialogue(protocol.client(NOTHING, NOTHING), received)
     pieces = start_dialogue(protocol.client(NOTHING, NOTHING))
-    for start in range(0, len(heard), size):
-        pieces.hear(heard[start : start + size])
+    for start in range(0, len(received), size):
+        pieces.receive(received[start : start + size])
 
     assert pieces.outcome == whole.outcome
-    assert (pieces.said, pieces.unread) == (whole.said, whole.unread)
+    assert (pieces.sent, pieces.unread) == (whole.sent, whole.unread)
 
 
 SECRET = b"hunter2-Kn1ght"
@@ -143,13 +143,13 @@ MESSAGE_START = MESSAGE[:24]
 
 
 def leaks(text: bytes | str) -> bool:
-    """Whether somebody who reads a text learns the password."""
+    """Whether a text contains the password."""
     octets = text if isinstance(text, bytes) else text.encode(errors="surrogateescape")
     return SECRET in octets or MESSAGE_START in octets
 
 
 @pytest.mark.parametrize(
-    ("protocol", "heard"),
+    ("protocol", "received"),
     [
         (POP3, b"USER joe\r\nPASS %b\r\n"),
         (POP3, b"USER joe\r\npass %b\r\n"),
@@ -186,12 +186,12 @@ def leaks(text: bytes | str) -> bool:
     ],
 )
 def test_no_password_of_a_client_is_logged(
-    start_dialogue: DialogueStarter, protocol: Protocol, heard: bytes
+    start_dialogue: DialogueStarter, protocol: Protocol, received: bytes
 ) -> None:
-    heard = heard.replace(b"%b", SECRET)
-    assert leaks(heard)
+    received = received.replace(b"%b", SECRET)
+    assert leaks(received)
 
-    dialogue = start_dialogue(protocol.client(NOTHING, NOTHING), heard)
+    dialogue = start_dialogue(protocol.client(NOTHING, NOTHING), received)
 
     assert dialogue.logged
     assert not [line for line in dialogue.logged if leaks(line)]
@@ -202,13 +202,13 @@ def fail(
 ) -> Failure:
     """Have a real server answer a password 2000 times, or echo it; return how the login fails."""
     try:
-        login.hear(greeting)
-        while not leaks(login.said):
-            login.hear(b"+OK go on\r\n")
-        login.hear((answer or login.said) * 2000)
+        login.receive(greeting)
+        while not leaks(login.sent):
+            login.receive(b"+OK go on\r\n")
+        login.receive((answer or login.sent) * 2000)
     except Failure as failure:
         return failure
-    raise AssertionError(f"the login goes on; it said {login.said!r}")
+    raise AssertionError(f"the login goes on; it sent {login.sent!r}")
 
 
 @pytest.mark.parametrize("extra", [b"", b"\xff", b"\0", b"\r\n"])

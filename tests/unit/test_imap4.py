@@ -39,7 +39,7 @@ def imap4(start_dialogue: DialogueStarter) -> ProtocolUnderTest:
 
 
 def greeting(*capabilities: str) -> bytes:
-    """The greeting of a real server that tells what it can do."""
+    """A real server's greeting with capabilities."""
     return b"* OK [CAPABILITY %b] hi\r\n" % " ".join(("IMAP4rev1", *capabilities)).encode()
 
 
@@ -53,8 +53,12 @@ class TestClient:
             pytest.param(b'"j\\"o\\\\e" "\\\\\\""', b'j"o\\e', b'\\"', id="escapes"),
             pytest.param(b'joe ""', b"joe", b"", id="empty quoted password"),
             pytest.param(b"joe {0+}\r\n", b"joe", b"", id="empty literal password"),
-            pytest.param(b"{3}\r\njoe {6}\r\nsecret", b"joe", b"secret", id="literals"),
-            pytest.param(b"{3+}\r\njoe {6+}\r\nsecret", b"joe", b"secret", id="eager literals"),
+            pytest.param(
+                b"{3}\r\njoe {6}\r\nsecret", b"joe", b"secret", id="synchronizing literals"
+            ),
+            pytest.param(
+                b"{3+}\r\njoe {6+}\r\nsecret", b"joe", b"secret", id="non-synchronizing literals"
+            ),
             pytest.param(b"{3}\r\njoe {6+}\r\nsecret", b"joe", b"secret", id="both literals"),
             pytest.param(b"{3+}\r\njoe secret", b"joe", b"secret", id="literal, atom"),
             pytest.param(b'"joe" {6}\r\nsecret', b"joe", b"secret", id="quoted, literal"),
@@ -64,7 +68,7 @@ class TestClient:
             pytest.param(b'{4+}\r\n"x\\" {4+}\r\n"y\\"', b'"x\\"', b'"y\\"', id="literal quotes"),
             pytest.param(b"j\xf6e \xff\x80", b"j\xf6e", b"\xff\x80", id="8-bit atoms"),
             pytest.param(b'"j\xf6e" "\xff"', b"j\xf6e", b"\xff", id="8-bit quoted"),
-            pytest.param(b'joe a(b){c}*%]\\"', b"joe", b'a(b){c}*%]\\"', id="bold atoms"),
+            pytest.param(b'joe a(b){c}*%]\\"', b"joe", b'a(b){c}*%]\\"', id="special atoms"),
             pytest.param(b'joe "%b"' % (b"x" * 8000), b"joe", b"x" * 8000, id="long password"),
         ],
     )
@@ -77,22 +81,22 @@ class TestClient:
         assert dialogue.unread == b""
         assert dialogue.answers == [b"+"] * len(re.findall(rb"\{\d+\}\r\n", arguments))
 
-    @pytest.mark.parametrize("heard", [b"a login joe secret\r\n", b"a LOGIN joe secret\n"])
+    @pytest.mark.parametrize("received", [b"a login joe secret\r\n", b"a LOGIN joe secret\n"])
     def test_case_and_bare_line_feeds_do_not_matter(
-        self, imap4: ProtocolUnderTest, heard: bytes
+        self, imap4: ProtocolUnderTest, received: bytes
     ) -> None:
-        assert imap4.client(heard).outcome == JOE
+        assert imap4.client(received).outcome == JOE
 
-    def test_literals_are_invited_one_by_one(self, imap4: ProtocolUnderTest) -> None:
+    def test_each_literal_is_invited_when_its_turn_comes(self, imap4: ProtocolUnderTest) -> None:
         dialogue = imap4.client(b"a LOGIN {3}\r\n")
-        assert dialogue.news().startswith(b"+ ")
-        dialogue.hear(b"joe {6}\r\n")
-        assert dialogue.news().startswith(b"+ ")
-        dialogue.hear(b"secret\r\n")
+        assert dialogue.new_output().startswith(b"+ ")
+        dialogue.receive(b"joe {6}\r\n")
+        assert dialogue.new_output().startswith(b"+ ")
+        dialogue.receive(b"secret\r\n")
         assert dialogue.outcome == JOE
 
     @pytest.mark.parametrize("password", [b"secret", b'"secret"', b"{6+}\r\nsecret"])
-    def test_commands_behind_the_login_are_left_for_the_real_server(
+    def test_commands_after_the_login_are_left_for_the_real_server(
         self, imap4: ProtocolUnderTest, password: bytes
     ) -> None:
         dialogue = imap4.client(b"a LOGIN joe %b\r\nb SELECT INBOX\r\nc FE" % password)
@@ -133,7 +137,7 @@ class TestClient:
         assert [line.split()[:2] for line in dialogue.lines] == [[b"a", b"BAD"]]
         assert dialogue.pauses == 1
 
-        assert dialogue.hear(b"a LOGIN joe secret\r\n").outcome == JOE
+        assert dialogue.receive(b"a LOGIN joe secret\r\n").outcome == JOE
 
     @pytest.mark.parametrize("line", [b"", b" LOGIN joe x", b"+ NOOP", b"* NOOP", b"a\0b NOOP"])
     def test_line_without_a_tag_is_refused_untagged(
@@ -157,7 +161,7 @@ class TestClient:
         self, imap4: ProtocolUnderTest, refused: bytes
     ) -> None:
         dialogue = imap4.client(refused + b"\r\nb NOOP\r\n")
-        assert len(dialogue.lines) == 2, dialogue.said
+        assert len(dialogue.lines) == 2, dialogue.sent
         assert dialogue.lines[-1].startswith(b"b OK")
 
     @pytest.mark.parametrize("command", [b"a AUTHENTICATE PLAIN", b"a AUTHENTICATE PLAIN AGpvZQBz"])
@@ -180,7 +184,7 @@ class TestClient:
             (b"a LOGOUT", [b"* BYE", b"a OK"]),
         ],
     )
-    def test_commands_before_the_login(
+    def test_commands_are_answered_before_the_login(
         self, imap4: ProtocolUnderTest, command: bytes, answers: list[bytes]
     ) -> None:
         dialogue = imap4.client(command + b"\r\n")
@@ -222,7 +226,7 @@ class TestCapability:
             (TLS_FIRST, b"IMAP4 IMAP4REV1 STARTTLS LOGINDISABLED"),
         ],
     )
-    def test_comes_and_goes_with_what_is_possible(
+    def test_lists_starttls_and_logindisabled_as_they_are_now(
         self, imap4: ProtocolUnderTest, terms: Terms, announced: bytes
     ) -> None:
         dialogue = imap4.client(b"a CAPABILITY\r\n", terms)
@@ -231,19 +235,19 @@ class TestCapability:
             b"* OK [CAPABILITY %b] IMAP4 Ready mx.example\r\n" % announced
         )
 
-    def test_changes_with_tls(self, imap4: ProtocolUnderTest) -> None:
+    def test_changes_after_starttls(self, imap4: ProtocolUnderTest) -> None:
         dialogue = imap4.client(b"a STARTTLS\r\nb LOGIN evil evil\r\n", TLS_FIRST)
         assert (dialogue.answers, dialogue.upgrades) == ([b"a"], 1)
 
-        dialogue.hear(b"c CAPABILITY\r\nd STARTTLS\r\n")
+        dialogue.receive(b"c CAPABILITY\r\nd STARTTLS\r\n")
         assert dialogue.lines[1] == b"* CAPABILITY IMAP4 IMAP4REV1"
         assert dialogue.lines[-1].startswith(b"d BAD")
-        assert dialogue.hear(b"a LOGIN joe secret\r\n").outcome == JOE
+        assert dialogue.receive(b"a LOGIN joe secret\r\n").outcome == JOE
 
 
 class TestRealServer:
     @pytest.mark.parametrize(
-        ("capabilities", "user", "password", "said"),
+        ("capabilities", "user", "password", "sent"),
         [
             ((), b"joe", b"secret", b'perdition LOGIN "joe" "secret"\r\n'),
             ((), b'j"o\\e', b" ", b'perdition LOGIN "j\\"o\\\\e" " "\r\n'),
@@ -263,25 +267,25 @@ class TestRealServer:
             (("LITERAL-",), b"joe", b"x" * 5000, b"perdition LOGIN {3+}\r\njoe {5000}\r\n"),
         ],
     )
-    def test_one_round_trip_where_the_server_allows_it(
+    def test_login_takes_one_round_trip_if_the_server_allows_it(
         self,
         imap4: ProtocolUnderTest,
         capabilities: tuple[str, ...],
         user: bytes,
         password: bytes,
-        said: bytes,
+        sent: bytes,
     ) -> None:
         credentials = Credentials(fsdecode(user), password)
-        assert imap4.login(greeting(*capabilities), credentials=credentials).said == said
+        assert imap4.login(greeting(*capabilities), credentials=credentials).sent == sent
 
-    def test_literals_wait_for_their_invitations(self, imap4: ProtocolUnderTest) -> None:
+    def test_literals_are_sent_when_invited(self, imap4: ProtocolUnderTest) -> None:
         dialogue = imap4.login(greeting(), credentials=Credentials(fsdecode(b"j\xf6e"), b"\r\n"))
-        assert dialogue.news() == b"perdition LOGIN {3}\r\n"
-        dialogue.hear(b"+ go on\r\n")
-        assert dialogue.news() == b"j\xf6e {2}\r\n"
-        dialogue.hear(b"+\r\n")
-        assert dialogue.news() == b"\r\n\r\n"
-        dialogue.hear(b"perdition OK in\r\n")
+        assert dialogue.new_output() == b"perdition LOGIN {3}\r\n"
+        dialogue.receive(b"+ go on\r\n")
+        assert dialogue.new_output() == b"j\xf6e {2}\r\n"
+        dialogue.receive(b"+\r\n")
+        assert dialogue.new_output() == b"\r\n\r\n"
+        dialogue.receive(b"perdition OK in\r\n")
         assert dialogue.outcome == Accepted(b"OK in")
 
     @pytest.mark.parametrize("refusal", [b"NO [ALERT] locked", b"BAD no literals", b"OK surprise"])
@@ -290,25 +294,25 @@ class TestRealServer:
     ) -> None:
         dialogue = imap4.login(greeting(), credentials=Credentials("joe", b"pass\xff"))
         with pytest.raises(Rejected) as refused:
-            dialogue.hear(b"* 1 EXISTS\r\nperdition %b\r\n" % refusal)
+            dialogue.receive(b"* 1 EXISTS\r\nperdition %b\r\n" % refusal)
         assert refused.value.server_line == refusal
         assert refused.value.untagged == b"* 1 EXISTS\r\n"
-        assert b"pass" not in dialogue.said
+        assert b"pass" not in dialogue.sent
 
     @pytest.mark.parametrize(("user", "password"), [("j\0oe", b"secret"), ("joe", b"se\0cret")])
     def test_nul_is_never_sent(self, imap4: ProtocolUnderTest, user: str, password: bytes) -> None:
         dialogue = imap4.login(credentials=Credentials(user, password))
         with pytest.raises(Rejected):
-            dialogue.hear(greeting("LITERAL+"))
-        assert dialogue.said == b""
+            dialogue.receive(greeting("LITERAL+"))
+        assert dialogue.sent == b""
 
-    def test_capabilities_are_asked_for_where_the_greeting_has_none(
+    def test_capabilities_are_requested_if_the_greeting_has_none(
         self, imap4: ProtocolUnderTest
     ) -> None:
         dialogue = imap4.login(b"* OK hi\r\n")
-        assert dialogue.news() == b"perdition CAPABILITY\r\n"
-        dialogue.hear(b"* capability IMAP4rev1 literal+\r\nperdition ok done\r\n")
-        assert dialogue.news() == b'perdition LOGIN "joe" "secret"\r\n'
+        assert dialogue.new_output() == b"perdition CAPABILITY\r\n"
+        dialogue.receive(b"* capability IMAP4rev1 literal+\r\nperdition ok done\r\n")
+        assert dialogue.new_output() == b'perdition LOGIN "joe" "secret"\r\n'
 
     @pytest.mark.parametrize("answer", [b"perdition BAD what?", b"perdition OK done"])
     def test_server_without_capabilities_gets_no_password(
@@ -316,45 +320,49 @@ class TestRealServer:
     ) -> None:
         dialogue = imap4.login(b"* OK hi\r\n")
         with pytest.raises(NegotiationFailed):
-            dialogue.hear(answer + b"\r\n")
-        assert b"secret" not in dialogue.said
+            dialogue.receive(answer + b"\r\n")
+        assert b"secret" not in dialogue.sent
 
     @pytest.mark.parametrize(
-        "heard",
+        "received",
         [
             greeting("LOGINDISABLED"),
             b"* OK hi\r\n* CAPABILITY IMAP4rev1 LoginDisabled\r\nperdition OK done\r\n",
         ],
     )
-    def test_logindisabled_gets_no_password(self, imap4: ProtocolUnderTest, heard: bytes) -> None:
+    def test_logindisabled_gets_no_password(
+        self, imap4: ProtocolUnderTest, received: bytes
+    ) -> None:
         dialogue = imap4.login()
         with pytest.raises(MechanismUnavailable):
-            dialogue.hear(heard)
-        assert b"LOGIN" not in dialogue.said
+            dialogue.receive(received)
+        assert b"LOGIN" not in dialogue.sent
 
     def test_own_greeting_is_a_loop(self, imap4: ProtocolUnderTest) -> None:
         dialogue = imap4.login()
         with pytest.raises(Loop):
-            dialogue.hear(PROTOCOL.greeting("proxy.example", TLS_FIRST))
-        assert dialogue.said == b""
+            dialogue.receive(PROTOCOL.greeting("proxy.example", TLS_FIRST))
+        assert dialogue.sent == b""
 
     @pytest.mark.parametrize("host", ["other.example", "myproxy.example", "proxy.example.org"])
     def test_greeting_of_another_perdition_is_no_loop(
         self, imap4: ProtocolUnderTest, host: str
     ) -> None:
-        assert b"LOGIN" in imap4.login(PROTOCOL.greeting(host, PLAIN)).said
+        assert b"LOGIN" in imap4.login(PROTOCOL.greeting(host, PLAIN)).sent
 
     @pytest.mark.parametrize(
         "line",
         [b"* BYE full", b"* PREAUTH [CAPABILITY IMAP4rev1] hi", b"+OK POP3", b"", b"a OK", b"\0"],
     )
-    def test_other_greetings_end_the_login(self, imap4: ProtocolUnderTest, line: bytes) -> None:
+    def test_unexpected_greeting_ends_the_login(
+        self, imap4: ProtocolUnderTest, line: bytes
+    ) -> None:
         dialogue = imap4.login()
         with pytest.raises(NegotiationFailed):
-            dialogue.hear(line + b"\r\n")
-        assert dialogue.said == b""
+            dialogue.receive(line + b"\r\n")
+        assert dialogue.sent == b""
 
-    def test_endless_greeting_is_cut(self, imap4: ProtocolUnderTest) -> None:
+    def test_endless_greeting_ends_the_login(self, imap4: ProtocolUnderTest) -> None:
         with pytest.raises(LineTooLong):
             imap4.login(b"* OK " + b"x" * 70_000)
 
@@ -368,7 +376,7 @@ class TestRealServer:
             b"* X {3}\r\none {14}\r\n\r\nperdition NO)\r\n",
         ],
     )
-    def test_what_comes_before_the_ok_is_passed_on(
+    def test_untagged_answers_before_the_ok_are_passed_on(
         self, imap4: ProtocolUnderTest, untagged: bytes
     ) -> None:
         dialogue = imap4.login(
@@ -380,14 +388,14 @@ class TestRealServer:
     @pytest.mark.parametrize(
         "line", [b"NO [AUTHENTICATIONFAILED] wrong", b"BAD syntax", b"garbage"]
     )
-    def test_refusal_is_kept_word_for_word(self, imap4: ProtocolUnderTest, line: bytes) -> None:
+    def test_refusal_is_kept_unchanged(self, imap4: ProtocolUnderTest, line: bytes) -> None:
         with pytest.raises(Rejected) as refused:
             imap4.login(greeting() + b"* NO sorry\r\nperdition %b\r\n" % line)
         assert refused.value.server_line == line
         assert refused.value.untagged == b"* NO sorry\r\n"
 
     @pytest.mark.parametrize("line", [b"* BYE bye", b"* bye", b"other OK in", b"OK in", b"+ more"])
-    def test_other_answers_end_the_login(self, imap4: ProtocolUnderTest, line: bytes) -> None:
+    def test_unexpected_answer_ends_the_login(self, imap4: ProtocolUnderTest, line: bytes) -> None:
         with pytest.raises(NegotiationFailed):
             imap4.login(greeting() + line + b"\r\n")
 
@@ -400,20 +408,20 @@ class TestRealServer:
         ],
     )
     @pytest.mark.parametrize("password", [b"secret", b"\xff"])
-    def test_endless_answers_are_cut(
+    def test_endless_answers_end_the_login(
         self, imap4: ProtocolUnderTest, endless: bytes, password: bytes
     ) -> None:
         dialogue = imap4.login(greeting(), credentials=Credentials("joe", password))
         with pytest.raises(NegotiationFailed):
-            dialogue.hear(endless)
+            dialogue.receive(endless)
 
 
 class TestUpgrade:
-    def test_never_asks(self, imap4: ProtocolUnderTest) -> None:
-        assert imap4.login(greeting("STARTTLS"), Upgrade.NEVER).said.startswith(b"perdition LOGIN")
+    def test_is_not_requested_if_upgrade_is_never(self, imap4: ProtocolUnderTest) -> None:
+        assert imap4.login(greeting("STARTTLS"), Upgrade.NEVER).sent.startswith(b"perdition LOGIN")
 
     @pytest.mark.parametrize("upgrade", [Upgrade.IF_OFFERED, Upgrade.REQUIRED])
-    def test_comes_before_the_login_and_capabilities_are_asked_anew(
+    def test_precedes_the_login_and_capabilities_are_requested_again(
         self, imap4: ProtocolUnderTest, upgrade: Upgrade
     ) -> None:
         dialogue = imap4.login(
@@ -422,35 +430,37 @@ class TestUpgrade:
         assert dialogue.upgrades == 1
         assert dialogue.lines == [b"perdition STARTTLS", b"perdition CAPABILITY"]
 
-        dialogue.hear(b"* CAPABILITY IMAP4rev1\r\nperdition OK done\r\n")
+        dialogue.receive(b"* CAPABILITY IMAP4rev1\r\nperdition OK done\r\n")
         assert dialogue.lines[2:] == [b'perdition LOGIN "joe" "secret"']
 
-    def test_capabilities_from_before_it_do_not_count(self, imap4: ProtocolUnderTest) -> None:
+    def test_capabilities_from_before_it_are_ignored(self, imap4: ProtocolUnderTest) -> None:
         dialogue = imap4.login(
             greeting("STARTTLS", "LITERAL+") + b"perdition OK go\r\n", Upgrade.REQUIRED
         )
         with pytest.raises(MechanismUnavailable):
-            dialogue.hear(b"* CAPABILITY IMAP4rev1 LOGINDISABLED\r\nperdition OK done\r\n")
+            dialogue.receive(b"* CAPABILITY IMAP4rev1 LOGINDISABLED\r\nperdition OK done\r\n")
 
-    def test_plain_login_where_it_is_only_wished_for(self, imap4: ProtocolUnderTest) -> None:
+    def test_login_goes_on_without_it_if_it_is_optional_and_not_offered(
+        self, imap4: ProtocolUnderTest
+    ) -> None:
         dialogue = imap4.login(greeting(), Upgrade.IF_OFFERED)
         assert (dialogue.answers, dialogue.upgrades) == ([b"perdition"], 0)
-        assert b"LOGIN" in dialogue.said
+        assert b"LOGIN" in dialogue.sent
 
-    def test_no_login_where_it_is_required(self, imap4: ProtocolUnderTest) -> None:
+    def test_login_ends_if_it_is_required_and_not_offered(self, imap4: ProtocolUnderTest) -> None:
         dialogue = imap4.login(b"", Upgrade.REQUIRED)
         with pytest.raises(TLSNotPresent):
-            dialogue.hear(greeting())
-        assert dialogue.said == b""
+            dialogue.receive(greeting())
+        assert dialogue.sent == b""
 
     @pytest.mark.parametrize("upgrade", [Upgrade.IF_OFFERED, Upgrade.REQUIRED])
     @pytest.mark.parametrize("refusal", [b"NO not now", b"BAD what?"])
-    def test_refused_offer_ends_the_login(
+    def test_refusal_ends_the_login(
         self, imap4: ProtocolUnderTest, upgrade: Upgrade, refusal: bytes
     ) -> None:
         dialogue = imap4.login(b"", upgrade)
         with pytest.raises(NegotiationFailed):
-            dialogue.hear(greeting("STARTTLS") + b"perdition %b\r\n" % refusal)
+            dialogue.receive(greeting("STARTTLS") + b"perdition %b\r\n" % refusal)
         assert dialogue.lines == [b"perdition STARTTLS"]
 
 
@@ -466,7 +476,7 @@ class TestAnswers:
             (Accepted(b"OK in", b"* 1 EXISTS\r\n"), None, b"* 1 EXISTS\r\na OK in\r\n"),
         ],
     )
-    def test_welcome_tells_the_real_servers_capabilities(
+    def test_welcome_has_the_real_servers_capabilities(
         self, accepted: Accepted, ok_line: str | None, answer: bytes
     ) -> None:
         assert PROTOCOL.welcome(JOE, accepted, ok_line) == answer
@@ -493,7 +503,7 @@ class TestAnswers:
             (Rejected(), b"a NO [AUTHENTICATIONFAILED] Re-Authentication Failure\r\n"),
         ],
     )
-    def test_verbatim_refusal_is_the_servers_where_it_said_one(
+    def test_verbatim_refusal_is_the_real_servers_if_there_is_one(
         self, failure: Failure, answer: bytes
     ) -> None:
         assert PROTOCOL.refusal(JOE, failure, verbatim=True) == answer

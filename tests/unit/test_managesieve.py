@@ -40,7 +40,7 @@ def managesieve(start_dialogue: DialogueStarter) -> ProtocolUnderTest:
 
 
 def capabilities(*others: bytes) -> bytes:
-    """What a real server tells it can do, and OK."""
+    """A real server's capabilities, and OK."""
     lines = (b'"IMPLEMENTATION" "s"', b'"SASL" "PLAIN"', *others, b'OK "hi"')
     return b"".join(line + b"\r\n" for line in lines)
 
@@ -58,7 +58,7 @@ class TestClient:
             pytest.param(b'AUTHENTICATE "PLAIN"\r\n{%d+}\r\n%b', id="answer literal"),
         ],
     )
-    def test_every_way_to_send_a_message(
+    def test_message_may_be_sent_in_every_form(
         self, managesieve: ProtocolUnderTest, authenticate: bytes
     ) -> None:
         if b"%d" in authenticate:
@@ -69,11 +69,11 @@ class TestClient:
         assert dialogue.outcome == JOE
         assert dialogue.unread == b""
 
-    def test_no_answer_but_a_challenge_before_the_outcome(
+    def test_nothing_but_a_challenge_is_sent_before_the_outcome(
         self, managesieve: ProtocolUnderTest
     ) -> None:
-        assert managesieve.client(b'AUTHENTICATE "PLAIN" "%b"\r\n' % MESSAGE).said == b""
-        assert managesieve.client(b'AUTHENTICATE "PLAIN"\r\n').said == b'""\r\n'
+        assert managesieve.client(b'AUTHENTICATE "PLAIN" "%b"\r\n' % MESSAGE).sent == b""
+        assert managesieve.client(b'AUTHENTICATE "PLAIN"\r\n').sent == b'""\r\n'
 
     @pytest.mark.parametrize(
         ("authorisation", "user", "password"),
@@ -93,12 +93,12 @@ class TestClient:
         )
         assert dialogue.outcome == Credentials(fsdecode(user), password, fsdecode(authorisation))
 
-    @pytest.mark.parametrize("blank", [b" ", b"\r\n"])
-    def test_commands_behind_the_login_are_left_for_the_real_server(
-        self, managesieve: ProtocolUnderTest, blank: bytes
+    @pytest.mark.parametrize("separator", [b" ", b"\r\n"])
+    def test_commands_after_the_login_are_left_for_the_real_server(
+        self, managesieve: ProtocolUnderTest, separator: bytes
     ) -> None:
         dialogue = managesieve.client(
-            b'AUTHENTICATE "PLAIN"%b"%b"\r\nLISTSCRIPTS\r\nGET' % (blank, MESSAGE)
+            b'AUTHENTICATE "PLAIN"%b"%b"\r\nLISTSCRIPTS\r\nGET' % (separator, MESSAGE)
         )
         assert dialogue.unread == b"LISTSCRIPTS\r\nGET"
 
@@ -132,7 +132,7 @@ class TestClient:
         dialogue = managesieve.client(mistake + b"\r\n")
         assert (dialogue.answers, dialogue.pauses) == ([b"NO"], 1)
 
-        assert dialogue.hear(b'AUTHENTICATE "PLAIN" "%b"\r\n' % MESSAGE).outcome == JOE
+        assert dialogue.receive(b'AUTHENTICATE "PLAIN" "%b"\r\n' % MESSAGE).outcome == JOE
 
     @pytest.mark.parametrize("answer", [b'"*"', b'"!"', b'"%b" "x"' % MESSAGE, b"", b"NOOP"])
     def test_cancelled_or_bad_exchange_is_forgiven(
@@ -141,7 +141,7 @@ class TestClient:
         dialogue = managesieve.client(b'AUTHENTICATE "PLAIN"\r\n' + answer + b"\r\n")
         assert dialogue.answers == [b'""', b"NO"]
 
-        assert dialogue.hear(b'AUTHENTICATE "PLAIN" "%b"\r\n' % MESSAGE).outcome == JOE
+        assert dialogue.receive(b'AUTHENTICATE "PLAIN" "%b"\r\n' % MESSAGE).outcome == JOE
 
     @pytest.mark.parametrize(
         "refused",
@@ -169,11 +169,11 @@ class TestClient:
             (b"CAPABILITY", b'"IMPLEMENTATION" "x"\r\n"SASL" "PLAIN"\r\nOK "done"\r\n'),
         ],
     )
-    def test_commands_before_the_login(
+    def test_commands_are_answered_before_the_login(
         self, managesieve: ProtocolUnderTest, command: bytes, answer: bytes
     ) -> None:
         dialogue = managesieve.client(command + b"\r\n")
-        assert (dialogue.said, dialogue.pauses) == (answer, 0)
+        assert (dialogue.sent, dialogue.pauses) == (answer, 0)
 
     def test_logout_ends_the_session(self, managesieve: ProtocolUnderTest) -> None:
         dialogue = managesieve.client(b"LOGOUT\r\n")
@@ -200,7 +200,7 @@ class TestCapability:
             (Terms(""), []),
         ],
     )
-    def test_comes_and_goes_with_what_is_possible(
+    def test_lists_starttls_only_if_it_is_offered(
         self, managesieve: ProtocolUnderTest, terms: Terms, announced: list[bytes]
     ) -> None:
         dialogue = managesieve.client(b"CAPABILITY\r\n", terms)
@@ -208,31 +208,31 @@ class TestCapability:
         lines = PROTOCOL.greeting("mx.example", terms).splitlines()
         assert lines == [*announced, b'OK "ManageSieve Ready mx.example"']
 
-    def test_is_told_unasked_after_tls(self, managesieve: ProtocolUnderTest) -> None:
+    def test_is_sent_unasked_after_starttls(self, managesieve: ProtocolUnderTest) -> None:
         dialogue = managesieve.client(b"STARTTLS\r\nLOGOUT\r\n", TLS_OFFERED)
         assert dialogue.upgrades == 1
         assert dialogue.answers == [b"OK", b'"IMPLEMENTATION"', b'"SASL"', b"OK"]
 
-        assert dialogue.hear(b"STARTTLS\r\n").answers[-1] == b"NO"
+        assert dialogue.receive(b"STARTTLS\r\n").answers[-1] == b"NO"
 
 
 class TestRealServer:
-    def test_one_round_trip(self, managesieve: ProtocolUnderTest) -> None:
+    def test_login_takes_one_round_trip(self, managesieve: ProtocolUnderTest) -> None:
         dialogue = managesieve.login(capabilities())
-        assert dialogue.said == b'AUTHENTICATE "PLAIN" "%b"\r\n' % MESSAGE
-        assert dialogue.hear(b'OK "in"\r\n').outcome == Accepted(b'OK "in"')
+        assert dialogue.sent == b'AUTHENTICATE "PLAIN" "%b"\r\n' % MESSAGE
+        assert dialogue.receive(b'OK "in"\r\n').outcome == Accepted(b'OK "in"')
 
     def test_authorisation_and_exact_octets_are_sent(self, managesieve: ProtocolUnderTest) -> None:
         dialogue = managesieve.login(
             capabilities(), credentials=Credentials("j\udcf6e", b"\xff ", "ann")
         )
         message = b64encode(b"ann\0j\xf6e\0\xff ")
-        assert dialogue.said == b'AUTHENTICATE "PLAIN" "%b"\r\n' % message
+        assert dialogue.sent == b'AUTHENTICATE "PLAIN" "%b"\r\n' % message
 
     def test_long_message_goes_in_a_literal(self, managesieve: ProtocolUnderTest) -> None:
         dialogue = managesieve.login(capabilities(), credentials=Credentials("joe", b"x" * 1000))
         message = b64encode(b"\0joe\0" + b"x" * 1000)
-        assert dialogue.said == b'AUTHENTICATE "PLAIN" {%d+}\r\n%b\r\n' % (len(message), message)
+        assert dialogue.sent == b'AUTHENTICATE "PLAIN" {%d+}\r\n%b\r\n' % (len(message), message)
 
     @pytest.mark.parametrize(
         "credentials",
@@ -248,8 +248,8 @@ class TestRealServer:
     ) -> None:
         dialogue = managesieve.login(credentials=credentials)
         with pytest.raises(Rejected):
-            dialogue.hear(capabilities())
-        assert dialogue.said == b""
+            dialogue.receive(capabilities())
+        assert dialogue.sent == b""
 
     @pytest.mark.parametrize(
         "sasl",
@@ -260,7 +260,7 @@ class TestRealServer:
             b"{4}\r\nSASL {5}\r\nPLAIN",
         ],
     )
-    def test_plain_is_found_however_it_is_announced(
+    def test_plain_is_found_in_every_form_of_the_capability(
         self, managesieve: ProtocolUnderTest, sasl: bytes
     ) -> None:
         dialogue = managesieve.login(
@@ -276,14 +276,14 @@ class TestRealServer:
     ) -> None:
         dialogue = managesieve.login()
         with pytest.raises(MechanismUnavailable):
-            dialogue.hear(sasl + b"\r\nOK\r\n")
-        assert dialogue.said == b""
+            dialogue.receive(sasl + b"\r\nOK\r\n")
+        assert dialogue.sent == b""
 
     def test_own_greeting_is_a_loop(self, managesieve: ProtocolUnderTest) -> None:
         dialogue = managesieve.login()
         with pytest.raises(Loop):
-            dialogue.hear(PROTOCOL.greeting("proxy.example", PLAIN))
-        assert dialogue.said == b""
+            dialogue.receive(PROTOCOL.greeting("proxy.example", PLAIN))
+        assert dialogue.sent == b""
 
     @pytest.mark.parametrize("host", ["other.example", "myproxy.example", "proxy.example.org"])
     def test_greeting_of_another_perdition_is_no_loop(
@@ -291,14 +291,14 @@ class TestRealServer:
     ) -> None:
         assert managesieve.login(PROTOCOL.greeting(host, PLAIN)).answers == [b"AUTHENTICATE"]
 
-    @pytest.mark.parametrize("heard", [b'BYE "full"', b'NO "no"', b"garbage\r\nOK", b"\0\r\nOK"])
-    def test_other_greetings_end_the_login(
-        self, managesieve: ProtocolUnderTest, heard: bytes
+    @pytest.mark.parametrize("received", [b'BYE "full"', b'NO "no"', b"garbage\r\nOK", b"\0\r\nOK"])
+    def test_unexpected_greeting_ends_the_login(
+        self, managesieve: ProtocolUnderTest, received: bytes
     ) -> None:
         dialogue = managesieve.login()
         with pytest.raises(NegotiationFailed):
-            dialogue.hear(heard + b"\r\n")
-        assert dialogue.said == b""
+            dialogue.receive(received + b"\r\n")
+        assert dialogue.sent == b""
 
     @pytest.mark.parametrize(
         "endless",
@@ -309,13 +309,13 @@ class TestRealServer:
             pytest.param(b'"X"' + b" {9999}\r\n%b" % (b"x" * 9999) * 20, id="literals"),
         ],
     )
-    def test_endless_capabilities_are_cut(
+    def test_endless_capabilities_end_the_login(
         self, managesieve: ProtocolUnderTest, endless: bytes
     ) -> None:
         with pytest.raises(NegotiationFailed):
             managesieve.login(endless)
 
-    def test_endless_line_is_cut(self, managesieve: ProtocolUnderTest) -> None:
+    def test_endless_line_ends_the_login(self, managesieve: ProtocolUnderTest) -> None:
         with pytest.raises(LineTooLong):
             managesieve.login(b'"SIEVE" "' + b"x" * 70_000)
 
@@ -328,7 +328,7 @@ class TestRealServer:
             b"OK (WARNINGS) {6}\r\nlo\r\nng",
         ],
     )
-    def test_acceptance_is_kept_word_for_word(
+    def test_acceptance_is_kept_unchanged(
         self, managesieve: ProtocolUnderTest, answer: bytes
     ) -> None:
         dialogue = managesieve.login(capabilities() + answer + b"\r\n" + b'"early"')
@@ -338,9 +338,7 @@ class TestRealServer:
     @pytest.mark.parametrize(
         "answer", [b'NO "wrong"', b"no", b"NO (QUOTA/MAXSIZE) {8}\r\nno\r\nroom"]
     )
-    def test_refusal_is_kept_word_for_word(
-        self, managesieve: ProtocolUnderTest, answer: bytes
-    ) -> None:
+    def test_refusal_is_kept_unchanged(self, managesieve: ProtocolUnderTest, answer: bytes) -> None:
         with pytest.raises(Rejected) as refused:
             managesieve.login(capabilities() + answer + b"\r\n")
         assert refused.value.server_line == answer
@@ -354,43 +352,47 @@ STARTTLS = capabilities(b'"STARTTLS"')
 
 
 class TestUpgrade:
-    def test_never_asks(self, managesieve: ProtocolUnderTest) -> None:
+    def test_is_not_requested_if_upgrade_is_never(self, managesieve: ProtocolUnderTest) -> None:
         assert managesieve.login(STARTTLS, Upgrade.NEVER).answers == [b"AUTHENTICATE"]
 
     @pytest.mark.parametrize("upgrade", [Upgrade.IF_OFFERED, Upgrade.REQUIRED])
-    def test_comes_before_the_login_and_capabilities_are_heard_anew(
+    def test_precedes_the_login_and_capabilities_are_read_again(
         self, managesieve: ProtocolUnderTest, upgrade: Upgrade
     ) -> None:
         dialogue = managesieve.login(b'"SASL" ""\r\n"starttls"\r\nOK\r\nOK "go"\r\n', upgrade)
-        assert (dialogue.said, dialogue.upgrades) == (b"STARTTLS\r\n", 1)
+        assert (dialogue.sent, dialogue.upgrades) == (b"STARTTLS\r\n", 1)
 
-        dialogue.hear(capabilities())
+        dialogue.receive(capabilities())
         assert dialogue.answers == [b"STARTTLS", b"AUTHENTICATE"]
 
-    def test_capabilities_from_before_it_do_not_count(self, managesieve: ProtocolUnderTest) -> None:
+    def test_capabilities_from_before_it_are_ignored(self, managesieve: ProtocolUnderTest) -> None:
         dialogue = managesieve.login(STARTTLS + b"OK\r\n", Upgrade.REQUIRED)
         with pytest.raises(MechanismUnavailable):
-            dialogue.hear(b'"SASL" "SCRAM-SHA-1"\r\nOK\r\n')
+            dialogue.receive(b'"SASL" "SCRAM-SHA-1"\r\nOK\r\n')
 
-    def test_plain_login_where_it_is_only_wished_for(self, managesieve: ProtocolUnderTest) -> None:
+    def test_login_goes_on_without_it_if_it_is_optional_and_not_offered(
+        self, managesieve: ProtocolUnderTest
+    ) -> None:
         dialogue = managesieve.login(capabilities(), Upgrade.IF_OFFERED)
         assert (dialogue.answers, dialogue.upgrades) == ([b"AUTHENTICATE"], 0)
 
-    def test_no_login_where_it_is_required(self, managesieve: ProtocolUnderTest) -> None:
+    def test_login_ends_if_it_is_required_and_not_offered(
+        self, managesieve: ProtocolUnderTest
+    ) -> None:
         dialogue = managesieve.login(b"", Upgrade.REQUIRED)
         with pytest.raises(TLSNotPresent):
-            dialogue.hear(capabilities())
-        assert dialogue.said == b""
+            dialogue.receive(capabilities())
+        assert dialogue.sent == b""
 
     @pytest.mark.parametrize("upgrade", [Upgrade.IF_OFFERED, Upgrade.REQUIRED])
     @pytest.mark.parametrize("refusal", [b'NO "not now"', b'BYE "bye"'])
-    def test_refused_offer_ends_the_login(
+    def test_refusal_ends_the_login(
         self, managesieve: ProtocolUnderTest, upgrade: Upgrade, refusal: bytes
     ) -> None:
         dialogue = managesieve.login(b"", upgrade)
         with pytest.raises(NegotiationFailed):
-            dialogue.hear(STARTTLS + refusal + b"\r\n")
-        assert dialogue.said == b"STARTTLS\r\n"
+            dialogue.receive(STARTTLS + refusal + b"\r\n")
+        assert dialogue.sent == b"STARTTLS\r\n"
 
 
 class TestAnswers:
@@ -402,7 +404,9 @@ class TestAnswers:
             (None, b'OK (SASL "x") "in"\r\n'),
         ],
     )
-    def test_welcome(self, ok_line: str | None, answer: bytes) -> None:
+    def test_welcome_is_the_ok_line_or_the_real_servers_answer(
+        self, ok_line: str | None, answer: bytes
+    ) -> None:
         assert PROTOCOL.welcome(JOE, Accepted(b'OK (SASL "x") "in"'), ok_line) == answer
 
     @pytest.mark.parametrize(
@@ -425,7 +429,7 @@ class TestAnswers:
             (Rejected(), b'NO "Re-Authentication Failure"\r\n'),
         ],
     )
-    def test_verbatim_refusal_is_the_servers_where_it_said_one(
+    def test_verbatim_refusal_is_the_real_servers_if_there_is_one(
         self, failure: Failure, answer: bytes
     ) -> None:
         assert PROTOCOL.refusal(JOE, failure, verbatim=True) == answer

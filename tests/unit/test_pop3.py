@@ -54,16 +54,18 @@ class TestClient:
         assert dialogue.outcome == Credentials(fsdecode(user), password)
         assert dialogue.answers == [b"+OK"]
 
-    @pytest.mark.parametrize("heard", [b"user joe\r\npass secret\r\n", b"USER joe\nPASS secret\n"])
+    @pytest.mark.parametrize(
+        "received", [b"user joe\r\npass secret\r\n", b"USER joe\nPASS secret\n"]
+    )
     def test_case_and_bare_line_feeds_do_not_matter(
-        self, pop3: ProtocolUnderTest, heard: bytes
+        self, pop3: ProtocolUnderTest, received: bytes
     ) -> None:
-        assert pop3.client(heard).outcome == JOE
+        assert pop3.client(received).outcome == JOE
 
-    def test_last_user_counts(self, pop3: ProtocolUnderTest) -> None:
+    def test_last_user_is_logged_in(self, pop3: ProtocolUnderTest) -> None:
         assert pop3.client(b"USER ann\r\nUSER joe\r\nPASS secret\r\n").outcome == JOE
 
-    def test_commands_behind_the_password_are_left_for_the_real_server(
+    def test_commands_after_the_password_are_left_for_the_real_server(
         self, pop3: ProtocolUnderTest
     ) -> None:
         assert pop3.client(b"USER joe\r\nPASS secret\r\nSTAT\r\nQU").unread == b"STAT\r\nQU"
@@ -93,12 +95,12 @@ class TestClient:
         dialogue = pop3.client(mistake + b"\r\n")
         assert (dialogue.answers, dialogue.pauses) == ([b"-ERR"], 1)
 
-        assert dialogue.hear(b"USER joe\r\nPASS secret\r\n").outcome == JOE
+        assert dialogue.receive(b"USER joe\r\nPASS secret\r\n").outcome == JOE
 
-    def test_password_without_its_blank_is_no_empty_password(self, pop3: ProtocolUnderTest) -> None:
+    def test_pass_without_a_space_is_no_empty_password(self, pop3: ProtocolUnderTest) -> None:
         dialogue = pop3.client(b"USER joe\r\nPASS\r\n")
         assert dialogue.answers == [b"+OK", b"-ERR"]
-        assert dialogue.goes_on
+        assert dialogue.waits_for_more
 
     def test_auth_is_refused_at_once(self, pop3: ProtocolUnderTest) -> None:
         dialogue = pop3.client(b"AUTH\r\nAUTH PLAIN\r\nAUTH PLAIN AGpvZQBzZWNyZXQ=\r\n")
@@ -127,37 +129,37 @@ class TestClient:
             ("", False, []),
         ],
     )
-    def test_capabilities(
+    def test_capa_lists_the_capability_and_stls_if_it_is_offered(
         self, pop3: ProtocolUnderTest, capability: str, starttls: bool, listed: list[bytes]
     ) -> None:
         dialogue = pop3.client(b"CAPA\r\n", Terms(capability, starttls))
         assert dialogue.answers[0] == b"+OK"
         assert dialogue.lines[1:] == [*listed, b"."]
 
-    def test_tls_begins_a_new_dialogue(self, pop3: ProtocolUnderTest) -> None:
+    def test_user_name_from_before_tls_is_forgotten(self, pop3: ProtocolUnderTest) -> None:
         dialogue = pop3.client(b"USER joe\r\nSTLS\r\n", TLS_OFFERED)
         assert (dialogue.answers, dialogue.upgrades) == ([b"+OK", b"+OK"], 1)
 
-        dialogue.hear(b"PASS secret\r\nCAPA\r\nSTLS\r\n")
+        dialogue.receive(b"PASS secret\r\nCAPA\r\nSTLS\r\n")
         assert dialogue.answers[2:] == [b"-ERR", b"+OK", b"UIDL", b"USER", b".", b"-ERR"]
 
 
 class TestRealServer:
     def test_each_command_waits_for_its_answer(self, pop3: ProtocolUnderTest) -> None:
         dialogue = pop3.login(b"+OK hi\r\n")
-        assert dialogue.news() == b"USER joe\r\n"
-        dialogue.hear(b"+OK\r\n")
-        assert dialogue.news() == b"PASS secret\r\n"
-        dialogue.hear(b"+OK 2 messages\r\n")
+        assert dialogue.new_output() == b"USER joe\r\n"
+        dialogue.receive(b"+OK\r\n")
+        assert dialogue.new_output() == b"PASS secret\r\n"
+        dialogue.receive(b"+OK 2 messages\r\n")
         assert dialogue.outcome == Accepted(b"+OK 2 messages")
 
     @pytest.mark.parametrize(("user", "password"), PAIRS)
-    def test_exact_octets_are_sent(
+    def test_user_and_password_are_sent_unchanged(
         self, pop3: ProtocolUnderTest, user: bytes, password: bytes
     ) -> None:
         credentials = Credentials(fsdecode(user), password)
         dialogue = pop3.login(b"+OK\r\n+OK\r\n+OK\r\n", credentials=credentials)
-        assert dialogue.said == b"USER %b\r\nPASS %b\r\n" % (user, password)
+        assert dialogue.sent == b"USER %b\r\nPASS %b\r\n" % (user, password)
 
     @pytest.mark.parametrize("octet", [b"\r", b"\n", b"\0"])
     @pytest.mark.parametrize(("user", "password"), [(b"j%boe", b"pw"), (b"joe", b"p%bw")])
@@ -167,48 +169,50 @@ class TestRealServer:
         user, password = (text.replace(b"%b", octet) for text in (user, password))
         dialogue = pop3.login(credentials=Credentials(fsdecode(user), password))
         with pytest.raises(Rejected):
-            dialogue.hear(b"+OK hi\r\n+OK\r\n")
-        assert dialogue.said == b""
+            dialogue.receive(b"+OK hi\r\n+OK\r\n")
+        assert dialogue.sent == b""
 
-    def test_what_comes_behind_the_ok_is_left_for_the_client(self, pop3: ProtocolUnderTest) -> None:
+    def test_octets_after_the_ok_are_left_for_the_client(self, pop3: ProtocolUnderTest) -> None:
         assert pop3.login(b"+OK\r\n+OK\r\n+OK in\r\n+OK early").unread == b"+OK early"
 
     def test_own_greeting_is_a_loop(self, pop3: ProtocolUnderTest) -> None:
         dialogue = pop3.login()
         with pytest.raises(Loop):
-            dialogue.hear(PROTOCOL.greeting("proxy.example", PLAIN))
-        assert dialogue.said == b""
+            dialogue.receive(PROTOCOL.greeting("proxy.example", PLAIN))
+        assert dialogue.sent == b""
 
     def test_greeting_of_another_perdition_is_no_loop(self, pop3: ProtocolUnderTest) -> None:
-        assert pop3.login(PROTOCOL.greeting("other.example", PLAIN)).said == b"USER joe\r\n"
+        assert pop3.login(PROTOCOL.greeting("other.example", PLAIN)).sent == b"USER joe\r\n"
 
     @pytest.mark.parametrize("greeting", [b"-ERR full", b"* OK IMAP4", b"", b"220 smtp", b"\xff"])
-    def test_other_greetings_are_no_pop3(self, pop3: ProtocolUnderTest, greeting: bytes) -> None:
+    def test_unexpected_greeting_ends_the_login(
+        self, pop3: ProtocolUnderTest, greeting: bytes
+    ) -> None:
         dialogue = pop3.login()
         with pytest.raises(NegotiationFailed):
-            dialogue.hear(greeting + b"\r\n")
-        assert dialogue.said == b""
+            dialogue.receive(greeting + b"\r\n")
+        assert dialogue.sent == b""
 
-    def test_endless_greeting_is_cut(self, pop3: ProtocolUnderTest) -> None:
+    def test_endless_greeting_ends_the_login(self, pop3: ProtocolUnderTest) -> None:
         with pytest.raises(LineTooLong):
             pop3.login(b"+OK " + b"x" * 70_000)
 
     @pytest.mark.parametrize(
-        ("heard", "said"),
+        ("received", "sent"),
         [
             (b"-ERR no such user", b"USER joe\r\n"),
             (b"+OK\r\n-ERR [AUTH] wrong", b"USER joe\r\nPASS secret\r\n"),
             (b"garbage", b"USER joe\r\n"),
         ],
     )
-    def test_refusal_is_kept_word_for_word(
-        self, pop3: ProtocolUnderTest, heard: bytes, said: bytes
+    def test_refusal_is_kept_unchanged(
+        self, pop3: ProtocolUnderTest, received: bytes, sent: bytes
     ) -> None:
         dialogue = pop3.login(b"+OK hi\r\n")
         with pytest.raises(Rejected) as refused:
-            dialogue.hear(heard + b"\r\n")
-        assert refused.value.server_line == heard.rpartition(b"\r\n")[2]
-        assert dialogue.said == said
+            dialogue.receive(received + b"\r\n")
+        assert refused.value.server_line == received.rpartition(b"\r\n")[2]
+        assert dialogue.sent == sent
 
 
 CAPA_WITH_STLS = b"+OK\r\nUIDL\r\nstls\r\n.\r\n"
@@ -217,39 +221,39 @@ NO_CAPA = b"-ERR what?\r\n"
 
 
 class TestUpgrade:
-    def test_never_asks(self, pop3: ProtocolUnderTest) -> None:
-        assert pop3.login(b"+OK hi\r\n", Upgrade.NEVER).said == b"USER joe\r\n"
+    def test_is_not_requested_if_upgrade_is_never(self, pop3: ProtocolUnderTest) -> None:
+        assert pop3.login(b"+OK hi\r\n", Upgrade.NEVER).sent == b"USER joe\r\n"
 
     @pytest.mark.parametrize("upgrade", [Upgrade.IF_OFFERED, Upgrade.REQUIRED])
-    def test_comes_before_the_user_name(self, pop3: ProtocolUnderTest, upgrade: Upgrade) -> None:
+    def test_precedes_the_user_name(self, pop3: ProtocolUnderTest, upgrade: Upgrade) -> None:
         dialogue = pop3.login(b"+OK hi\r\n" + CAPA_WITH_STLS + b"+OK go\r\n", upgrade)
-        assert dialogue.said == b"CAPA\r\nSTLS\r\nUSER joe\r\n"
+        assert dialogue.sent == b"CAPA\r\nSTLS\r\nUSER joe\r\n"
         assert dialogue.upgrades == 1
 
     @pytest.mark.parametrize("capabilities", [CAPA_WITHOUT, NO_CAPA])
-    def test_plain_login_where_it_is_only_wished_for(
+    def test_login_goes_on_without_it_if_it_is_optional_and_not_offered(
         self, pop3: ProtocolUnderTest, capabilities: bytes
     ) -> None:
         dialogue = pop3.login(b"+OK hi\r\n" + capabilities, Upgrade.IF_OFFERED)
-        assert (dialogue.said, dialogue.upgrades) == (b"CAPA\r\nUSER joe\r\n", 0)
+        assert (dialogue.sent, dialogue.upgrades) == (b"CAPA\r\nUSER joe\r\n", 0)
 
     @pytest.mark.parametrize("capabilities", [CAPA_WITHOUT, NO_CAPA])
-    def test_no_login_where_it_is_required(
+    def test_login_ends_if_it_is_required_and_not_offered(
         self, pop3: ProtocolUnderTest, capabilities: bytes
     ) -> None:
         dialogue = pop3.login(b"", Upgrade.REQUIRED)
         with pytest.raises(TLSNotPresent):
-            dialogue.hear(b"+OK hi\r\n" + capabilities)
-        assert dialogue.said == b"CAPA\r\n"
+            dialogue.receive(b"+OK hi\r\n" + capabilities)
+        assert dialogue.sent == b"CAPA\r\n"
 
     @pytest.mark.parametrize("upgrade", [Upgrade.IF_OFFERED, Upgrade.REQUIRED])
-    def test_refused_offer_ends_the_login(self, pop3: ProtocolUnderTest, upgrade: Upgrade) -> None:
+    def test_refusal_ends_the_login(self, pop3: ProtocolUnderTest, upgrade: Upgrade) -> None:
         dialogue = pop3.login(b"", upgrade)
         with pytest.raises(NegotiationFailed):
-            dialogue.hear(b"+OK hi\r\n" + CAPA_WITH_STLS + b"-ERR not now\r\n")
-        assert dialogue.said == b"CAPA\r\nSTLS\r\n"
+            dialogue.receive(b"+OK hi\r\n" + CAPA_WITH_STLS + b"-ERR not now\r\n")
+        assert dialogue.sent == b"CAPA\r\nSTLS\r\n"
 
-    def test_endless_capabilities_are_cut(self, pop3: ProtocolUnderTest) -> None:
+    def test_endless_capabilities_end_the_login(self, pop3: ProtocolUnderTest) -> None:
         with pytest.raises(NegotiationFailed):
             pop3.login(b"+OK hi\r\n+OK\r\n" + b"X\r\n" * 10_000, Upgrade.IF_OFFERED)
 
@@ -261,7 +265,9 @@ class TestAnswers:
     @pytest.mark.parametrize(
         ("ok_line", "answer"), [("You are in", b"+OK You are in\r\n"), (None, b"+OK 2 new\r\n")]
     )
-    def test_welcome(self, ok_line: str | None, answer: bytes) -> None:
+    def test_welcome_is_the_ok_line_or_the_real_servers_answer(
+        self, ok_line: str | None, answer: bytes
+    ) -> None:
         assert PROTOCOL.welcome(JOE, Accepted(b"+OK 2 new"), ok_line) == answer
 
     @pytest.mark.parametrize(
@@ -285,7 +291,7 @@ class TestAnswers:
             (Rejected(), b"-ERR [AUTH] Re-Authentication Failure\r\n"),
         ],
     )
-    def test_verbatim_refusal_is_the_servers_where_it_said_one(
+    def test_verbatim_refusal_is_the_real_servers_if_there_is_one(
         self, failure: Failure, answer: bytes
     ) -> None:
         assert PROTOCOL.refusal(JOE, failure, verbatim=True) == answer

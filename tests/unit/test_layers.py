@@ -1,4 +1,4 @@
-"""The house: who may import whom."""
+"""Layers: which modules may import which."""
 
 import ast
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import pytest
 
 CHECKOUT = Path(__file__).parents[2]
 
-FLOORS = (
+LAYERS = (
     "__main__",
     "cli",
     "makedb",
@@ -48,11 +48,20 @@ FLOORS = (
     "failure",
     "",
 )
-"""From the roof to the ground: nobody imports from above. A room is all on the floor of its name,
-but for the modules that have one of their own."""
+"""From the highest to the lowest: no module imports from a higher layer. A package is one layer,
+except for its modules that are listed themselves."""
 
-PURE = ("socket", "ssl", "select", "selectors", "asyncio", "threading", "time", "signal")
-"""What a dialogue has no use for."""
+NOT_IN_PROTOCOLS = (
+    "socket",
+    "ssl",
+    "select",
+    "selectors",
+    "asyncio",
+    "threading",
+    "time",
+    "signal",
+)
+"""What protocols must not import."""
 
 SOURCES = {
     ".".join(path.relative_to(CHECKOUT).with_suffix("").parts).removesuffix(".__init__"): path
@@ -62,7 +71,7 @@ every_module = pytest.mark.parametrize("module", SOURCES)
 
 
 def imports(module: str) -> Iterator[str]:
-    """The modules that a module imports, wherever in it."""
+    """The modules that a module imports, at its top or later."""
     for node in ast.walk(ast.parse(SOURCES[module].read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -73,36 +82,36 @@ def imports(module: str) -> Iterator[str]:
                 yield name if name in SOURCES else node.module
 
 
-def floor(module: str) -> str:
-    """The floor that a module is on."""
-    rooms = module.removeprefix("perdition").removeprefix(".")
-    while rooms not in FLOORS:
-        assert "." in rooms, f"{module} has no floor yet"
-        rooms = rooms.rpartition(".")[0]
-    return rooms
+def layer(module: str) -> str:
+    """The layer of a module."""
+    name = module.removeprefix("perdition").removeprefix(".")
+    while name not in LAYERS:
+        assert "." in name, f"{module} has no layer; add it to LAYERS"
+        name = name.rpartition(".")[0]
+    return name
 
 
 @every_module
-def test_nobody_imports_from_above(module: str) -> None:
-    here = FLOORS.index(floor(module))
+def test_no_module_imports_from_a_higher_layer(module: str) -> None:
+    here = LAYERS.index(layer(module))
     above = [
         imported
         for imported in imports(module)
-        if imported in SOURCES and FLOORS.index(floor(imported)) < here
+        if imported in SOURCES and LAYERS.index(layer(imported)) < here
     ]
     assert not above
 
 
 @pytest.mark.parametrize("module", [name for name in SOURCES if "protocol" in name])
-def test_dialogues_know_no_sockets_no_loop_and_no_options(module: str) -> None:
-    strange = [
+def test_protocols_import_neither_sockets_nor_loop_nor_options(module: str) -> None:
+    forbidden = [
         imported
         for imported in imports(module)
-        if imported.partition(".")[0] in PURE
-        or (imported in SOURCES and floor(imported) not in ("protocol", "failure"))
+        if imported.partition(".")[0] in NOT_IN_PROTOCOLS
+        or (imported in SOURCES and layer(imported) not in ("protocol", "failure"))
     ]
-    assert not strange
+    assert not forbidden
 
 
-def test_every_floor_is_lived_on() -> None:
-    assert {floor(module) for module in SOURCES} == set(FLOORS)
+def test_every_layer_has_a_module() -> None:
+    assert {layer(module) for module in SOURCES} == set(LAYERS)
