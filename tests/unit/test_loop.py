@@ -154,6 +154,21 @@ class TestLoop:
         thread.join()
         assert done == list(range(100))
 
+    def test_call_that_raises_is_reported_and_the_next_one_runs(self, loop: Loop) -> None:
+        faults, done = list[Exception](), list[str]()
+
+        def fail() -> None:
+            raise ZeroDivisionError
+
+        loop.on_fault = faults.append
+        loop.call_soon_from_thread(fail)
+        loop.call_soon_from_thread(partial(done.append, "second"))
+        loop.call_later(0.1, partial(stop, loop))  # no other wake-up comes before
+        loop.run()
+
+        assert [type(fault) for fault in faults] == [ZeroDivisionError]
+        assert done == ["second"]
+
 
 class RecordingHandler:
     """A handler that counts its calls, runs an action, and stops the loop."""
