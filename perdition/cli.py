@@ -105,11 +105,12 @@ def socket_family(descriptor: int) -> int:
         return socket.AF_UNSPEC
 
 
-def parse(arguments: list[str], given: GivenOptions) -> None:
-    """Add ``--name value``, ``--name=value``, ``-nvalue``, ``-n value`` and bundled flags.
+def parse(arguments: list[str], given: GivenOptions | None = None) -> GivenOptions:
+    """Read ``--name value``, ``--name=value``, ``-nvalue``, ``-n value`` and bundled flags.
 
-    Raises StartupError for the first mistake, after all arguments have been read.
+    Raises StartupError for the first mistake, after all other arguments were added to ``given``.
     """
+    given = GivenOptions() if given is None else given
     mistakes = []
     rest = iter(arguments)
     for argument in rest:
@@ -124,6 +125,7 @@ def parse(arguments: list[str], given: GivenOptions) -> None:
             mistakes.append(mistake)
     if mistakes:
         raise mistakes[0]
+    return given
 
 
 def parse_long(text: str, rest: Iterator[str], given: GivenOptions) -> None:

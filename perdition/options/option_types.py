@@ -7,14 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from perdition.endpoint import Endpoint, parse_endpoints
-from perdition.options.values import (
-    STATE_NAMES,
-    TLS_VERSIONS,
-    LogPassword,
-    SSLMode,
-    States,
-    TLSUse,
-)
+from perdition.options.values import STATE_NAMES, TLS_VERSIONS, LogPassword, SSLMode, States, TLSUse
 from perdition.protocol import SERVICES
 
 T = TypeVar("T")

@@ -17,12 +17,7 @@ from perdition.net.tls_contexts import TLSContexts
 from perdition.options.table import Options
 from perdition.popmap.kinds import open_map
 from perdition.popmap.service import PopMapService
-from perdition.privileges import (
-    Owner,
-    forbid_dumps,
-    forbid_new_privileges,
-    set_resource_limits,
-)
+from perdition.privileges import Owner, forbid_dumps, forbid_new_privileges, set_resource_limits
 from perdition.scoreboard import Scoreboard, WorkerCounters
 from perdition.session import Session
 from perdition.site import Site

@@ -24,12 +24,7 @@ from perdition.options.table import Options
 from perdition.popmap import PopMap
 from perdition.popmap.kinds import open_map
 from perdition.popmap.service import PopMapService
-from perdition.privileges import (
-    Owner,
-    forbid_dumps,
-    forbid_new_privileges,
-    set_resource_limits,
-)
+from perdition.privileges import Owner, forbid_dumps, forbid_new_privileges, set_resource_limits
 from perdition.process.children import Children, Slot
 from perdition.process.detach import detach, release_parent
 from perdition.process.listening import ListeningSockets

@@ -1,1 +1,1 @@
-"""Parsers, dialogues and tables, each by itself."""
+"""Modules of perdition, each tested without a running instance."""

@@ -1,18 +1,20 @@
-"""Loops for tests of what runs on them."""
+"""Loops, and dialogues on them."""
 
 import os
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
 from perdition.net.loop import Loop
+from tests.unit.scripted_dialogue import DialogueStarter
 
-TOO_LONG = 20.0
+TOO_LONG = 20.0  # seconds
 
 
 @pytest.fixture
 def bare_loop() -> Iterator[Loop]:
-    """A loop without any timers; closed at the end, as perdition's own never is."""
+    """A loop without timers."""
     loop = Loop()
     yield loop
     loop.selector.close()
@@ -21,10 +23,16 @@ def bare_loop() -> Iterator[Loop]:
 
 @pytest.fixture
 def loop(bare_loop: Loop) -> Loop:
-    """A loop that complains where a test would hang."""
+    """A loop that raises AssertionError in a test that hangs."""
 
-    def complain() -> None:
-        raise AssertionError(f"nothing has ended the loop for {TOO_LONG} s")
+    def hang() -> None:
+        raise AssertionError(f"the loop still runs after {TOO_LONG} s")
 
-    bare_loop.call_later(TOO_LONG, complain)
+    bare_loop.call_later(TOO_LONG, hang)
     return bare_loop
+
+
+@pytest.fixture
+def start_dialogue(loop: Loop) -> Iterator[DialogueStarter]:
+    with closing(DialogueStarter(loop)) as starter:
+        yield starter

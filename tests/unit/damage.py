@@ -1,6 +1,6 @@
-"""Damages a gdbm file in many ways, and looks a user up in each; run by test_popmap.
+"""Damages a gdbm file in many ways and looks users up in each; test_popmap runs this process.
 
-Tells every offset before it is tried: who dies leaves it as the last word.
+It prints each offset before it tries it, so that a crash shows where it happened.
 """
 
 import os
@@ -20,7 +20,7 @@ NOBODY = ConnectionEnds("", 0, "", 0)
 
 
 def damages(sound: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield damaged files: octets changed, and an end that is missing."""
+    """Yield damaged contents with the offset of the damage: changed octets, then a missing end."""
     offsets = [*range(HEADER), *range(HEADER, len(sound), STRIDE)]
     for offset in offsets:
         for octet in (0, 0x7F, sound[offset] ^ 0xFF):
@@ -30,7 +30,7 @@ def damages(sound: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def main(sound: Path, damaged: Path, keys: list[str]) -> None:
-    """Look the keys up in each damaged file; whatever is found, or not, will do."""
+    """Look the keys up in each damaged file; any answer and MapUnavailable will do."""
     for offset, octets in damages(sound.read_bytes()):
         os.write(STDOUT, b"%d\n" % offset)
         damaged.write_bytes(octets)

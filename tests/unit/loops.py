@@ -1,4 +1,4 @@
-"""Coroutines run to their end on a loop."""
+"""Run a coroutine on a loop."""
 
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 def run(loop: Loop, coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end, and give what it returns."""
+    """Run a coroutine to its end and return its result."""
     results: list[T] = []
 
     async def whole() -> None:

@@ -1,4 +1,4 @@
-"""Hosts and ports: how they are written, and what is none."""
+"""Hosts and ports: their forms, lookup and listening sockets."""
 
 import socket
 from contextlib import ExitStack
@@ -29,7 +29,7 @@ from tests.support import processes
         ("", "", ""),
     ],
 )
-def test_endpoint(text: str, host: str, port: str) -> None:
+def test_host_and_port_are_divided(text: str, host: str, port: str) -> None:
     assert Endpoint.parse(text) == Endpoint(host, port)
 
 
@@ -41,7 +41,7 @@ def test_endpoint(text: str, host: str, port: str) -> None:
         ("a:1, [::1]:2 ,,b", (Endpoint("a", "1"), Endpoint("::1", "2"), Endpoint("b"))),
     ],
 )
-def test_list_of_endpoints(text: str, endpoints: tuple[Endpoint, ...]) -> None:
+def test_list_of_endpoints_is_divided_at_commas(text: str, endpoints: tuple[Endpoint, ...]) -> None:
     assert parse_endpoints(text) == endpoints
 
 
@@ -50,7 +50,7 @@ def test_endpoint_is_written_as_it_is_read(text: str) -> None:
     assert Endpoint.parse(str(Endpoint.parse(text))) == Endpoint.parse(text)
 
 
-def test_numbers_need_no_lookup() -> None:
+def test_numeric_address_is_its_own_lookup() -> None:
     assert [address.sockaddr[:2] for address in resolve(Endpoint("127.0.0.1", "143"))] == [
         ("127.0.0.1", 143)
     ]
@@ -68,15 +68,15 @@ def test_numbers_need_no_lookup() -> None:
         ("127.0.0.1", "-1"),
     ],
 )
-def test_what_can_be_no_address_is_an_os_error(host: str, port: str) -> None:
-    """As each user may name a host and a port of their own, and a popmap any."""
+def test_impossible_address_raises_os_error(host: str, port: str) -> None:
+    """Users and popmaps may name any host and port."""
     with pytest.raises(OSError, match=r"\S"):
         resolve(Endpoint(host, port))
 
 
 @pytest.mark.parametrize("places", [(), (Endpoint("127.0.0.1"), Endpoint("127.0.0.2"))])
-def test_sockets_that_are_inherited_are_listened_to_again(places: tuple[Endpoint, ...]) -> None:
-    """Nothing new is bound where something listens already; what is not wanted stays inherited."""
+def test_inherited_sockets_are_reused(places: tuple[Endpoint, ...]) -> None:
+    """An address that is bound already is not bound again; unwanted sockets stay inherited."""
     with ExitStack() as stack:
         [port] = processes.free_ports(1)
         before = Binder(False, False, {}).listen(places, str(port))

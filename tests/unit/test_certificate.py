@@ -1,4 +1,4 @@
-"""Whose a certificate is, and whether that is who was meant."""
+"""Whether a certificate is for a host."""
 
 import pytest
 from cryptography import x509
@@ -8,7 +8,7 @@ from tests.support.authority import VALID, alternative_names, ec_key, signed
 
 
 def certificate(common_name: str, *names: str) -> x509.Certificate:
-    """A certificate with a common name and, where there are any, names in subjectAltName."""
+    """A self-signed certificate; ``names``, if any, go to subjectAltName."""
     party = (common_name, ec_key())
     return x509.load_pem_x509_certificate(signed(party, party, VALID, alternative_names(names)))
 
@@ -30,7 +30,7 @@ def certificate(common_name: str, *names: str) -> x509.Certificate:
         (["2001:db8::1"], "2001:DB8:0::1"),
     ],
 )
-def test_name_in_subject_alternative_name_counts(names: list[str], host: str) -> None:
+def test_name_in_subject_alternative_name_matches(names: list[str], host: str) -> None:
     assert Holder.of(certificate("other.example", *names)).is_named(host)
 
 
@@ -54,34 +54,34 @@ def test_name_in_subject_alternative_name_counts(names: list[str], host: str) ->
         (["mail.example"], "192.0.2.1"),
     ],
 )
-def test_other_names_do_not_count(names: list[str], host: str) -> None:
+def test_other_names_do_not_match(names: list[str], host: str) -> None:
     assert not Holder.of(certificate(host or "x", *names)).is_named(host)
 
 
 @pytest.mark.parametrize("host", ["mail.example", "MAIL.example", "192.0.2.1"])
-def test_common_name_counts_where_there_is_no_other(host: str) -> None:
+def test_common_name_matches_if_there_is_no_other_name(host: str) -> None:
     assert Holder.of(certificate(host.lower())).is_named(host)
     assert not Holder.of(certificate(host.lower())).is_named("other.example")
 
 
-def test_common_name_does_not_count_beside_other_names() -> None:
+def test_common_name_is_ignored_beside_other_names() -> None:
     assert not Holder.of(certificate("mail.example", "pop.example")).is_named("mail.example")
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "::1", "2001:db8::1"])
-def test_address(host: str) -> None:
+def test_address_is_recognised(host: str) -> None:
     assert is_address(host)
 
 
 @pytest.mark.parametrize("host", ["", "localhost", "192.0.2", "192.0.2.1.example", "[::1]", "1"])
-def test_no_address(host: str) -> None:
+def test_other_hosts_are_no_addresses(host: str) -> None:
     assert not is_address(host)
 
 
-def test_common_name_does_not_count_beside_what_cannot_be_read() -> None:
+def test_common_name_is_ignored_beside_names_that_cannot_be_read() -> None:
     address_of_one_octet = bytes.fromhex("3003870101")
     unreadable = x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, address_of_one_octet)
     party = ("mail.example", ec_key())
     found = x509.load_pem_x509_certificate(signed(party, party, VALID, unreadable))
-    with pytest.raises(ValueError):  # noqa: PT011 - the library's own words
+    with pytest.raises(ValueError):  # noqa: PT011 - the library's own text
         Holder.of(found)

@@ -1,4 +1,4 @@
-"""A master's children, without a master: buried, whatever they have left."""
+"""The master's children, without a master."""
 
 import os
 import signal
@@ -15,9 +15,7 @@ from tests.support.wait import until
 LIMIT = 3
 
 
-def test_worker_that_has_run_wild(tmp_path: Path) -> None:
-    """One that left a number of tokens that cannot be is buried, and replaced, like any other."""
-
+def test_worker_with_an_impossible_connection_count_is_reaped_and_restarted(tmp_path: Path) -> None:
     def serve(slot: Slot, orders: socket.socket) -> NoReturn:
         children.scoreboard.rows[slot.number - 1][Column.TOKENS] = 10**9
         os.kill(os.getpid(), signal.SIGKILL)
@@ -28,12 +26,12 @@ def test_worker_that_has_run_wild(tmp_path: Path) -> None:
     children = Children(1, False, serve, Log("test", File(str(log))), tokens)
     children.start_all()
 
-    def buried() -> bool:
+    def reaped() -> bool:
         children.reap()
         return not children.workers_left()
 
-    until(buried, lambda: f"it is buried; {log.read_text()}")
-    assert "died of SIGKILL" in log.read_text()
+    until(reaped, lambda: f"the worker is reaped; {log.read_text()}")
+    assert "was killed by SIGKILL" in log.read_text()
     assert children.due_times()
     taken = 0
     while tokens.acquire():

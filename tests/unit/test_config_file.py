@@ -39,14 +39,14 @@ from perdition.options.config_file import BLANKS, Entry, SyntaxProblem, parse
         ("O höh", "O", "höh"),
     ],
 )
-def test_line(line: str, key: str, value: str | None) -> None:
+def test_line_is_read_as_key_and_value(line: str, key: str, value: str | None) -> None:
     assert list(parse(line)) == [Entry(1, key, value)]
 
 
 @pytest.mark.parametrize(
     "text", ["", "\n\n", "   \n\t\n", "# all\n  # comments", "\\\n", "#a \\\nb"]
 )
-def test_nothing_but_blanks_and_comments(text: str) -> None:
+def test_blank_lines_and_comments_are_no_entries(text: str) -> None:
     assert list(parse(text)) == []
 
 
@@ -65,16 +65,16 @@ def test_nothing_but_blanks_and_comments(text: str) -> None:
         ("a 1\\", [Entry(1, "a", "1")]),
     ],
 )
-def test_lines_and_their_numbers(text: str, entries: list[Entry]) -> None:
+def test_entry_has_the_number_of_its_first_line(text: str, entries: list[Entry]) -> None:
     assert list(parse(text)) == entries
 
 
 @pytest.mark.parametrize("quote", ["'", '"'])
-def test_open_quote_is_told_by_the_line_it_begins_on(quote: str) -> None:
+def test_open_quote_is_reported_with_the_line_it_begins_on(quote: str) -> None:
     with pytest.raises(SyntaxProblem) as problem:
         list(parse(f"a 1\n\nO {quote}never\nclosed\n"))
     assert problem.value.line == 3
 
 
-def test_equals_signs_can_belong_to_keys() -> None:
+def test_equals_sign_belongs_to_the_key_if_only_blanks_separate() -> None:
     assert list(parse("a=b 1", BLANKS)) == [Entry(1, "a=b", "1")]

@@ -1,4 +1,7 @@
-"""What holds in every protocol: both dialogues joined, and what the log may show."""
+"""What holds in every protocol.
+
+Limits, STARTTLS, our login at our own server, and no password in logs and failures.
+"""
 
 from base64 import b64encode
 from os import fsdecode
@@ -9,10 +12,13 @@ from perdition.failure import ConnectedToItself, Failure, Rejected
 from perdition.protocol import SERVICES
 from perdition.protocol.base import Protocol
 from perdition.protocol.dialogue import Accepted, Credentials, StartTLSPolicy, Terms
-from tests.unit.talk import Talk, drive, join
+from tests.unit.scripted_dialogue import DialogueStarter, DialogueUnderTest, relay
 
 POP3, IMAP4, SIEVE = (SERVICES[name].protocol for name in ("POP3", "IMAP4", "MANAGESIEVE"))
 OURS, THEIRS = "proxy.example", "real.example"
+JOE = Credentials("joe", b"secret")
+NOTHING = Terms("")
+STARTTLS = Terms("", starttls=True)
 
 CAPABILITIES = [
     pytest.param(POP3, "UIDL.USER", id="pop3"),
@@ -24,18 +30,20 @@ CAPABILITIES = [
 every_server = pytest.mark.parametrize(("protocol", "capability"), CAPABILITIES)
 
 
-def meet(
+def log_in_at_ourselves(
+    start_dialogue: DialogueStarter,
     protocol: Protocol,
     server: Terms,
     credentials: Credentials,
     upgrade: StartTLSPolicy = StartTLSPolicy.NEVER,
-) -> tuple[Talk[Accepted], Talk[Credentials | None]]:
-    """Have our login talk to our own server's side."""
-    ours = Talk(protocol.login(credentials, protocol.own_greeting(OURS), upgrade))
-    theirs = Talk(protocol.client(server, server._replace(starttls=False, login_disabled=False)))
-    ours.hear(protocol.greeting(THEIRS, server))
-    join(ours, theirs)
-    return ours, theirs
+) -> tuple[DialogueUnderTest[Accepted], DialogueUnderTest[Credentials | None]]:
+    """Connect our login dialogue to our client dialogue, which plays the real server."""
+    secured = server._replace(starttls=False, login_disabled=False)
+    login = start_dialogue(protocol.login(credentials, protocol.own_greeting(OURS), upgrade))
+    client = start_dialogue(protocol.client(server, secured))
+    login.receive(protocol.greeting(THEIRS, server))
+    relay(login, client)
+    return login, client
 
 
 @every_server
@@ -52,66 +60,83 @@ def meet(
         pytest.param(b"joe", b"x" * 4000, id="long"),
     ],
 )
-def test_credentials_arrive_octet_by_octet(
-    protocol: Protocol, capability: str, user: bytes, password: bytes
+def test_credentials_arrive_unchanged(
+    start_dialogue: DialogueStarter,
+    protocol: Protocol,
+    capability: str,
+    user: bytes,
+    password: bytes,
 ) -> None:
-    ours, theirs = meet(protocol, Terms(capability), Credentials(fsdecode(user), password))
+    credentials = Credentials(fsdecode(user), password)
+    login, client = log_in_at_ourselves(start_dialogue, protocol, Terms(capability), credentials)
 
-    arrived = theirs.outcome
+    arrived = client.outcome
     assert arrived
     assert (arrived.user, arrived.password) == (fsdecode(user), password)
 
-    ours.hear(protocol.welcome(arrived, Accepted(b""), "Welcome"))
-    assert b"Welcome" in ours.outcome.line
+    login.receive(protocol.welcome(arrived, Accepted(b""), "Welcome"))
+    assert b"Welcome" in login.outcome.line
 
 
 @every_server
-def test_refusals_are_understood(protocol: Protocol, capability: str) -> None:
-    ours, theirs = meet(protocol, Terms(capability), Credentials("joe", b"secret"))
-    assert theirs.outcome
+def test_refusals_are_understood(
+    start_dialogue: DialogueStarter, protocol: Protocol, capability: str
+) -> None:
+    login, client = log_in_at_ourselves(start_dialogue, protocol, Terms(capability), JOE)
+    assert client.outcome
 
     with pytest.raises(Rejected):
-        ours.hear(protocol.refusal(theirs.outcome, Rejected(), verbatim=False))
+        login.receive(protocol.refusal(client.outcome, Rejected(), verbatim=False))
 
 
 @every_server
-def test_tls_before_the_login(protocol: Protocol, capability: str) -> None:
+def test_tls_is_negotiated_before_the_login(
+    start_dialogue: DialogueStarter, protocol: Protocol, capability: str
+) -> None:
     server = Terms(capability, starttls=True, login_disabled=True)
-    ours, theirs = meet(protocol, server, Credentials("joe", b"secret"), StartTLSPolicy.REQUIRED)
+    login, client = log_in_at_ourselves(
+        start_dialogue, protocol, server, JOE, StartTLSPolicy.REQUIRED
+    )
 
-    assert (ours.upgrades, theirs.upgrades) == (1, 1)
-    assert theirs.outcome
-    assert theirs.outcome.password == b"secret"
+    assert (login.upgrades, client.upgrades) == (1, 1)
+    assert client.outcome
+    assert client.outcome.password == b"secret"
 
 
 @pytest.mark.parametrize("starttls", [False, True])
 @pytest.mark.parametrize("upgrade", StartTLSPolicy)
 @every_server
-def test_connection_to_ourselves_is_noticed(
-    protocol: Protocol, capability: str, starttls: bool, upgrade: StartTLSPolicy
+def test_connection_to_ourselves_is_detected(
+    start_dialogue: DialogueStarter,
+    protocol: Protocol,
+    capability: str,
+    starttls: bool,
+    upgrade: StartTLSPolicy,
 ) -> None:
-    login = Talk(protocol.login(Credentials("joe", b""), protocol.own_greeting(OURS), upgrade))
+    login = start_dialogue(protocol.login(JOE, protocol.own_greeting(OURS), upgrade))
     with pytest.raises(ConnectedToItself):
-        login.hear(protocol.greeting(OURS, Terms(capability, starttls)))
+        login.receive(protocol.greeting(OURS, Terms(capability, starttls)))
 
 
 @pytest.mark.parametrize("size", [1, 2, 7])
 @pytest.mark.parametrize(
-    ("protocol", "heard"),
+    ("protocol", "received"),
     [
         (POP3, b"CAPA\r\nUSER joe\r\nPASS secret\r\nSTAT\r\n"),
         (IMAP4, b'a NOOP\r\nb LOGIN {3+}\r\njoe "secret"\r\nc SELECT INBOX\r\n'),
         (SIEVE, b'NOOP {1+}\r\nx\r\nAUTHENTICATE "PLAIN" {16+}\r\nAGpvZQBzZWNyZXQ=\r\nNOOP\r\n'),
     ],
 )
-def test_pieces_do_not_matter(protocol: Protocol, heard: bytes, size: int) -> None:
-    whole = drive(protocol.client(Terms(""), Terms("")), heard)
-    pieces = Talk(protocol.client(Terms(""), Terms("")))
-    for start in range(0, len(heard), size):
-        pieces.hear(heard[start : start + size])
+def test_octets_may_arrive_in_any_pieces(
+    start_dialogue: DialogueStarter, protocol: Protocol, received: bytes, size: int
+) -> None:
+    whole = start_dialogue(protocol.client(NOTHING, NOTHING), received)
+    pieces = start_dialogue(protocol.client(NOTHING, NOTHING))
+    for start in range(0, len(received), size):
+        pieces.receive(received[start : start + size])
 
     assert pieces.outcome == whole.outcome
-    assert (pieces.said, pieces.unread) == (whole.said, whole.unread)
+    assert (pieces.sent, pieces.unread) == (whole.sent, whole.unread)
 
 
 SECRET = b"hunter2-Kn1ght"
@@ -120,13 +145,13 @@ MESSAGE_START = MESSAGE[:24]
 
 
 def leaks(text: bytes | str) -> bool:
-    """Whether somebody who reads a text learns the password."""
+    """Whether a text contains the password."""
     octets = text if isinstance(text, bytes) else text.encode(errors="surrogateescape")
     return SECRET in octets or MESSAGE_START in octets
 
 
 @pytest.mark.parametrize(
-    ("protocol", "heard"),
+    ("protocol", "received"),
     [
         (POP3, b"USER joe\r\nPASS %b\r\n"),
         (POP3, b"USER joe\r\npass %b\r\n"),
@@ -162,29 +187,30 @@ def leaks(text: bytes | str) -> bool:
         (SIEVE, b'AUTHENTICATE  "PLAIN" {28+}\r\n' + MESSAGE + b"\r\n"),
     ],
 )
-def test_no_password_of_a_client_is_shown(protocol: Protocol, heard: bytes) -> None:
-    heard = heard.replace(b"%b", SECRET)
-    assert leaks(heard)
+def test_no_password_of_a_client_is_logged(
+    start_dialogue: DialogueStarter, protocol: Protocol, received: bytes
+) -> None:
+    received = received.replace(b"%b", SECRET)
+    assert leaks(received)
 
-    talk = drive(protocol.client(Terms(""), Terms("")), heard)
+    dialogue = start_dialogue(protocol.client(NOTHING, NOTHING), received)
 
-    assert not [line for line in talk.noted if leaks(line)]
+    assert dialogue.logged
+    assert not [line for line in dialogue.logged if leaks(line)]
 
 
 def fail(
-    protocol: Protocol, capability: str, password: bytes, answer: bytes
-) -> tuple[Talk[Accepted], str]:
-    """Have a real server answer a password with that, and then for ever; gives the failure too."""
-    credentials = Credentials("joe", password)
-    talk = Talk(protocol.login(credentials, protocol.own_greeting(OURS), StartTLSPolicy.NEVER))
+    login: DialogueUnderTest[Accepted], greeting: bytes, answer: bytes | None = None
+) -> Failure:
+    """Have a real server answer a password 2000 times, or echo it; return how the login fails."""
     try:
-        talk.hear(protocol.greeting(THEIRS, Terms(capability)))
-        while not leaks(talk.said):
-            talk.hear(b"+OK go on\r\n")
-        talk.hear((answer or talk.said) * 2000)
+        login.receive(greeting)
+        while not leaks(login.sent):
+            login.receive(b"+OK go on\r\n")
+        login.receive((answer or login.sent) * 2000)
     except Failure as failure:
-        return talk, f"{failure!r} {failure.detail}"
-    return talk, ""
+        return failure
+    raise AssertionError(f"the login goes on; it sent {login.sent!r}")
 
 
 @pytest.mark.parametrize("extra", [b"", b"\xff", b"\0", b"\r\n"])
@@ -192,24 +218,36 @@ def fail(
     "answer", [b"garbage", b"* BYE", b'BYE "bye"', b"-ERR no", b"NO", b"perdition NO no", b"\0"]
 )
 @every_server
-def test_no_password_for_a_real_server_is_shown(
-    protocol: Protocol, capability: str, answer: bytes, extra: bytes
+def test_no_password_for_a_real_server_is_logged(
+    start_dialogue: DialogueStarter,
+    protocol: Protocol,
+    capability: str,
+    answer: bytes,
+    extra: bytes,
 ) -> None:
-    talk, failure = fail(protocol, capability, SECRET + extra, answer + b"\r\n")
+    credentials = Credentials("joe", SECRET + extra)
+    login = start_dialogue(
+        protocol.login(credentials, protocol.own_greeting(OURS), StartTLSPolicy.NEVER)
+    )
+    failure = fail(login, protocol.greeting(THEIRS, Terms(capability)), answer + b"\r\n")
 
-    assert failure
-    assert not leaks(failure)
-    assert not [line for line in talk.noted if leaks(line)]
+    assert not leaks(f"{failure!r} {failure.detail}")
+    assert login.logged
+    assert not [line for line in login.logged if leaks(line)]
 
 
 @every_server
 def test_password_that_a_real_server_echoes_is_in_no_failure(
-    protocol: Protocol, capability: str
+    start_dialogue: DialogueStarter, protocol: Protocol, capability: str
 ) -> None:
-    _, failure = fail(protocol, capability, SECRET, answer=b"")
+    login = start_dialogue(
+        protocol.login(
+            Credentials("joe", SECRET), protocol.own_greeting(OURS), StartTLSPolicy.NEVER
+        )
+    )
+    failure = fail(login, protocol.greeting(THEIRS, Terms(capability)))
 
-    assert failure
-    assert not leaks(failure)
+    assert not leaks(f"{failure!r} {failure.detail}")
 
 
 def test_credentials_do_not_show_their_password() -> None:

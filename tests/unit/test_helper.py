@@ -1,4 +1,4 @@
-"""The helper, without perdition: it answers on."""
+"""The helper, without a running instance."""
 
 import errno
 import os
@@ -21,14 +21,14 @@ from perdition.helper.process import PAM_SYSTEM_ERROR, Helper
 from perdition.helper.supervisor import fork_supervisor
 
 
-def test_what_is_no_request(tmp_path: Path) -> None:
-    """Whatever a worker has sent, the next one in its place is answered."""
+def test_helper_answers_after_malformed_requests(tmp_path: Path) -> None:
+    """A request of the next worker is answered, whatever the previous one sent."""
     file = tmp_path / "certificate"
     file.write_bytes(b"octets")
     line = HelperChannel([str(file)])
     helper = Helper("test", [line], -1, 1.0)
-    for said in (b"", b"?"):
-        line.client_end.send(said)
+    for malformed in (b"", b"?"):
+        line.client_end.send(malformed)
         helper.respond(line)
 
     line.client_end.send(HEAD.pack(FIRST_ID, Request.FILE) + SIZE.pack(0))
@@ -40,7 +40,7 @@ def test_what_is_no_request(tmp_path: Path) -> None:
 
 
 def fork_that_fails(number: int) -> Callable[[], int]:
-    """A fork, of which one fails, in this process or in one that it has made: the first is 1."""
+    """An os.fork whose call with that number fails with EAGAIN; calls in children count, too."""
     fork, counted = os.fork, iter(range(1, number + 1))
 
     def fork_unless() -> int:
@@ -51,8 +51,8 @@ def fork_that_fails(number: int) -> Callable[[], int]:
     return fork_unless
 
 
-def test_no_process_to_ask_pam(monkeypatch: pytest.MonkeyPatch) -> None:
-    """That question has no answer, and nobody else's is lost with the helper."""
+def test_login_fails_if_no_process_can_be_forked_for_pam(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only that request fails; the helper goes on."""
     monkeypatch.setattr(os, "fork", fork_that_fails(1))
     line = HelperChannel([])
     helper = Helper("test", [line], -1, 1.0)
@@ -68,20 +68,21 @@ def test_no_process_to_ask_pam(monkeypatch: pytest.MonkeyPatch) -> None:
     line.helper_end.close()
 
 
-def test_no_process_for_the_helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its keeper tries again: nobody else could."""
+def test_supervisor_starts_the_helper_again_if_fork_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "certificate"
     file.write_bytes(b"octets")
     monkeypatch.setattr(os, "fork", fork_that_fails(2))
     line = HelperChannel([str(file)])
     lifeline = os.pipe()
 
-    keeper = fork_supervisor("test", [line], lifeline, [], 1.0)
+    supervisor = fork_supervisor("test", [line], lifeline, [], 1.0)
 
     try:
         assert line.read_file(str(file)) == b"octets"
     finally:
         for descriptor in lifeline:
             os.close(descriptor)
-        os.waitpid(keeper, 0)
+        os.waitpid(supervisor, 0)
         line.client_end.close()

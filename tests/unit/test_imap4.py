@@ -19,31 +19,21 @@ from perdition.failure import (
 )
 from perdition.protocol.dialogue import Accepted, Credentials, LineTooLong, StartTLSPolicy, Terms
 from perdition.protocol.imap4 import IMAP4
-from tests.unit.talk import Talk, drive
+from tests.unit.scripted_dialogue import DialogueStarter, ProtocolUnderTest
 
 PROTOCOL = IMAP4()
 PLAIN = Terms("IMAP4 IMAP4REV1")
 TLS_FIRST = Terms("IMAP4 IMAP4REV1", starttls=True, login_disabled=True)
-OWN_GREETING = PROTOCOL.own_greeting("proxy.example")
 JOE = Credentials("joe", b"secret", tag=b"a")
 
 
-def client(heard: bytes, terms: Terms = PLAIN, secured: Terms = PLAIN) -> Talk[Credentials | None]:
-    """What happens when a client says that."""
-    return drive(PROTOCOL.client(terms, secured), heard)
-
-
-def login(
-    heard: bytes = b"",
-    upgrade: StartTLSPolicy = StartTLSPolicy.NEVER,
-    credentials: Credentials = JOE,
-) -> Talk[Accepted]:
-    """What happens when a real server says that."""
-    return drive(PROTOCOL.login(credentials, OWN_GREETING, upgrade), heard)
+@pytest.fixture
+def imap4(start_dialogue: DialogueStarter) -> ProtocolUnderTest:
+    return ProtocolUnderTest(start_dialogue, PROTOCOL, PLAIN, JOE)
 
 
 def greeting(*capabilities: str) -> bytes:
-    """The greeting of a real server that tells what it can do."""
+    """A real server's greeting with capabilities."""
     return b"* OK [CAPABILITY %b] hi\r\n" % " ".join(("IMAP4rev1", *capabilities)).encode()
 
 
@@ -57,8 +47,12 @@ class TestClient:
             pytest.param(b'"j\\"o\\\\e" "\\\\\\""', b'j"o\\e', b'\\"', id="escapes"),
             pytest.param(b'joe ""', b"joe", b"", id="empty quoted password"),
             pytest.param(b"joe {0+}\r\n", b"joe", b"", id="empty literal password"),
-            pytest.param(b"{3}\r\njoe {6}\r\nsecret", b"joe", b"secret", id="literals"),
-            pytest.param(b"{3+}\r\njoe {6+}\r\nsecret", b"joe", b"secret", id="eager literals"),
+            pytest.param(
+                b"{3}\r\njoe {6}\r\nsecret", b"joe", b"secret", id="synchronizing literals"
+            ),
+            pytest.param(
+                b"{3+}\r\njoe {6+}\r\nsecret", b"joe", b"secret", id="non-synchronizing literals"
+            ),
             pytest.param(b"{3}\r\njoe {6+}\r\nsecret", b"joe", b"secret", id="both literals"),
             pytest.param(b"{3+}\r\njoe secret", b"joe", b"secret", id="literal, atom"),
             pytest.param(b'"joe" {6}\r\nsecret', b"joe", b"secret", id="quoted, literal"),
@@ -68,36 +62,40 @@ class TestClient:
             pytest.param(b'{4+}\r\n"x\\" {4+}\r\n"y\\"', b'"x\\"', b'"y\\"', id="literal quotes"),
             pytest.param(b"j\xf6e \xff\x80", b"j\xf6e", b"\xff\x80", id="8-bit atoms"),
             pytest.param(b'"j\xf6e" "\xff"', b"j\xf6e", b"\xff", id="8-bit quoted"),
-            pytest.param(b'joe a(b){c}*%]\\"', b"joe", b'a(b){c}*%]\\"', id="bold atoms"),
+            pytest.param(b'joe a(b){c}*%]\\"', b"joe", b'a(b){c}*%]\\"', id="special atoms"),
             pytest.param(b'joe "%b"' % (b"x" * 8000), b"joe", b"x" * 8000, id="long password"),
         ],
     )
     def test_credentials_are_what_was_typed(
-        self, arguments: bytes, user: bytes, password: bytes
+        self, imap4: ProtocolUnderTest, arguments: bytes, user: bytes, password: bytes
     ) -> None:
-        talk = client(b"a LOGIN %b\r\n" % arguments)
+        dialogue = imap4.client(b"a LOGIN %b\r\n" % arguments)
 
-        assert talk.outcome == Credentials(fsdecode(user), password, tag=b"a")
-        assert talk.unread == b""
-        assert talk.answers == [b"+"] * len(re.findall(rb"\{\d+\}\r\n", arguments))
+        assert dialogue.outcome == Credentials(fsdecode(user), password, tag=b"a")
+        assert dialogue.unread == b""
+        assert dialogue.answers == [b"+"] * len(re.findall(rb"\{\d+\}\r\n", arguments))
 
-    @pytest.mark.parametrize("heard", [b"a login joe secret\r\n", b"a LOGIN joe secret\n"])
-    def test_case_and_bare_line_feeds_do_not_matter(self, heard: bytes) -> None:
-        assert client(heard).outcome == JOE
+    @pytest.mark.parametrize("received", [b"a login joe secret\r\n", b"a LOGIN joe secret\n"])
+    def test_case_and_bare_line_feeds_do_not_matter(
+        self, imap4: ProtocolUnderTest, received: bytes
+    ) -> None:
+        assert imap4.client(received).outcome == JOE
 
-    def test_literals_are_invited_one_by_one(self) -> None:
-        talk = client(b"a LOGIN {3}\r\n")
-        assert talk.news().startswith(b"+ ")
-        talk.hear(b"joe {6}\r\n")
-        assert talk.news().startswith(b"+ ")
-        talk.hear(b"secret\r\n")
-        assert talk.outcome == JOE
+    def test_each_literal_is_invited_when_its_turn_comes(self, imap4: ProtocolUnderTest) -> None:
+        dialogue = imap4.client(b"a LOGIN {3}\r\n")
+        assert dialogue.new_output().startswith(b"+ ")
+        dialogue.receive(b"joe {6}\r\n")
+        assert dialogue.new_output().startswith(b"+ ")
+        dialogue.receive(b"secret\r\n")
+        assert dialogue.outcome == JOE
 
     @pytest.mark.parametrize("password", [b"secret", b'"secret"', b"{6+}\r\nsecret"])
-    def test_commands_behind_the_login_are_left_for_the_real_server(self, password: bytes) -> None:
-        talk = client(b"a LOGIN joe %b\r\nb SELECT INBOX\r\nc FE" % password)
-        assert talk.outcome == JOE
-        assert talk.unread == b"b SELECT INBOX\r\nc FE"
+    def test_commands_after_the_login_are_left_for_the_real_server(
+        self, imap4: ProtocolUnderTest, password: bytes
+    ) -> None:
+        dialogue = imap4.client(b"a LOGIN joe %b\r\nb SELECT INBOX\r\nc FE" % password)
+        assert dialogue.outcome == JOE
+        assert dialogue.unread == b"b SELECT INBOX\r\nc FE"
 
     @pytest.mark.parametrize(
         "mistake",
@@ -126,17 +124,21 @@ class TestClient:
             b"a \xff\0",
         ],
     )
-    def test_mistakes_are_refused_slowly_and_forgiven(self, mistake: bytes) -> None:
-        talk = client(mistake + b"\r\n")
-        assert [line.split()[:2] for line in talk.lines] == [[b"a", b"BAD"]]
-        assert talk.pauses == 1
+    def test_mistakes_are_refused_slowly_and_forgiven(
+        self, imap4: ProtocolUnderTest, mistake: bytes
+    ) -> None:
+        dialogue = imap4.client(mistake + b"\r\n")
+        assert [line.split()[:2] for line in dialogue.lines] == [[b"a", b"BAD"]]
+        assert dialogue.pauses == 1
 
-        assert talk.hear(b"a LOGIN joe secret\r\n").outcome == JOE
+        assert dialogue.receive(b"a LOGIN joe secret\r\n").outcome == JOE
 
     @pytest.mark.parametrize("line", [b"", b" LOGIN joe x", b"+ NOOP", b"* NOOP", b"a\0b NOOP"])
-    def test_line_without_a_tag_is_refused_untagged(self, line: bytes) -> None:
-        talk = client(line + b"\r\n")
-        assert [line.split()[:2] for line in talk.lines] == [[b"*", b"BAD"]]
+    def test_line_without_a_tag_is_refused_untagged(
+        self, imap4: ProtocolUnderTest, line: bytes
+    ) -> None:
+        dialogue = imap4.client(line + b"\r\n")
+        assert [line.split()[:2] for line in dialogue.lines] == [[b"*", b"BAD"]]
 
     @pytest.mark.parametrize(
         "refused",
@@ -149,16 +151,20 @@ class TestClient:
             b"x\0y LOGIN joe {6+}\r\nx NOOP",
         ],
     )
-    def test_literals_of_refused_commands_are_no_commands(self, refused: bytes) -> None:
-        talk = client(refused + b"\r\nb NOOP\r\n")
-        assert len(talk.lines) == 2, talk.said
-        assert talk.lines[-1].startswith(b"b OK")
+    def test_literals_of_refused_commands_are_no_commands(
+        self, imap4: ProtocolUnderTest, refused: bytes
+    ) -> None:
+        dialogue = imap4.client(refused + b"\r\nb NOOP\r\n")
+        assert len(dialogue.lines) == 2, dialogue.sent
+        assert dialogue.lines[-1].startswith(b"b OK")
 
     @pytest.mark.parametrize("command", [b"a AUTHENTICATE PLAIN", b"a AUTHENTICATE PLAIN AGpvZQBz"])
-    def test_authenticate_is_refused_at_once(self, command: bytes) -> None:
-        talk = client(command + b"\r\n")
-        assert [line.split()[:2] for line in talk.lines] == [[b"a", b"NO"]]
-        assert talk.pauses == 0
+    def test_authenticate_is_refused_at_once(
+        self, imap4: ProtocolUnderTest, command: bytes
+    ) -> None:
+        dialogue = imap4.client(command + b"\r\n")
+        assert [line.split()[:2] for line in dialogue.lines] == [[b"a", b"NO"]]
+        assert dialogue.pauses == 0
 
     @pytest.mark.parametrize(
         ("command", "answers"),
@@ -172,26 +178,30 @@ class TestClient:
             (b"a LOGOUT", [b"* BYE", b"a OK"]),
         ],
     )
-    def test_commands_before_the_login(self, command: bytes, answers: list[bytes]) -> None:
-        talk = client(command + b"\r\n")
-        assert [b" ".join(line.split()[:2]) for line in talk.lines] == answers
-        assert talk.pauses == 0
+    def test_commands_are_answered_before_the_login(
+        self, imap4: ProtocolUnderTest, command: bytes, answers: list[bytes]
+    ) -> None:
+        dialogue = imap4.client(command + b"\r\n")
+        assert [b" ".join(line.split()[:2]) for line in dialogue.lines] == answers
+        assert dialogue.pauses == 0
 
-    def test_logout_ends_the_session(self) -> None:
-        assert client(b"a LOGOUT\r\n").outcome is None
+    def test_logout_ends_the_session(self, imap4: ProtocolUnderTest) -> None:
+        assert imap4.client(b"a LOGOUT\r\n").outcome is None
 
     @pytest.mark.parametrize(
         "endless",
         [b"a LOGIN " + b"x" * 9000, b"a LOGIN {99999+}\r\n", b"a LOGIN joe {17000+}\r\nx"],
     )
-    def test_endless_input_ends_the_session_with_an_answer(self, endless: bytes) -> None:
-        talk = client(endless)
-        assert talk.outcome is None
-        assert talk.answers[-1] == b"*"
-        assert talk.lines[-1].startswith(b"* BYE")
+    def test_endless_input_ends_the_session_with_an_answer(
+        self, imap4: ProtocolUnderTest, endless: bytes
+    ) -> None:
+        dialogue = imap4.client(endless)
+        assert dialogue.outcome is None
+        assert dialogue.answers[-1] == b"*"
+        assert dialogue.lines[-1].startswith(b"* BYE")
 
-    def test_literal_too_long_is_not_invited(self) -> None:
-        assert b"+" not in client(b"a LOGIN {99999}\r\n").answers
+    def test_literal_too_long_is_not_invited(self, imap4: ProtocolUnderTest) -> None:
+        assert b"+" not in imap4.client(b"a LOGIN {99999}\r\n").answers
 
 
 class TestCapability:
@@ -210,26 +220,28 @@ class TestCapability:
             (TLS_FIRST, b"IMAP4 IMAP4REV1 STARTTLS LOGINDISABLED"),
         ],
     )
-    def test_comes_and_goes_with_what_is_possible(self, terms: Terms, announced: bytes) -> None:
-        talk = client(b"a CAPABILITY\r\n", terms)
-        assert talk.lines[0] == b"* CAPABILITY " + announced
+    def test_lists_starttls_and_logindisabled_as_they_are_now(
+        self, imap4: ProtocolUnderTest, terms: Terms, announced: bytes
+    ) -> None:
+        dialogue = imap4.client(b"a CAPABILITY\r\n", terms)
+        assert dialogue.lines[0] == b"* CAPABILITY " + announced
         assert PROTOCOL.greeting("mx.example", terms) == (
             b"* OK [CAPABILITY %b] IMAP4 Ready mx.example\r\n" % announced
         )
 
-    def test_changes_with_tls(self) -> None:
-        talk = client(b"a STARTTLS\r\nb LOGIN evil evil\r\n", TLS_FIRST)
-        assert (talk.answers, talk.upgrades) == ([b"a"], 1)
+    def test_changes_after_starttls(self, imap4: ProtocolUnderTest) -> None:
+        dialogue = imap4.client(b"a STARTTLS\r\nb LOGIN evil evil\r\n", TLS_FIRST)
+        assert (dialogue.answers, dialogue.upgrades) == ([b"a"], 1)
 
-        talk.hear(b"c CAPABILITY\r\nd STARTTLS\r\n")
-        assert talk.lines[1] == b"* CAPABILITY IMAP4 IMAP4REV1"
-        assert talk.lines[-1].startswith(b"d BAD")
-        assert talk.hear(b"a LOGIN joe secret\r\n").outcome == JOE
+        dialogue.receive(b"c CAPABILITY\r\nd STARTTLS\r\n")
+        assert dialogue.lines[1] == b"* CAPABILITY IMAP4 IMAP4REV1"
+        assert dialogue.lines[-1].startswith(b"d BAD")
+        assert dialogue.receive(b"a LOGIN joe secret\r\n").outcome == JOE
 
 
 class TestRealServer:
     @pytest.mark.parametrize(
-        ("capabilities", "user", "password", "said"),
+        ("capabilities", "user", "password", "sent"),
         [
             ((), b"joe", b"secret", b'perdition LOGIN "joe" "secret"\r\n'),
             ((), b'j"o\\e', b" ", b'perdition LOGIN "j\\"o\\\\e" " "\r\n'),
@@ -249,87 +261,104 @@ class TestRealServer:
             (("LITERAL-",), b"joe", b"x" * 5000, b"perdition LOGIN {3+}\r\njoe {5000}\r\n"),
         ],
     )
-    def test_one_round_trip_where_the_server_allows_it(
-        self, capabilities: tuple[str, ...], user: bytes, password: bytes, said: bytes
+    def test_login_takes_one_round_trip_if_the_server_allows_it(
+        self,
+        imap4: ProtocolUnderTest,
+        capabilities: tuple[str, ...],
+        user: bytes,
+        password: bytes,
+        sent: bytes,
     ) -> None:
         credentials = Credentials(fsdecode(user), password)
-        assert login(greeting(*capabilities), credentials=credentials).said == said
+        assert imap4.login(greeting(*capabilities), credentials=credentials).sent == sent
 
-    def test_literals_wait_for_their_invitations(self) -> None:
-        talk = login(greeting(), credentials=Credentials(fsdecode(b"j\xf6e"), b"\r\n"))
-        assert talk.news() == b"perdition LOGIN {3}\r\n"
-        talk.hear(b"+ go on\r\n")
-        assert talk.news() == b"j\xf6e {2}\r\n"
-        talk.hear(b"+\r\n")
-        assert talk.news() == b"\r\n\r\n"
-        talk.hear(b"perdition OK in\r\n")
-        assert talk.outcome == Accepted(b"OK in")
+    def test_literals_are_sent_when_invited(self, imap4: ProtocolUnderTest) -> None:
+        dialogue = imap4.login(greeting(), credentials=Credentials(fsdecode(b"j\xf6e"), b"\r\n"))
+        assert dialogue.new_output() == b"perdition LOGIN {3}\r\n"
+        dialogue.receive(b"+ go on\r\n")
+        assert dialogue.new_output() == b"j\xf6e {2}\r\n"
+        dialogue.receive(b"+\r\n")
+        assert dialogue.new_output() == b"\r\n\r\n"
+        dialogue.receive(b"perdition OK in\r\n")
+        assert dialogue.outcome == Accepted(b"OK in")
 
     @pytest.mark.parametrize("refusal", [b"NO [ALERT] locked", b"BAD no literals", b"OK surprise"])
-    def test_refused_invitation_is_a_refusal(self, refusal: bytes) -> None:
-        talk = login(greeting(), credentials=Credentials("joe", b"pass\xff"))
+    def test_refused_invitation_is_a_refusal(
+        self, imap4: ProtocolUnderTest, refusal: bytes
+    ) -> None:
+        dialogue = imap4.login(greeting(), credentials=Credentials("joe", b"pass\xff"))
         with pytest.raises(Rejected) as refused:
-            talk.hear(b"* 1 EXISTS\r\nperdition %b\r\n" % refusal)
+            dialogue.receive(b"* 1 EXISTS\r\nperdition %b\r\n" % refusal)
         assert refused.value.server_line == refusal
         assert refused.value.untagged == b"* 1 EXISTS\r\n"
-        assert b"pass" not in talk.said
+        assert b"pass" not in dialogue.sent
 
     @pytest.mark.parametrize(("user", "password"), [("j\0oe", b"secret"), ("joe", b"se\0cret")])
-    def test_nul_is_never_sent(self, user: str, password: bytes) -> None:
-        talk = login(credentials=Credentials(user, password))
+    def test_nul_is_never_sent(self, imap4: ProtocolUnderTest, user: str, password: bytes) -> None:
+        dialogue = imap4.login(credentials=Credentials(user, password))
         with pytest.raises(Rejected):
-            talk.hear(greeting("LITERAL+"))
-        assert talk.said == b""
+            dialogue.receive(greeting("LITERAL+"))
+        assert dialogue.sent == b""
 
-    def test_capabilities_are_asked_for_where_the_greeting_has_none(self) -> None:
-        talk = login(b"* OK hi\r\n")
-        assert talk.news() == b"perdition CAPABILITY\r\n"
-        talk.hear(b"* capability IMAP4rev1 literal+\r\nperdition ok done\r\n")
-        assert talk.news() == b'perdition LOGIN "joe" "secret"\r\n'
+    def test_capabilities_are_requested_if_the_greeting_has_none(
+        self, imap4: ProtocolUnderTest
+    ) -> None:
+        dialogue = imap4.login(b"* OK hi\r\n")
+        assert dialogue.new_output() == b"perdition CAPABILITY\r\n"
+        dialogue.receive(b"* capability IMAP4rev1 literal+\r\nperdition ok done\r\n")
+        assert dialogue.new_output() == b'perdition LOGIN "joe" "secret"\r\n'
 
     @pytest.mark.parametrize("answer", [b"perdition BAD what?", b"perdition OK done"])
-    def test_server_without_capabilities_gets_no_password(self, answer: bytes) -> None:
-        talk = login(b"* OK hi\r\n")
+    def test_server_without_capabilities_gets_no_password(
+        self, imap4: ProtocolUnderTest, answer: bytes
+    ) -> None:
+        dialogue = imap4.login(b"* OK hi\r\n")
         with pytest.raises(NegotiationFailed):
-            talk.hear(answer + b"\r\n")
-        assert b"secret" not in talk.said
+            dialogue.receive(answer + b"\r\n")
+        assert b"secret" not in dialogue.sent
 
     @pytest.mark.parametrize(
-        "heard",
+        "received",
         [
             greeting("LOGINDISABLED"),
             b"* OK hi\r\n* CAPABILITY IMAP4rev1 LoginDisabled\r\nperdition OK done\r\n",
         ],
     )
-    def test_logindisabled_gets_no_password(self, heard: bytes) -> None:
-        talk = login()
+    def test_logindisabled_gets_no_password(
+        self, imap4: ProtocolUnderTest, received: bytes
+    ) -> None:
+        dialogue = imap4.login()
         with pytest.raises(MechanismUnavailable):
-            talk.hear(heard)
-        assert b"LOGIN" not in talk.said
+            dialogue.receive(received)
+        assert b"LOGIN" not in dialogue.sent
 
-    def test_own_greeting_is_a_loop(self) -> None:
-        talk = login()
+    def test_own_greeting_is_a_loop(self, imap4: ProtocolUnderTest) -> None:
+        dialogue = imap4.login()
         with pytest.raises(ConnectedToItself):
-            talk.hear(PROTOCOL.greeting("proxy.example", TLS_FIRST))
-        assert talk.said == b""
+            dialogue.receive(PROTOCOL.greeting("proxy.example", TLS_FIRST))
+        assert dialogue.sent == b""
 
     @pytest.mark.parametrize("host", ["other.example", "myproxy.example", "proxy.example.org"])
-    def test_greeting_of_another_perdition_is_no_loop(self, host: str) -> None:
-        assert b"LOGIN" in login(PROTOCOL.greeting(host, PLAIN)).said
+    def test_greeting_of_another_perdition_is_no_loop(
+        self, imap4: ProtocolUnderTest, host: str
+    ) -> None:
+        assert b"LOGIN" in imap4.login(PROTOCOL.greeting(host, PLAIN)).sent
 
     @pytest.mark.parametrize(
         "line",
         [b"* BYE full", b"* PREAUTH [CAPABILITY IMAP4rev1] hi", b"+OK POP3", b"", b"a OK", b"\0"],
     )
-    def test_other_greetings_end_the_login(self, line: bytes) -> None:
-        talk = login()
+    def test_unexpected_greeting_ends_the_login(
+        self, imap4: ProtocolUnderTest, line: bytes
+    ) -> None:
+        dialogue = imap4.login()
         with pytest.raises(NegotiationFailed):
-            talk.hear(line + b"\r\n")
-        assert talk.said == b""
+            dialogue.receive(line + b"\r\n")
+        assert dialogue.sent == b""
 
-    def test_endless_greeting_is_cut(self) -> None:
+    def test_endless_greeting_ends_the_login(self, imap4: ProtocolUnderTest) -> None:
         with pytest.raises(LineTooLong):
-            login(b"* OK " + b"x" * 70_000)
+            imap4.login(b"* OK " + b"x" * 70_000)
 
     @pytest.mark.parametrize(
         "untagged",
@@ -341,24 +370,28 @@ class TestRealServer:
             b"* X {3}\r\none {14}\r\n\r\nperdition NO)\r\n",
         ],
     )
-    def test_what_comes_before_the_ok_is_passed_on(self, untagged: bytes) -> None:
-        talk = login(greeting() + untagged + b"perdition OK [CAPABILITY IDLE] in\r\n* early\r\n")
-        assert talk.outcome == Accepted(b"OK [CAPABILITY IDLE] in", untagged)
-        assert talk.unread == b"* early\r\n"
+    def test_untagged_answers_before_the_ok_are_passed_on(
+        self, imap4: ProtocolUnderTest, untagged: bytes
+    ) -> None:
+        dialogue = imap4.login(
+            greeting() + untagged + b"perdition OK [CAPABILITY IDLE] in\r\n* early\r\n"
+        )
+        assert dialogue.outcome == Accepted(b"OK [CAPABILITY IDLE] in", untagged)
+        assert dialogue.unread == b"* early\r\n"
 
     @pytest.mark.parametrize(
         "line", [b"NO [AUTHENTICATIONFAILED] wrong", b"BAD syntax", b"garbage"]
     )
-    def test_refusal_is_kept_word_for_word(self, line: bytes) -> None:
+    def test_refusal_is_kept_unchanged(self, imap4: ProtocolUnderTest, line: bytes) -> None:
         with pytest.raises(Rejected) as refused:
-            login(greeting() + b"* NO sorry\r\nperdition %b\r\n" % line)
+            imap4.login(greeting() + b"* NO sorry\r\nperdition %b\r\n" % line)
         assert refused.value.server_line == line
         assert refused.value.untagged == b"* NO sorry\r\n"
 
     @pytest.mark.parametrize("line", [b"* BYE bye", b"* bye", b"other OK in", b"OK in", b"+ more"])
-    def test_other_answers_end_the_login(self, line: bytes) -> None:
+    def test_unexpected_answer_ends_the_login(self, imap4: ProtocolUnderTest, line: bytes) -> None:
         with pytest.raises(NegotiationFailed):
-            login(greeting() + line + b"\r\n")
+            imap4.login(greeting() + line + b"\r\n")
 
     @pytest.mark.parametrize(
         "endless",
@@ -369,63 +402,62 @@ class TestRealServer:
         ],
     )
     @pytest.mark.parametrize("password", [b"secret", b"\xff"])
-    def test_endless_answers_are_cut(self, endless: bytes, password: bytes) -> None:
-        talk = login(greeting(), credentials=Credentials("joe", password))
+    def test_endless_answers_end_the_login(
+        self, imap4: ProtocolUnderTest, endless: bytes, password: bytes
+    ) -> None:
+        dialogue = imap4.login(greeting(), credentials=Credentials("joe", password))
         with pytest.raises(NegotiationFailed):
-            talk.hear(endless)
+            dialogue.receive(endless)
 
 
 class TestUpgrade:
-    def test_never_asks(self) -> None:
-        assert login(greeting("STARTTLS"), StartTLSPolicy.NEVER).said.startswith(b"perdition LOGIN")
+    def test_is_not_requested_if_upgrade_is_never(self, imap4: ProtocolUnderTest) -> None:
+        assert imap4.login(greeting("STARTTLS"), StartTLSPolicy.NEVER).sent.startswith(
+            b"perdition LOGIN"
+        )
 
     @pytest.mark.parametrize("upgrade", [StartTLSPolicy.IF_OFFERED, StartTLSPolicy.REQUIRED])
-    def test_comes_before_the_login_and_capabilities_are_asked_anew(
-        self, upgrade: StartTLSPolicy
+    def test_precedes_the_login_and_capabilities_are_requested_again(
+        self, imap4: ProtocolUnderTest, upgrade: StartTLSPolicy
     ) -> None:
-        talk = login(greeting("STARTTLS", "LOGINDISABLED") + b"perdition OK go\r\n", upgrade)
-        assert talk.upgrades == 1
-        assert talk.lines == [b"perdition STARTTLS", b"perdition CAPABILITY"]
+        dialogue = imap4.login(
+            greeting("STARTTLS", "LOGINDISABLED") + b"perdition OK go\r\n", upgrade
+        )
+        assert dialogue.upgrades == 1
+        assert dialogue.lines == [b"perdition STARTTLS", b"perdition CAPABILITY"]
 
-        talk.hear(b"* CAPABILITY IMAP4rev1\r\nperdition OK done\r\n")
-        assert talk.lines[2:] == [b'perdition LOGIN "joe" "secret"']
+        dialogue.receive(b"* CAPABILITY IMAP4rev1\r\nperdition OK done\r\n")
+        assert dialogue.lines[2:] == [b'perdition LOGIN "joe" "secret"']
 
-    def test_capabilities_from_before_it_do_not_count(self) -> None:
-        talk = login(
+    def test_capabilities_from_before_it_are_ignored(self, imap4: ProtocolUnderTest) -> None:
+        dialogue = imap4.login(
             greeting("STARTTLS", "LITERAL+") + b"perdition OK go\r\n", StartTLSPolicy.REQUIRED
         )
         with pytest.raises(MechanismUnavailable):
-            talk.hear(b"* CAPABILITY IMAP4rev1 LOGINDISABLED\r\nperdition OK done\r\n")
+            dialogue.receive(b"* CAPABILITY IMAP4rev1 LOGINDISABLED\r\nperdition OK done\r\n")
 
-    def test_plain_login_where_it_is_only_wished_for(self) -> None:
-        talk = login(greeting(), StartTLSPolicy.IF_OFFERED)
-        assert (talk.answers, talk.upgrades) == ([b"perdition"], 0)
-        assert b"LOGIN" in talk.said
+    def test_login_goes_on_without_it_if_it_is_optional_and_not_offered(
+        self, imap4: ProtocolUnderTest
+    ) -> None:
+        dialogue = imap4.login(greeting(), StartTLSPolicy.IF_OFFERED)
+        assert (dialogue.answers, dialogue.upgrades) == ([b"perdition"], 0)
+        assert b"LOGIN" in dialogue.sent
 
-    def test_no_login_where_it_is_required(self) -> None:
-        talk = login(b"", StartTLSPolicy.REQUIRED)
+    def test_login_ends_if_it_is_required_and_not_offered(self, imap4: ProtocolUnderTest) -> None:
+        dialogue = imap4.login(b"", StartTLSPolicy.REQUIRED)
         with pytest.raises(TLSNotPresent):
-            talk.hear(greeting())
-        assert talk.said == b""
+            dialogue.receive(greeting())
+        assert dialogue.sent == b""
 
     @pytest.mark.parametrize("upgrade", [StartTLSPolicy.IF_OFFERED, StartTLSPolicy.REQUIRED])
     @pytest.mark.parametrize("refusal", [b"NO not now", b"BAD what?"])
-    def test_refused_offer_ends_the_login(self, upgrade: StartTLSPolicy, refusal: bytes) -> None:
-        talk = login(b"", upgrade)
+    def test_refusal_ends_the_login(
+        self, imap4: ProtocolUnderTest, upgrade: StartTLSPolicy, refusal: bytes
+    ) -> None:
+        dialogue = imap4.login(b"", upgrade)
         with pytest.raises(NegotiationFailed):
-            talk.hear(greeting("STARTTLS") + b"perdition %b\r\n" % refusal)
-        assert talk.lines == [b"perdition STARTTLS"]
-
-    def test_plain_octets_around_the_offer_reach_nobody(self) -> None:
-        talk = login(
-            greeting("STARTTLS")
-            + b"* OK [ALERT] send money\r\nperdition OK go\r\n"
-            + b"* CAPABILITY IMAP4rev1\r\nperdition OK injected\r\n",
-            StartTLSPolicy.REQUIRED,
-        )
-        assert talk.answers == [b"perdition"] * 2
-        talk.hear(b"* CAPABILITY IMAP4rev1\r\nperdition OK done\r\nperdition OK in\r\n")
-        assert talk.outcome == Accepted(b"OK in")
+            dialogue.receive(greeting("STARTTLS") + b"perdition %b\r\n" % refusal)
+        assert dialogue.lines == [b"perdition STARTTLS"]
 
 
 class TestAnswers:
@@ -440,7 +472,7 @@ class TestAnswers:
             (Accepted(b"OK in", b"* 1 EXISTS\r\n"), None, b"* 1 EXISTS\r\na OK in\r\n"),
         ],
     )
-    def test_welcome_tells_the_real_servers_capabilities(
+    def test_welcome_has_the_real_servers_capabilities(
         self, accepted: Accepted, ok_line: str | None, answer: bytes
     ) -> None:
         assert PROTOCOL.welcome(JOE, accepted, ok_line) == answer
@@ -467,7 +499,7 @@ class TestAnswers:
             (Rejected(), b"a NO [AUTHENTICATIONFAILED] Re-Authentication Failure\r\n"),
         ],
     )
-    def test_verbatim_refusal_is_the_servers_where_it_said_one(
+    def test_verbatim_refusal_is_the_real_servers_if_there_is_one(
         self, failure: Failure, answer: bytes
     ) -> None:
         assert PROTOCOL.refusal(JOE, failure, verbatim=True) == answer

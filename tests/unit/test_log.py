@@ -1,4 +1,4 @@
-"""The log: three lines a session to the letter, and nobody else's words in them."""
+"""The log: the format of its lines, escaping, priorities, rotation and facilities."""
 
 import re
 from collections.abc import Callable
@@ -64,7 +64,7 @@ FAILED = LoginRecord(
         ),
     ],
 )
-def test_lines_to_the_letter(line: str, expected: str) -> None:
+def test_session_lines_have_the_manuals_format(line: str, expected: str) -> None:
     assert line == expected
 
 
@@ -95,7 +95,6 @@ def test_names_cannot_leave_their_quotes(text: str, shown: str) -> None:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """The path of a log file."""
     return tmp_path / "log"
 
 
@@ -108,7 +107,7 @@ def path(tmp_path: Path) -> Path:
         (True, True, ["error", "warning", "notice", "info", "debug"]),
     ],
 )
-def test_debug_and_quiet(path: Path, debug: bool, quiet: bool, written: list[str]) -> None:
+def test_debug_overrides_quiet(path: Path, debug: bool, quiet: bool, written: list[str]) -> None:
     log = Log("perdition.pop3", File(str(path)), debug, quiet)
     for write in (log.error, log.warning, log.notice, log.info, log.debug):
         write(write.__name__)
@@ -120,19 +119,19 @@ def test_debug_and_quiet(path: Path, debug: bool, quiet: bool, written: list[str
 
 
 @pytest.mark.parametrize("text", ["a\nb", "a\r\nAuth: forged status=ok", "a\0b", "a\x1bb"])
-def test_entry_is_one_line_whatever_a_peer_has_put_into_it(path: Path, text: str) -> None:
+def test_entry_is_one_line_whatever_it_contains(path: Path, text: str) -> None:
     Log("perdition", File(str(path))).error(text)
     [line] = path.read_text().split("\n")[:-1]
     assert line.isprintable()
 
 
 @pytest.mark.parametrize(("text", "shown"), [("jöe", "jöe"), ("j\udcf6e", r"j\xf6e")])
-def test_characters_are_written_and_other_octets_told(path: Path, text: str, shown: str) -> None:
+def test_characters_are_kept_and_other_octets_escaped(path: Path, text: str, shown: str) -> None:
     Log("perdition", File(str(path))).info(text)
     assert path.read_bytes().endswith(f": {shown}\n".encode())
 
 
-def test_rotated_file_is_opened_anew(path: Path, tmp_path: Path) -> None:
+def test_log_is_reopened_after_rotation(path: Path, tmp_path: Path) -> None:
     log = Log("perdition", File(str(path)))
     log.info("before")
     path.rename(tmp_path / "log.1")
@@ -143,7 +142,7 @@ def test_rotated_file_is_opened_anew(path: Path, tmp_path: Path) -> None:
     assert path.read_text().endswith("after\n")
 
 
-def test_old_file_is_kept_where_there_can_be_no_new_one(path: Path, tmp_path: Path) -> None:
+def test_old_file_is_kept_if_no_new_one_can_be_opened(path: Path, tmp_path: Path) -> None:
     log = Log("perdition", File(str(path)))
     path.rename(tmp_path / "log.1")
     path.mkdir()
@@ -161,15 +160,15 @@ def test_old_file_is_kept_where_there_can_be_no_new_one(path: Path, tmp_path: Pa
         ("LOCAL7", lambda sink: isinstance(sink, Syslog) and sink.facility == 23),
     ],
 )
-def test_facilities(facility: str, recognised: Callable[[Sink], bool]) -> None:
+def test_facility_selects_the_sink(facility: str, recognised: Callable[[Sink], bool]) -> None:
     assert recognised(open_sink(facility))
 
 
 @pytest.mark.parametrize("facility", ["", "post", "/no/such/directory/log", "/"])
-def test_unusable_facility_is_told(facility: str) -> None:
+def test_unusable_facility_is_reported(facility: str) -> None:
     with pytest.raises(StartupError, match=f"log_facility {facility}: "):
         open_sink(facility)
 
 
-def test_log_that_cannot_be_written_stops_nobody() -> None:
+def test_full_disk_raises_nothing() -> None:
     File("/dev/full").write(Priority.ERROR, "lost")

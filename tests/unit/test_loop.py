@@ -15,12 +15,11 @@ YEAR = 365 * 24 * 3600
 
 
 def stop(loop: Loop) -> None:
-    """End the loop."""
     loop.running = False
 
 
 def run_due(timers: Timers, now: float) -> None:
-    """Do what is due."""
+    """Run the timers that are due."""
     while timer := timers.pop(now):
         timer.action()
 
@@ -38,14 +37,14 @@ class TestTimers:
         run_due(timers, when + 100)
         assert done == [when]
 
-    def test_earlier_ones_go_off_first(self) -> None:
+    def test_earlier_timers_expire_first(self) -> None:
         timers, done = Timers(), list[int]()
         for when in (3, 1, 4, 2, 5):
             timers.add(when, partial(done.append, when))
         run_due(timers, 4.5)
         assert done == [1, 2, 3, 4]
 
-    def test_next_is_that_of_the_earliest_timer_left(self) -> None:
+    def test_next_is_the_time_of_the_earliest_timer_left(self) -> None:
         timers = Timers()
         assert timers.next() is None
         first, second = (timers.add(when, lambda: None) for when in (1.0, 2.0))
@@ -56,14 +55,14 @@ class TestTimers:
         timers.cancel(second)
         assert timers.next() is None
 
-    def test_timer_cancelled_by_another_of_its_tick_does_not_go_off(self) -> None:
+    def test_timer_cancelled_by_another_of_its_tick_does_not_expire(self) -> None:
         timers, done = Timers(), list[int]()
 
-        def go_off(number: int) -> None:
+        def expire(number: int) -> None:
             done.append(number)
             timers.cancel(pair[1 - number])
 
-        pair = [timers.add(1.0, partial(go_off, number)) for number in range(2)]
+        pair = [timers.add(1.0, partial(expire, number)) for number in range(2)]
         run_due(timers, 2.0)
         assert len(done) == 1
 
@@ -79,7 +78,7 @@ class TestTimers:
         run_due(timers, 2.5)
         assert done == ["later"]
 
-    def test_timer_that_went_off_can_be_cancelled(self) -> None:
+    def test_expired_timer_can_be_cancelled(self) -> None:
         timers = Timers()
         timer = timers.add(1.0, lambda: timers.cancel(timer))
         run_due(timers, 2.0)
@@ -88,7 +87,7 @@ class TestTimers:
 
 
 class TestLoop:
-    def test_sleepers_wake_in_the_order_of_their_times(self, loop: Loop) -> None:
+    def test_sleeping_tasks_wake_in_the_order_of_their_times(self, loop: Loop) -> None:
         woken: list[float] = []
 
         async def sleep(seconds: float) -> None:
@@ -104,35 +103,35 @@ class TestLoop:
         assert woken == [0.0, 0.12, 0.25]
 
     def test_timer_may_be_a_year_away(self, bare_loop: Loop) -> None:
-        """As with --timeout 31536000, when nothing else is due before."""
+        """As with ``--timeout 31536000``."""
         bare_loop.call_later(YEAR, lambda: None)
         bare_loop.call_soon_from_thread(partial(stop, bare_loop))
         bare_loop.run()
         assert bare_loop.timers.next()
 
-    def test_cancelled_task_tidies_up_and_never_goes_on(self, loop: Loop) -> None:
-        said: list[str] = []
+    def test_cancelled_task_cleans_up_and_never_continues(self, loop: Loop) -> None:
+        events: list[str] = []
 
         async def sleeper() -> None:
             try:
                 await loop.sleep(0.1)
-                said.append("woken")
+                events.append("woken")
             finally:
-                said.append("tidy")
+                events.append("cleaned up")
 
         task = loop.spawn(sleeper())
         task.cancel()
-        assert said == ["tidy"]
+        assert events == ["cleaned up"]
         assert not loop.tasks
         task.cancel()
         run(loop, loop.sleep(0.2))
-        assert said == ["tidy"]
+        assert events == ["cleaned up"]
 
     def test_ended_task_is_forgotten(self, loop: Loop) -> None:
         run(loop, loop.sleep(0))
         assert not loop.tasks
 
-    def test_error_in_a_task_is_not_swallowed(self, loop: Loop) -> None:
+    def test_error_in_a_task_is_raised(self, loop: Loop) -> None:
         async def fail() -> None:
             await loop.sleep(0)
             raise ZeroDivisionError
@@ -141,7 +140,7 @@ class TestLoop:
             run(loop, fail())
         assert not loop.tasks
 
-    def test_calls_from_threads_are_done_in_order(self, loop: Loop) -> None:
+    def test_calls_from_threads_run_in_order(self, loop: Loop) -> None:
         done: list[int] = []
 
         def from_thread() -> None:
@@ -155,23 +154,37 @@ class TestLoop:
         thread.join()
         assert done == list(range(100))
 
+    def test_call_that_raises_is_reported_and_the_next_one_runs(self, loop: Loop) -> None:
+        faults, done = list[Exception](), list[str]()
 
-class Ear(Handler):
-    """A handler that notes what it was told, and then does something."""
+        def fail() -> None:
+            raise ZeroDivisionError
 
-    def __init__(self, loop: Loop, then: Callable[[], None] = lambda: None) -> None:
+        loop.on_error = faults.append
+        loop.call_soon_from_thread(fail)
+        loop.call_soon_from_thread(partial(done.append, "second"))
+        loop.call_later(0.1, partial(stop, loop))  # no other wake-up comes before
+        loop.run()
+
+        assert [type(fault) for fault in faults] == [ZeroDivisionError]
+        assert done == ["second"]
+
+
+class RecordingHandler(Handler):
+    """A handler that counts its calls, runs an action, and stops the loop."""
+
+    def __init__(self, loop: Loop, action: Callable[[], None] = lambda: None) -> None:
         self.loop = loop
-        self.told = 0
-        self.then = then
+        self.calls = 0
+        self.action = action
 
     def ready(self, events: int) -> None:
-        """Be told."""
-        self.told += 1
-        self.then()
+        self.calls += 1
+        self.action()
         stop(self.loop)
 
     def fail(self) -> None:
-        raise AssertionError("a handler has failed")
+        raise AssertionError("the handler failed")
 
 
 class TestWatching:
@@ -181,37 +194,37 @@ class TestWatching:
         with closing(ours), closing(theirs):
             yield ours, theirs
 
-    def test_handler_is_told_until_nothing_is_watched(
+    def test_handler_is_called_until_nothing_is_watched(
         self, loop: Loop, pair: tuple[socket.socket, socket.socket]
     ) -> None:
         ours, theirs = pair
-        ear = Ear(loop)
-        loop.watch(ours.fileno(), READ, ear)
+        handler = RecordingHandler(loop)
+        loop.watch(ours.fileno(), READ, handler)
         theirs.send(b"x")
         loop.run()
         loop.run()
-        assert ear.told == 2
+        assert handler.calls == 2
 
-        loop.watch(ours.fileno(), 0, ear)
-        loop.watch(ours.fileno(), 0, ear)
+        loop.watch(ours.fileno(), 0, handler)
+        loop.watch(ours.fileno(), 0, handler)
         run(loop, loop.sleep(0))
-        assert ear.told == 2
+        assert handler.calls == 2
 
-    def test_new_handler_takes_the_place_of_the_old_one(
+    def test_new_handler_replaces_the_old_one(
         self, loop: Loop, pair: tuple[socket.socket, socket.socket]
     ) -> None:
         ours, theirs = pair
-        old, new = Ear(loop), Ear(loop)
+        old, new = RecordingHandler(loop), RecordingHandler(loop)
         loop.watch(ours.fileno(), READ, old)
         loop.watch(ours.fileno(), READ, new)
         theirs.send(b"x")
         loop.run()
-        assert (old.told, new.told) == (0, 1)
+        assert (old.calls, new.calls) == (0, 1)
 
-    def test_descriptor_opened_anew_does_not_get_the_old_ones_event(self, loop: Loop) -> None:
-        """Two are ready at once; whoever is told first closes the other and opens a new one."""
+    def test_reused_descriptor_does_not_get_the_event_of_the_closed_one(self, loop: Loop) -> None:
+        """Two are ready at once; the first handler closes the other socket and opens a new one."""
         pairs = [socket.socketpair() for _ in range(2)]
-        late = Ear(loop)
+        late = RecordingHandler(loop)
 
         def replace(victim: int) -> None:
             if len(pairs) > 2:
@@ -225,10 +238,10 @@ class TestWatching:
 
         for number, (ours, theirs) in enumerate(pairs):
             theirs.send(b"x")
-            loop.watch(ours.fileno(), READ, Ear(loop, partial(replace, 1 - number)))
+            loop.watch(ours.fileno(), READ, RecordingHandler(loop, partial(replace, 1 - number)))
         loop.run()
         for ours, theirs in pairs:
             ours.close()
             theirs.close()
         assert len(pairs) == 3
-        assert late.told == 0
+        assert late.calls == 0

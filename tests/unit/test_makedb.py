@@ -1,4 +1,4 @@
-"""perditiondb_*_makedb: what they write for the servers' own clients."""
+"""perditiondb_*_makedb: SQL and LDIF for the database servers' own clients."""
 
 import io
 import sys
@@ -11,8 +11,8 @@ from perdition.makedb.servers import LANGUAGES, main
 LINES = b"joe:north\no'n\\eill:max@south:1143\n"
 
 
-class Written:
-    """What a tool wrote and complained of."""
+class MakeDBTool:
+    """Runs a tool; a call returns the lines it wrote and its error output."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self.monkeypatch = monkeypatch
@@ -26,13 +26,12 @@ class Written:
 
 
 @pytest.fixture
-def written(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Written:
-    """Runs a tool."""
+def written(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> MakeDBTool:
     monkeypatch.setattr(sys.stdout, "reconfigure", lambda **_: None, raising=False)
-    return Written(monkeypatch, capsys)
+    return MakeDBTool(monkeypatch, capsys)
 
 
-def test_sql(written: Written) -> None:
+def test_sql_creates_the_table_and_inserts_each_entry(written: MakeDBTool) -> None:
     table = (
         'CREATE TABLE users ("user" VARCHAR(255) NOT NULL PRIMARY KEY, '
         "servername VARCHAR(255) NOT NULL, port VARCHAR(32));"
@@ -48,7 +47,7 @@ def test_sql(written: Written) -> None:
     )
 
 
-def test_backslashes_mean_something_in_mysql(written: Written) -> None:
+def test_backslashes_are_escaped_for_mysql(written: MakeDBTool) -> None:
     lines, _ = written("mysql", LINES)
     assert next(line for line in lines if "eill" in line).endswith(
         "VALUES ('o''n\\\\eill', 'max@south', '1143');"
@@ -57,14 +56,16 @@ def test_backslashes_mean_something_in_mysql(written: Written) -> None:
 
 
 @pytest.mark.parametrize("kind", ["mysql", "postgresql"])
-def test_account(written: Written, kind: str, tmp_path: Path) -> None:
+def test_account_is_created_with_the_right_to_read(
+    written: MakeDBTool, kind: str, tmp_path: Path
+) -> None:
     (tmp_path / "password").write_text("it's\n")
     lines, _ = written(kind, b"", "--user", "reader", "--password", f"@{tmp_path}/password")
     assert any("'it''s'" in line for line in lines)
     assert any(line.startswith("GRANT SELECT ON ") and "reader" in line for line in lines)
 
 
-def test_ldif(written: Written) -> None:
+def test_ldif_has_one_entry_per_user(written: MakeDBTool) -> None:
     lines, complaints = written("ldap", "joe:max@north:1143\nm\u00fcller, k:s\n".encode())
     assert complaints == ""
     assert lines == [
@@ -88,7 +89,7 @@ def test_ldif(written: Written) -> None:
 
 
 @pytest.mark.parametrize("name", LANGUAGES)
-def test_what_is_no_text_is_told_and_skipped(written: Written, name: str) -> None:
+def test_lines_that_are_no_text_are_reported_and_skipped(written: MakeDBTool, name: str) -> None:
     kind = name.removeprefix("perditiondb_").removesuffix("_makedb")
     lines, complaints = written(kind, b"j\xf6e:north\nnocolon\nann:south\n")
     assert len([line for line in lines if "south" in line]) == 1

@@ -1,4 +1,4 @@
-"""makegdbm: lines to a gdbm file and back."""
+"""makegdbm: from lines to a gdbm file, and back."""
 
 import dbm.gnu
 import io
@@ -14,12 +14,11 @@ from perdition.makedb.files import main
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """The file to make."""
     return tmp_path / "popmap.gdbm.db"
 
 
-class Command:
-    """makegdbm with lines on its standard input."""
+class MakeGDBM:
+    """Runs makegdbm with lines on its standard input; a call returns the exit status."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.monkeypatch = monkeypatch
@@ -30,14 +29,13 @@ class Command:
 
 
 @pytest.fixture
-def makegdbm(monkeypatch: pytest.MonkeyPatch) -> Command:
-    """The command."""
-    return Command(monkeypatch)
+def makegdbm(monkeypatch: pytest.MonkeyPatch) -> MakeGDBM:
+    return MakeGDBM(monkeypatch)
 
 
 @pytest.mark.parametrize("option", ["-u", "--undo"])
-def test_there_and_back(
-    makegdbm: Command, path: Path, capfdbinary: pytest.CaptureFixture[bytes], option: str
+def test_undo_returns_the_lines(
+    makegdbm: MakeGDBM, path: Path, capfdbinary: pytest.CaptureFixture[bytes], option: str
 ) -> None:
     lines = [b"joe:mx\n", b"ann@x:[::1]:143\n", b" b : c \n", b"j\xf6e:m\xf6x\n"]
     assert makegdbm(b"".join(lines), path) == 0
@@ -61,7 +59,9 @@ def test_there_and_back(
         ([b"joe:a\n", b"\n", b"joe:b\n"], [(b"joe", b"a")], ["line 3: joe is there already"]),
     ],
 )
-def test_lines(lines: list[bytes], found: list[tuple[bytes, bytes]], complaints: list[str]) -> None:
+def test_lines_are_read_as_key_and_value(
+    lines: list[bytes], found: list[tuple[bytes, bytes]], complaints: list[str]
+) -> None:
     complained: list[str] = []
     assert list(entries(lines, complained.append)) == found
     assert len(complained) == len(complaints)
@@ -69,8 +69,8 @@ def test_lines(lines: list[bytes], found: list[tuple[bytes, bytes]], complaints:
         assert text.startswith(start)
 
 
-def test_bad_lines_are_told_and_the_rest_is_written(
-    makegdbm: Command, path: Path, capsys: pytest.CaptureFixture[str]
+def test_bad_lines_are_reported_and_the_rest_is_written(
+    makegdbm: MakeGDBM, path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert makegdbm(b"joe\nann:mx\n", path) == 0
     assert capsys.readouterr().err.startswith("makegdbm: line 1: ")
@@ -79,7 +79,7 @@ def test_bad_lines_are_told_and_the_rest_is_written(
         assert database[b"ann"] == b"mx"
 
 
-def test_readers_of_the_old_file_keep_it(makegdbm: Command, path: Path) -> None:
+def test_open_readers_keep_the_old_file(makegdbm: MakeGDBM, path: Path) -> None:
     assert makegdbm(b"joe:old", path) == 0
     with dbm.gnu.open(str(path), "ru") as old:
         assert makegdbm(b"joe:new", path) == 0
@@ -90,35 +90,35 @@ def test_readers_of_the_old_file_keep_it(makegdbm: Command, path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o644, 0o640])
-def test_mode_of_the_old_file_is_kept(makegdbm: Command, path: Path, mode: int) -> None:
+def test_mode_of_the_old_file_is_kept(makegdbm: MakeGDBM, path: Path, mode: int) -> None:
     path.touch()
     path.chmod(mode)
     assert makegdbm(b"joe:mx", path) == 0
     assert path.stat().st_mode & 0o777 == mode
 
 
-def test_new_file_can_be_read_by_all(makegdbm: Command, path: Path) -> None:
+def test_new_file_can_be_read_by_all(makegdbm: MakeGDBM, path: Path) -> None:
     assert makegdbm(b"joe:mx", path) == 0
     assert path.stat().st_mode & 0o777 == 0o644
 
 
 @pytest.mark.parametrize("arguments", [["/no/such/directory/map"], ["-u", "/no/such/map"]])
 def test_failure_names_the_file(
-    makegdbm: Command, capsys: pytest.CaptureFixture[str], arguments: list[str]
+    makegdbm: MakeGDBM, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
     assert makegdbm(b"joe:mx", *arguments) == os.EX_IOERR
     assert capsys.readouterr().err == f"makegdbm: {arguments[-1]}: No such file or directory\n"
 
 
-def test_nothing_is_left_of_a_failure(makegdbm: Command, path: Path) -> None:
+def test_failure_leaves_no_temporary_file(makegdbm: MakeGDBM, path: Path) -> None:
     path.mkdir()
     assert makegdbm(b"joe:mx", path) == os.EX_IOERR
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize("octets", [b"", b"joe:mx\n", b"\0" * 9000])
-def test_undoing_what_is_no_gdbm_file_is_a_failure(
-    makegdbm: Command, path: Path, capsys: pytest.CaptureFixture[str], octets: bytes
+def test_undo_of_another_kind_of_file_fails(
+    makegdbm: MakeGDBM, path: Path, capsys: pytest.CaptureFixture[str], octets: bytes
 ) -> None:
     path.write_bytes(octets)
     assert makegdbm(b"", "-u", path) == os.EX_IOERR
@@ -136,8 +136,8 @@ def test_undoing_what_is_no_gdbm_file_is_a_failure(
         (["--und", "a"], 2, "err"),
     ],
 )
-def test_usage(
-    makegdbm: Command,
+def test_usage_is_shown_on_request_and_for_wrong_arguments(
+    makegdbm: MakeGDBM,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
     status: int,

@@ -19,32 +19,22 @@ from perdition.failure import (
 )
 from perdition.protocol.dialogue import Accepted, Credentials, LineTooLong, StartTLSPolicy, Terms
 from perdition.protocol.managesieve import ManageSieve
-from tests.unit.talk import Talk, drive
+from tests.unit.scripted_dialogue import DialogueStarter, ProtocolUnderTest
 
 PROTOCOL = ManageSieve()
 PLAIN = Terms('"IMPLEMENTATION" "x"  "SASL" "PLAIN"')
 TLS_OFFERED = Terms('"IMPLEMENTATION" "x"', starttls=True)
-OWN_GREETING = PROTOCOL.own_greeting("proxy.example")
 JOE = Credentials("joe", b"secret")
 MESSAGE = b64encode(b"\0joe\0secret")
 
 
-def client(heard: bytes, terms: Terms = PLAIN, secured: Terms = PLAIN) -> Talk[Credentials | None]:
-    """What happens when a client says that."""
-    return drive(PROTOCOL.client(terms, secured), heard)
-
-
-def login(
-    heard: bytes = b"",
-    upgrade: StartTLSPolicy = StartTLSPolicy.NEVER,
-    credentials: Credentials = JOE,
-) -> Talk[Accepted]:
-    """What happens when a real server says that."""
-    return drive(PROTOCOL.login(credentials, OWN_GREETING, upgrade), heard)
+@pytest.fixture
+def managesieve(start_dialogue: DialogueStarter) -> ProtocolUnderTest:
+    return ProtocolUnderTest(start_dialogue, PROTOCOL, PLAIN, JOE)
 
 
 def capabilities(*others: bytes) -> bytes:
-    """What a real server tells it can do, and OK."""
+    """A real server's capabilities, and OK."""
     lines = (b'"IMPLEMENTATION" "s"', b'"SASL" "PLAIN"', *others, b'OK "hi"')
     return b"".join(line + b"\r\n" for line in lines)
 
@@ -62,18 +52,22 @@ class TestClient:
             pytest.param(b'AUTHENTICATE "PLAIN"\r\n{%d+}\r\n%b', id="answer literal"),
         ],
     )
-    def test_every_way_to_send_a_message(self, authenticate: bytes) -> None:
+    def test_message_may_be_sent_in_every_form(
+        self, managesieve: ProtocolUnderTest, authenticate: bytes
+    ) -> None:
         if b"%d" in authenticate:
-            talk = client(authenticate % (len(MESSAGE), MESSAGE) + b"\r\n")
+            dialogue = managesieve.client(authenticate % (len(MESSAGE), MESSAGE) + b"\r\n")
         else:
-            talk = client(authenticate % MESSAGE + b"\r\n")
+            dialogue = managesieve.client(authenticate % MESSAGE + b"\r\n")
 
-        assert talk.outcome == JOE
-        assert talk.unread == b""
+        assert dialogue.outcome == JOE
+        assert dialogue.unread == b""
 
-    def test_no_answer_but_a_challenge_before_the_outcome(self) -> None:
-        assert client(b'AUTHENTICATE "PLAIN" "%b"\r\n' % MESSAGE).said == b""
-        assert client(b'AUTHENTICATE "PLAIN"\r\n').said == b'""\r\n'
+    def test_nothing_but_a_challenge_is_sent_before_the_outcome(
+        self, managesieve: ProtocolUnderTest
+    ) -> None:
+        assert managesieve.client(b'AUTHENTICATE "PLAIN" "%b"\r\n' % MESSAGE).sent == b""
+        assert managesieve.client(b'AUTHENTICATE "PLAIN"\r\n').sent == b'""\r\n'
 
     @pytest.mark.parametrize(
         ("authorisation", "user", "password"),
@@ -85,16 +79,22 @@ class TestClient:
         ],
     )
     def test_credentials_are_what_was_typed(
-        self, authorisation: bytes, user: bytes, password: bytes
+        self, managesieve: ProtocolUnderTest, authorisation: bytes, user: bytes, password: bytes
     ) -> None:
         message = b64encode(b"\0".join((authorisation, user, password)))
-        talk = client(b'AUTHENTICATE "PLAIN" {%d+}\r\n%b\r\n' % (len(message), message))
-        assert talk.outcome == Credentials(fsdecode(user), password, fsdecode(authorisation))
+        dialogue = managesieve.client(
+            b'AUTHENTICATE "PLAIN" {%d+}\r\n%b\r\n' % (len(message), message)
+        )
+        assert dialogue.outcome == Credentials(fsdecode(user), password, fsdecode(authorisation))
 
-    @pytest.mark.parametrize("blank", [b" ", b"\r\n"])
-    def test_commands_behind_the_login_are_left_for_the_real_server(self, blank: bytes) -> None:
-        talk = client(b'AUTHENTICATE "PLAIN"%b"%b"\r\nLISTSCRIPTS\r\nGET' % (blank, MESSAGE))
-        assert talk.unread == b"LISTSCRIPTS\r\nGET"
+    @pytest.mark.parametrize("separator", [b" ", b"\r\n"])
+    def test_commands_after_the_login_are_left_for_the_real_server(
+        self, managesieve: ProtocolUnderTest, separator: bytes
+    ) -> None:
+        dialogue = managesieve.client(
+            b'AUTHENTICATE "PLAIN"%b"%b"\r\nLISTSCRIPTS\r\nGET' % (separator, MESSAGE)
+        )
+        assert dialogue.unread == b"LISTSCRIPTS\r\nGET"
 
     @pytest.mark.parametrize(
         "mistake",
@@ -120,18 +120,22 @@ class TestClient:
             b"NOOP x",
         ],
     )
-    def test_mistakes_are_refused_slowly_and_forgiven(self, mistake: bytes) -> None:
-        talk = client(mistake + b"\r\n")
-        assert (talk.answers, talk.pauses) == ([b"NO"], 1)
+    def test_mistakes_are_refused_slowly_and_forgiven(
+        self, managesieve: ProtocolUnderTest, mistake: bytes
+    ) -> None:
+        dialogue = managesieve.client(mistake + b"\r\n")
+        assert (dialogue.answers, dialogue.pauses) == ([b"NO"], 1)
 
-        assert talk.hear(b'AUTHENTICATE "PLAIN" "%b"\r\n' % MESSAGE).outcome == JOE
+        assert dialogue.receive(b'AUTHENTICATE "PLAIN" "%b"\r\n' % MESSAGE).outcome == JOE
 
     @pytest.mark.parametrize("answer", [b'"*"', b'"!"', b'"%b" "x"' % MESSAGE, b"", b"NOOP"])
-    def test_cancelled_or_bad_exchange_is_forgiven(self, answer: bytes) -> None:
-        talk = client(b'AUTHENTICATE "PLAIN"\r\n' + answer + b"\r\n")
-        assert talk.answers == [b'""', b"NO"]
+    def test_cancelled_or_bad_exchange_is_forgiven(
+        self, managesieve: ProtocolUnderTest, answer: bytes
+    ) -> None:
+        dialogue = managesieve.client(b'AUTHENTICATE "PLAIN"\r\n' + answer + b"\r\n")
+        assert dialogue.answers == [b'""', b"NO"]
 
-        assert talk.hear(b'AUTHENTICATE "PLAIN" "%b"\r\n' % MESSAGE).outcome == JOE
+        assert dialogue.receive(b'AUTHENTICATE "PLAIN" "%b"\r\n' % MESSAGE).outcome == JOE
 
     @pytest.mark.parametrize(
         "refused",
@@ -143,8 +147,10 @@ class TestClient:
             b'AUTHENTICATE "PLAIN"\r\n {4+}\r\nNOOP',
         ],
     )
-    def test_literals_of_refused_commands_are_no_commands(self, refused: bytes) -> None:
-        assert client(refused + b"\r\nLOGOUT\r\n").answers[-2:] == [b"NO", b"OK"]
+    def test_literals_of_refused_commands_are_no_commands(
+        self, managesieve: ProtocolUnderTest, refused: bytes
+    ) -> None:
+        assert managesieve.client(refused + b"\r\nLOGOUT\r\n").answers[-2:] == [b"NO", b"OK"]
 
     @pytest.mark.parametrize(
         ("command", "answer"),
@@ -157,20 +163,24 @@ class TestClient:
             (b"CAPABILITY", b'"IMPLEMENTATION" "x"\r\n"SASL" "PLAIN"\r\nOK "done"\r\n'),
         ],
     )
-    def test_commands_before_the_login(self, command: bytes, answer: bytes) -> None:
-        talk = client(command + b"\r\n")
-        assert (talk.said, talk.pauses) == (answer, 0)
+    def test_commands_are_answered_before_the_login(
+        self, managesieve: ProtocolUnderTest, command: bytes, answer: bytes
+    ) -> None:
+        dialogue = managesieve.client(command + b"\r\n")
+        assert (dialogue.sent, dialogue.pauses) == (answer, 0)
 
-    def test_logout_ends_the_session(self) -> None:
-        talk = client(b"LOGOUT\r\n")
-        assert (talk.answers, talk.outcome) == ([b"OK"], None)
+    def test_logout_ends_the_session(self, managesieve: ProtocolUnderTest) -> None:
+        dialogue = managesieve.client(b"LOGOUT\r\n")
+        assert (dialogue.answers, dialogue.outcome) == ([b"OK"], None)
 
     @pytest.mark.parametrize(
         "endless", [b"x" * 5000, b'AUTHENTICATE "PLAIN" {99999+}\r\n', b"NOOP {99999}\r\n"]
     )
-    def test_endless_input_ends_the_session_with_an_answer(self, endless: bytes) -> None:
-        talk = client(endless)
-        assert (talk.answers, talk.outcome) == ([b"BYE"], None)
+    def test_endless_input_ends_the_session_with_an_answer(
+        self, managesieve: ProtocolUnderTest, endless: bytes
+    ) -> None:
+        dialogue = managesieve.client(endless)
+        assert (dialogue.answers, dialogue.outcome) == ([b"BYE"], None)
 
 
 class TestCapability:
@@ -184,37 +194,39 @@ class TestCapability:
             (Terms(""), []),
         ],
     )
-    def test_comes_and_goes_with_what_is_possible(
-        self, terms: Terms, announced: list[bytes]
+    def test_lists_starttls_only_if_it_is_offered(
+        self, managesieve: ProtocolUnderTest, terms: Terms, announced: list[bytes]
     ) -> None:
-        talk = client(b"CAPABILITY\r\n", terms)
-        assert talk.lines[:-1] == announced
+        dialogue = managesieve.client(b"CAPABILITY\r\n", terms)
+        assert dialogue.lines[:-1] == announced
         lines = PROTOCOL.greeting("mx.example", terms).splitlines()
         assert lines == [*announced, b'OK "ManageSieve Ready mx.example"']
 
-    def test_is_told_unasked_after_tls(self) -> None:
-        talk = client(b"STARTTLS\r\nLOGOUT\r\n", TLS_OFFERED)
-        assert talk.upgrades == 1
-        assert talk.answers == [b"OK", b'"IMPLEMENTATION"', b'"SASL"', b"OK"]
+    def test_is_sent_unasked_after_starttls(self, managesieve: ProtocolUnderTest) -> None:
+        dialogue = managesieve.client(b"STARTTLS\r\nLOGOUT\r\n", TLS_OFFERED)
+        assert dialogue.upgrades == 1
+        assert dialogue.answers == [b"OK", b'"IMPLEMENTATION"', b'"SASL"', b"OK"]
 
-        assert talk.hear(b"STARTTLS\r\n").answers[-1] == b"NO"
+        assert dialogue.receive(b"STARTTLS\r\n").answers[-1] == b"NO"
 
 
 class TestRealServer:
-    def test_one_round_trip(self) -> None:
-        talk = login(capabilities())
-        assert talk.said == b'AUTHENTICATE "PLAIN" "%b"\r\n' % MESSAGE
-        assert talk.hear(b'OK "in"\r\n').outcome == Accepted(b'OK "in"')
+    def test_login_takes_one_round_trip(self, managesieve: ProtocolUnderTest) -> None:
+        dialogue = managesieve.login(capabilities())
+        assert dialogue.sent == b'AUTHENTICATE "PLAIN" "%b"\r\n' % MESSAGE
+        assert dialogue.receive(b'OK "in"\r\n').outcome == Accepted(b'OK "in"')
 
-    def test_authorisation_and_exact_octets_are_sent(self) -> None:
-        talk = login(capabilities(), credentials=Credentials("j\udcf6e", b"\xff ", "ann"))
+    def test_authorisation_and_exact_octets_are_sent(self, managesieve: ProtocolUnderTest) -> None:
+        dialogue = managesieve.login(
+            capabilities(), credentials=Credentials("j\udcf6e", b"\xff ", "ann")
+        )
         message = b64encode(b"ann\0j\xf6e\0\xff ")
-        assert talk.said == b'AUTHENTICATE "PLAIN" "%b"\r\n' % message
+        assert dialogue.sent == b'AUTHENTICATE "PLAIN" "%b"\r\n' % message
 
-    def test_long_message_goes_in_a_literal(self) -> None:
-        talk = login(capabilities(), credentials=Credentials("joe", b"x" * 1000))
+    def test_long_message_goes_in_a_literal(self, managesieve: ProtocolUnderTest) -> None:
+        dialogue = managesieve.login(capabilities(), credentials=Credentials("joe", b"x" * 1000))
         message = b64encode(b"\0joe\0" + b"x" * 1000)
-        assert talk.said == b'AUTHENTICATE "PLAIN" {%d+}\r\n%b\r\n' % (len(message), message)
+        assert dialogue.sent == b'AUTHENTICATE "PLAIN" {%d+}\r\n%b\r\n' % (len(message), message)
 
     @pytest.mark.parametrize(
         "credentials",
@@ -225,11 +237,13 @@ class TestRealServer:
             Credentials("joe", b"secret", "a\0nn"),
         ],
     )
-    def test_octets_that_break_messages_are_never_sent(self, credentials: Credentials) -> None:
-        talk = login(credentials=credentials)
+    def test_octets_that_break_messages_are_never_sent(
+        self, managesieve: ProtocolUnderTest, credentials: Credentials
+    ) -> None:
+        dialogue = managesieve.login(credentials=credentials)
         with pytest.raises(Rejected):
-            talk.hear(capabilities())
-        assert talk.said == b""
+            dialogue.receive(capabilities())
+        assert dialogue.sent == b""
 
     @pytest.mark.parametrize(
         "sasl",
@@ -240,35 +254,45 @@ class TestRealServer:
             b"{4}\r\nSASL {5}\r\nPLAIN",
         ],
     )
-    def test_plain_is_found_however_it_is_announced(self, sasl: bytes) -> None:
-        talk = login(b'"SIEVE" "fileinto"\r\n"VERSION" "1.0"\r\n%b\r\nOK\r\n' % sasl)
-        assert talk.answers == [b"AUTHENTICATE"]
+    def test_plain_is_found_in_every_form_of_the_capability(
+        self, managesieve: ProtocolUnderTest, sasl: bytes
+    ) -> None:
+        dialogue = managesieve.login(
+            b'"SIEVE" "fileinto"\r\n"VERSION" "1.0"\r\n%b\r\nOK\r\n' % sasl
+        )
+        assert dialogue.answers == [b"AUTHENTICATE"]
 
     @pytest.mark.parametrize(
         "sasl", [b'"SASL" ""', b'"SASL"', b'"SASL" "PLAINEST"', b'"SIEVE" "PLAIN"']
     )
-    def test_server_without_plain_gets_no_password(self, sasl: bytes) -> None:
-        talk = login()
+    def test_server_without_plain_gets_no_password(
+        self, managesieve: ProtocolUnderTest, sasl: bytes
+    ) -> None:
+        dialogue = managesieve.login()
         with pytest.raises(MechanismUnavailable):
-            talk.hear(sasl + b"\r\nOK\r\n")
-        assert talk.said == b""
+            dialogue.receive(sasl + b"\r\nOK\r\n")
+        assert dialogue.sent == b""
 
-    def test_own_greeting_is_a_loop(self) -> None:
-        talk = login()
+    def test_own_greeting_is_a_loop(self, managesieve: ProtocolUnderTest) -> None:
+        dialogue = managesieve.login()
         with pytest.raises(ConnectedToItself):
-            talk.hear(PROTOCOL.greeting("proxy.example", PLAIN))
-        assert talk.said == b""
+            dialogue.receive(PROTOCOL.greeting("proxy.example", PLAIN))
+        assert dialogue.sent == b""
 
     @pytest.mark.parametrize("host", ["other.example", "myproxy.example", "proxy.example.org"])
-    def test_greeting_of_another_perdition_is_no_loop(self, host: str) -> None:
-        assert login(PROTOCOL.greeting(host, PLAIN)).answers == [b"AUTHENTICATE"]
+    def test_greeting_of_another_perdition_is_no_loop(
+        self, managesieve: ProtocolUnderTest, host: str
+    ) -> None:
+        assert managesieve.login(PROTOCOL.greeting(host, PLAIN)).answers == [b"AUTHENTICATE"]
 
-    @pytest.mark.parametrize("heard", [b'BYE "full"', b'NO "no"', b"garbage\r\nOK", b"\0\r\nOK"])
-    def test_other_greetings_end_the_login(self, heard: bytes) -> None:
-        talk = login()
+    @pytest.mark.parametrize("received", [b'BYE "full"', b'NO "no"', b"garbage\r\nOK", b"\0\r\nOK"])
+    def test_unexpected_greeting_ends_the_login(
+        self, managesieve: ProtocolUnderTest, received: bytes
+    ) -> None:
+        dialogue = managesieve.login()
         with pytest.raises(NegotiationFailed):
-            talk.hear(heard + b"\r\n")
-        assert talk.said == b""
+            dialogue.receive(received + b"\r\n")
+        assert dialogue.sent == b""
 
     @pytest.mark.parametrize(
         "endless",
@@ -279,13 +303,15 @@ class TestRealServer:
             pytest.param(b'"X"' + b" {9999}\r\n%b" % (b"x" * 9999) * 20, id="literals"),
         ],
     )
-    def test_endless_capabilities_are_cut(self, endless: bytes) -> None:
+    def test_endless_capabilities_end_the_login(
+        self, managesieve: ProtocolUnderTest, endless: bytes
+    ) -> None:
         with pytest.raises(NegotiationFailed):
-            login(endless)
+            managesieve.login(endless)
 
-    def test_endless_line_is_cut(self) -> None:
+    def test_endless_line_ends_the_login(self, managesieve: ProtocolUnderTest) -> None:
         with pytest.raises(LineTooLong):
-            login(b'"SIEVE" "' + b"x" * 70_000)
+            managesieve.login(b'"SIEVE" "' + b"x" * 70_000)
 
     @pytest.mark.parametrize(
         "answer",
@@ -296,68 +322,71 @@ class TestRealServer:
             b"OK (WARNINGS) {6}\r\nlo\r\nng",
         ],
     )
-    def test_acceptance_is_kept_word_for_word(self, answer: bytes) -> None:
-        talk = login(capabilities() + answer + b"\r\n" + b'"early"')
-        assert talk.outcome == Accepted(answer)
-        assert talk.unread == b'"early"'
+    def test_acceptance_is_kept_unchanged(
+        self, managesieve: ProtocolUnderTest, answer: bytes
+    ) -> None:
+        dialogue = managesieve.login(capabilities() + answer + b"\r\n" + b'"early"')
+        assert dialogue.outcome == Accepted(answer)
+        assert dialogue.unread == b'"early"'
 
     @pytest.mark.parametrize(
         "answer", [b'NO "wrong"', b"no", b"NO (QUOTA/MAXSIZE) {8}\r\nno\r\nroom"]
     )
-    def test_refusal_is_kept_word_for_word(self, answer: bytes) -> None:
+    def test_refusal_is_kept_unchanged(self, managesieve: ProtocolUnderTest, answer: bytes) -> None:
         with pytest.raises(Rejected) as refused:
-            login(capabilities() + answer + b"\r\n")
+            managesieve.login(capabilities() + answer + b"\r\n")
         assert refused.value.server_line == answer
 
-    def test_bye_ends_the_login(self) -> None:
+    def test_bye_ends_the_login(self, managesieve: ProtocolUnderTest) -> None:
         with pytest.raises(NegotiationFailed):
-            login(capabilities() + b'BYE (TRYLATER) "later"\r\n')
+            managesieve.login(capabilities() + b'BYE (TRYLATER) "later"\r\n')
 
 
 STARTTLS = capabilities(b'"STARTTLS"')
 
 
 class TestUpgrade:
-    def test_never_asks(self) -> None:
-        assert login(STARTTLS, StartTLSPolicy.NEVER).answers == [b"AUTHENTICATE"]
+    def test_is_not_requested_if_upgrade_is_never(self, managesieve: ProtocolUnderTest) -> None:
+        assert managesieve.login(STARTTLS, StartTLSPolicy.NEVER).answers == [b"AUTHENTICATE"]
 
     @pytest.mark.parametrize("upgrade", [StartTLSPolicy.IF_OFFERED, StartTLSPolicy.REQUIRED])
-    def test_comes_before_the_login_and_capabilities_are_heard_anew(
-        self, upgrade: StartTLSPolicy
+    def test_precedes_the_login_and_capabilities_are_read_again(
+        self, managesieve: ProtocolUnderTest, upgrade: StartTLSPolicy
     ) -> None:
-        talk = login(b'"SASL" ""\r\n"starttls"\r\nOK\r\nOK "go"\r\n', upgrade)
-        assert (talk.said, talk.upgrades) == (b"STARTTLS\r\n", 1)
+        dialogue = managesieve.login(b'"SASL" ""\r\n"starttls"\r\nOK\r\nOK "go"\r\n', upgrade)
+        assert (dialogue.sent, dialogue.upgrades) == (b"STARTTLS\r\n", 1)
 
-        talk.hear(capabilities())
-        assert talk.answers == [b"STARTTLS", b"AUTHENTICATE"]
+        dialogue.receive(capabilities())
+        assert dialogue.answers == [b"STARTTLS", b"AUTHENTICATE"]
 
-    def test_capabilities_from_before_it_do_not_count(self) -> None:
-        talk = login(STARTTLS + b"OK\r\n", StartTLSPolicy.REQUIRED)
+    def test_capabilities_from_before_it_are_ignored(self, managesieve: ProtocolUnderTest) -> None:
+        dialogue = managesieve.login(STARTTLS + b"OK\r\n", StartTLSPolicy.REQUIRED)
         with pytest.raises(MechanismUnavailable):
-            talk.hear(b'"SASL" "SCRAM-SHA-1"\r\nOK\r\n')
+            dialogue.receive(b'"SASL" "SCRAM-SHA-1"\r\nOK\r\n')
 
-    def test_plain_login_where_it_is_only_wished_for(self) -> None:
-        talk = login(capabilities(), StartTLSPolicy.IF_OFFERED)
-        assert (talk.answers, talk.upgrades) == ([b"AUTHENTICATE"], 0)
+    def test_login_goes_on_without_it_if_it_is_optional_and_not_offered(
+        self, managesieve: ProtocolUnderTest
+    ) -> None:
+        dialogue = managesieve.login(capabilities(), StartTLSPolicy.IF_OFFERED)
+        assert (dialogue.answers, dialogue.upgrades) == ([b"AUTHENTICATE"], 0)
 
-    def test_no_login_where_it_is_required(self) -> None:
-        talk = login(b"", StartTLSPolicy.REQUIRED)
+    def test_login_ends_if_it_is_required_and_not_offered(
+        self, managesieve: ProtocolUnderTest
+    ) -> None:
+        dialogue = managesieve.login(b"", StartTLSPolicy.REQUIRED)
         with pytest.raises(TLSNotPresent):
-            talk.hear(capabilities())
-        assert talk.said == b""
+            dialogue.receive(capabilities())
+        assert dialogue.sent == b""
 
     @pytest.mark.parametrize("upgrade", [StartTLSPolicy.IF_OFFERED, StartTLSPolicy.REQUIRED])
     @pytest.mark.parametrize("refusal", [b'NO "not now"', b'BYE "bye"'])
-    def test_refused_offer_ends_the_login(self, upgrade: StartTLSPolicy, refusal: bytes) -> None:
-        talk = login(b"", upgrade)
+    def test_refusal_ends_the_login(
+        self, managesieve: ProtocolUnderTest, upgrade: StartTLSPolicy, refusal: bytes
+    ) -> None:
+        dialogue = managesieve.login(b"", upgrade)
         with pytest.raises(NegotiationFailed):
-            talk.hear(STARTTLS + refusal + b"\r\n")
-        assert talk.said == b"STARTTLS\r\n"
-
-    def test_plain_octets_behind_the_offer_are_not_used(self) -> None:
-        talk = login(STARTTLS + b"OK\r\n" + capabilities(), StartTLSPolicy.REQUIRED)
-        assert talk.said == b"STARTTLS\r\n"
-        assert talk.goes_on
+            dialogue.receive(STARTTLS + refusal + b"\r\n")
+        assert dialogue.sent == b"STARTTLS\r\n"
 
 
 class TestAnswers:
@@ -369,7 +398,9 @@ class TestAnswers:
             (None, b'OK (SASL "x") "in"\r\n'),
         ],
     )
-    def test_welcome(self, ok_line: str | None, answer: bytes) -> None:
+    def test_welcome_is_the_ok_line_or_the_real_servers_answer(
+        self, ok_line: str | None, answer: bytes
+    ) -> None:
         assert PROTOCOL.welcome(JOE, Accepted(b'OK (SASL "x") "in"'), ok_line) == answer
 
     @pytest.mark.parametrize(
@@ -392,7 +423,7 @@ class TestAnswers:
             (Rejected(), b'NO "Re-Authentication Failure"\r\n'),
         ],
     )
-    def test_verbatim_refusal_is_the_servers_where_it_said_one(
+    def test_verbatim_refusal_is_the_real_servers_if_there_is_one(
         self, failure: Failure, answer: bytes
     ) -> None:
         assert PROTOCOL.refusal(JOE, failure, verbatim=True) == answer

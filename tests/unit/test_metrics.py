@@ -1,4 +1,4 @@
-"""What Prometheus is told of a scoreboard."""
+"""The scoreboard as Prometheus metrics."""
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -22,15 +22,15 @@ def registry(board: Scoreboard) -> CollectorRegistry:
 
 
 def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None:
-    """One figure."""
+    """The value of one sample."""
     return registry.get_sample_value(f"perdition_{name}", {"protocol": "IMAP4", **labels})
 
 
-def test_build(registry: CollectorRegistry) -> None:
+def test_build_info_has_the_version(registry: CollectorRegistry) -> None:
     assert value(registry, "build_info", version=__version__) == 1
 
 
-def test_workers_add_up(registry: CollectorRegistry, board: Scoreboard) -> None:
+def test_counters_of_all_workers_are_added(registry: CollectorRegistry, board: Scoreboard) -> None:
     for row in board.rows:
         WorkerCounters(row).logged_in("TLSv1.2", "")
         row[Column.SESSIONS] = 3
@@ -40,20 +40,18 @@ def test_workers_add_up(registry: CollectorRegistry, board: Scoreboard) -> None:
     assert value(registry, "sessions", state="established") == 2
 
 
-def test_a_session_that_ends_meanwhile_is_not_less_than_none(
-    registry: CollectorRegistry, board: Scoreboard
-) -> None:
+def test_session_gauge_is_never_negative(registry: CollectorRegistry, board: Scoreboard) -> None:
     board.rows[0][Column.ESTABLISHED] = 1
     assert value(registry, "sessions", state="before_login") == 0
 
 
-def test_each_failure_is_a_result(registry: CollectorRegistry, board: Scoreboard) -> None:
+def test_each_failure_has_its_result_label(registry: CollectorRegistry, board: Scoreboard) -> None:
     for failure in FAILURES:
         WorkerCounters(board.rows[1]).login_failed(failure())
         assert value(registry, "logins_total", result=failure.label) == 1
 
 
-def test_buckets_add_up_and_times_are_seconds(
+def test_buckets_are_cumulative_and_times_are_seconds(
     registry: CollectorRegistry, board: Scoreboard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter((0, 1_500_000, 0, 2_000_000_000))
@@ -68,13 +66,14 @@ def test_buckets_add_up_and_times_are_seconds(
     assert value(registry, f"{name}_sum", stage="login") == pytest.approx(2.0015)
 
 
-def test_every_column_that_grows_is_told(registry: CollectorRegistry, board: Scoreboard) -> None:
-    """A figure for each, and nothing that is not bounded by the scoreboard."""
+def test_every_counter_is_exported(registry: CollectorRegistry, board: Scoreboard) -> None:
+    """The number of samples is bounded by the scoreboard."""
     for column in range(WIDTH):
         board.rows[0][column] = 1
-    told = [sample for family in registry.collect() for sample in family.samples]
-    figures = [s for s in told if s.name.endswith(("_total", "_sum", "_bucket"))]
-    assert len(figures) == WIDTH - len(GAUGES) - len([Column.HEARTBEATS])  # not exported
-    assert all(sample.value for sample in figures)
-    counts = [s.value for s in told if s.name.endswith("_count")]
+    samples = [sample for family in registry.collect() for sample in family.samples]
+    counters = [s for s in samples if s.name.endswith(("_total", "_sum", "_bucket"))]
+    only_for_the_master = [Column.HEARTBEATS]
+    assert len(counters) == WIDTH - len(GAUGES) - len(only_for_the_master)
+    assert all(sample.value for sample in counters)
+    counts = [s.value for s in samples if s.name.endswith("_count")]
     assert counts == [len(TIMES[stage]) for stage in Stage]

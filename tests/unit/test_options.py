@@ -1,4 +1,4 @@
-"""Options: the command line, the configuration file, and what they come to."""
+"""Options: the command line, the configuration file, and the effective values."""
 
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,19 @@ from perdition.options.values import LogPassword, SSLMode, State, States, TLSUse
 
 
 def read_options(name: str, command_line: GivenOptions) -> tuple[Options, list[str]]:
-    """The options that count, and what there is to remark about them."""
+    """The effective options and the remarks about them."""
     configuration = Configuration(name, command_line)
     return configuration.read(), configuration.warnings
 
 
 def options(*arguments: str, name: str = "perdition") -> Options:
-    """What perdition, called by a name, makes of its command line and no file."""
+    """The options of a command line without a configuration file."""
     return read_options(name, parse(["--config_file", "", *arguments]))[0]
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """The path of a configuration file that a test may write."""
+    """The path of a configuration file, which does not exist yet."""
     return tmp_path / "perdition.conf"
 
 
@@ -43,15 +43,15 @@ class TestCommandLine:
             ["--timeout", "5", "-t", "60"],
         ],
     )
-    def test_value(self, arguments: list[str]) -> None:
+    def test_every_form_sets_the_value(self, arguments: list[str]) -> None:
         assert parse(arguments).values["timeout"] == 60
 
     @pytest.mark.parametrize("arguments", [["-nd"], ["-n", "-d"], ["--no_lookup", "--debug"]])
-    def test_flags(self, arguments: list[str]) -> None:
+    def test_flags_need_no_value(self, arguments: list[str]) -> None:
         assert parse(arguments).values == {"no_lookup": True, "debug": True}
 
     @pytest.mark.parametrize("arguments", [["-M", ""], ["--map_library="], ["--map_library", ""]])
-    def test_empty_value(self, arguments: list[str]) -> None:
+    def test_value_may_be_empty(self, arguments: list[str]) -> None:
         assert parse(arguments).values == {"map_library": ""}
 
     @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ class TestCommandLine:
         assert parse(arguments).values == {"ok_line": value}
 
     @pytest.mark.parametrize(
-        ("arguments", "told"),
+        ("arguments", "message"),
         [
             (["--time", "60"], "--time: no such option"),
             (["--Timeout", "60"], "--Timeout: no such option"),
@@ -71,9 +71,9 @@ class TestCommandLine:
             (["--debug=yes"], "--debug: takes no value"),
             (["--timeout"], "--timeout: give a value: SECONDS"),
             (["-nt"], "--timeout: give a value: SECONDS"),
-            (["mail.example"], "mail.example: only options"),
-            (["-"], "-: only options"),
-            (["--"], "--: only options"),
+            (["mail.example"], "mail.example: not an option"),
+            (["-"], "-: not an option"),
+            (["--"], "--: not an option"),
             (["--timeout", "-1"], "--timeout '-1': give a number"),
             (["-t", ""], "--timeout '': give a number"),
             (["-t", "1 "], "--timeout '1 ': give a number"),
@@ -98,10 +98,10 @@ class TestCommandLine:
             (["--ssl_listen_max_proto_version", "tls1"], "give one of sslv3, tlsv1"),
         ],
     )
-    def test_mistake_is_told_with_what_to_give(self, arguments: list[str], told: str) -> None:
+    def test_mistake_is_reported_with_the_remedy(self, arguments: list[str], message: str) -> None:
         with pytest.raises(StartupError) as error:
             parse(arguments)
-        assert told in str(error.value)
+        assert message in str(error.value)
         assert "\n" not in str(error.value)
 
 
@@ -150,7 +150,9 @@ class TestValues:
             ),
         ],
     )
-    def test_value(self, arguments: list[str], name: str, value: Any) -> None:
+    def test_value_is_read_by_the_type_of_its_option(
+        self, arguments: list[str], name: str, value: Any
+    ) -> None:
         assert parse(arguments).values[name] == value
 
     @pytest.mark.parametrize(
@@ -170,7 +172,9 @@ class TestValues:
             ("none,ssl_listen", TLSUse.SSL, TLSUse.NONE),
         ],
     )
-    def test_ssl_mode(self, modes: str, listen: TLSUse, outgoing: TLSUse) -> None:
+    def test_ssl_mode_sets_tls_on_both_sides(
+        self, modes: str, listen: TLSUse, outgoing: TLSUse
+    ) -> None:
         mode = parse(["--ssl_mode", modes]).values["ssl_mode"]
         assert mode == SSLMode(listen, outgoing)
         assert parse(["--ssl_mode", str(mode)]).values["ssl_mode"] == mode
@@ -191,7 +195,7 @@ class TestEffective:
             ("perdition.imap4", ["-p", "1143"], "IMAP4", "1143"),
         ],
     )
-    def test_protocol_and_port(
+    def test_protocol_and_port_follow_the_program_name(
         self, name: str, arguments: list[str], protocol: str, port: str
     ) -> None:
         found = options(*arguments, name=name)
@@ -209,7 +213,9 @@ class TestEffective:
             ("perdition.managesieve", ["-I", '"SIEVE" ""'], '"SIEVE" ""'),
         ],
     )
-    def test_capability(self, name: str, arguments: list[str], capability: str) -> None:
+    def test_capability_is_that_of_the_protocol(
+        self, name: str, arguments: list[str], capability: str
+    ) -> None:
         assert options(*arguments, name=name).own_capability == capability
 
     @pytest.mark.parametrize(
@@ -226,11 +232,13 @@ class TestEffective:
             ),
         ],
     )
-    def test_tls_comes_with_the_protocol(self, name: str, arguments: list[str], mode: str) -> None:
+    def test_tls_mode_follows_the_protocol(
+        self, name: str, arguments: list[str], mode: str
+    ) -> None:
         assert str(options(*arguments, name=name).tls) == mode
 
     @pytest.mark.parametrize(
-        ("arguments", "told"),
+        ("arguments", "message"),
         [
             (["-D", ""], "domain_delimiter"),
             (
@@ -243,8 +251,8 @@ class TestEffective:
             (["--ssl_passphrase_fd=3", "--ssl_passphrase_file=/x"], "ssl_passphrase_fd"),
         ],
     )
-    def test_options_that_do_not_go_together(self, arguments: list[str], told: str) -> None:
-        with pytest.raises(StartupError, match=told):
+    def test_conflicting_options_are_reported(self, arguments: list[str], message: str) -> None:
+        with pytest.raises(StartupError, match=message):
             options(*arguments)
 
     @pytest.mark.parametrize(
@@ -268,11 +276,13 @@ class TestEffective:
         ("arguments", "foreground"),
         [([], False), (["--no_daemon"], True), (["-F-"], True), (["-F+"], True), (["-F/x"], False)],
     )
-    def test_foreground(self, arguments: list[str], foreground: bool) -> None:
+    def test_foreground_follows_no_daemon_and_a_log_to_a_standard_stream(
+        self, arguments: list[str], foreground: bool
+    ) -> None:
         assert options(*arguments).foreground == foreground
 
     @pytest.mark.parametrize("argument", ["-o", "--server_resp_line", "--server_ok_line"])
-    def test_both_names_of_the_servers_own_answer(self, argument: str) -> None:
+    def test_both_names_of_server_resp_line_are_known(self, argument: str) -> None:
         assert options(argument).answers_as_server
         assert not options().answers_as_server
 
@@ -302,7 +312,7 @@ class TestFile:
             ("S servername_lookup\nS remote_login", "strip_domain", States(LOOKUP | LOGIN)),
         ],
     )
-    def test_counts(self, config: Path, text: str, name: str, value: Any) -> None:
+    def test_entry_sets_its_option(self, config: Path, text: str, name: str, value: Any) -> None:
         config.write_text(text)
         found, remarks = read_options("perdition", parse(["-f", str(config)]))
         assert getattr(found, name) == value
@@ -318,34 +328,34 @@ class TestFile:
             ("P IMAP4", ["-P", "POP3"], "protocol", "POP3"),
         ],
     )
-    def test_command_line_goes_before_it(
+    def test_command_line_overrides_it(
         self, config: Path, text: str, arguments: list[str], name: str, value: Any
     ) -> None:
         config.write_text(text)
         found, _ = read_options("perdition", parse(["-f", str(config), *arguments]))
         assert getattr(found, name) == value
 
-    def test_goes_before_the_name_of_the_program(self, config: Path) -> None:
+    def test_overrides_the_program_name(self, config: Path) -> None:
         config.write_text("protocol IMAP4")
         found, _ = read_options("perdition.pop3", parse(["-f", str(config)]))
         assert found.service.name == "IMAP4"
 
     @pytest.mark.parametrize("text", ["help", "h", "config_file /x", "f /x"])
-    def test_what_makes_no_sense_in_it_is_ignored(self, config: Path, text: str) -> None:
+    def test_options_for_the_command_line_only_are_ignored(self, config: Path, text: str) -> None:
         config.write_text(text)
         found, remarks = read_options("perdition", parse(["-f", str(config)]))
         assert found.config_file == str(config)
         assert not found.help
         assert not remarks
 
-    def test_key_without_its_value_is_remarked_upon(self, config: Path) -> None:
+    def test_key_without_a_value_gets_a_remark(self, config: Path) -> None:
         config.write_text("timeout 60\ntimeout\n")
         found, remarks = read_options("perdition", parse(["-f", str(config)]))
         assert found.timeout == 60
         assert [remark.startswith(f"{config} line 2: timeout ") for remark in remarks] == [True]
 
     @pytest.mark.parametrize(
-        ("text", "told"),
+        ("text", "message"),
         [
             ("a\ntime 60", "line 2: time: no such option"),
             ("--timeout 60", "line 1: --timeout: no such option"),
@@ -354,18 +364,20 @@ class TestFile:
             ("a \\\n\nt 'x", "line 3: a quote is not closed"),
         ],
     )
-    def test_mistake_is_told_with_file_and_line(self, config: Path, text: str, told: str) -> None:
+    def test_mistake_is_reported_with_file_and_line(
+        self, config: Path, text: str, message: str
+    ) -> None:
         config.write_text(text)
         with pytest.raises(StartupError) as error:
             read_options("perdition", parse(["-f", str(config)]))
         assert str(config) in str(error.value)
-        assert told in str(error.value)
+        assert message in str(error.value)
 
-    def test_unreadable_file_is_told(self, tmp_path: Path) -> None:
+    def test_unreadable_file_is_reported(self, tmp_path: Path) -> None:
         with pytest.raises(StartupError, match=str(tmp_path)):
             read_options("perdition", parse(["-f", str(tmp_path)]))
 
-    def test_octets_of_any_encoding_are_kept(self, config: Path) -> None:
+    def test_octets_of_any_encoding_are_preserved(self, config: Path) -> None:
         config.write_bytes(b"O h\xf6h")
         found, _ = read_options("perdition", parse(["-f", str(config)]))
         assert found.ok_line == "h\udcf6h"
@@ -379,7 +391,7 @@ class TestFile:
             (["perdition.pop3.conf"], "You are so in"),
         ],
     )
-    def test_is_looked_for_in_the_manuals_order(
+    def test_first_existing_file_in_the_manuals_order_is_used(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, present: list[str], found: str
     ) -> None:
         monkeypatch.setattr("perdition.options.configuration.SYSCONFDIR", tmp_path)

@@ -1,4 +1,4 @@
-"""Pools of threads: results, errors, limits of time and number."""
+"""Thread pools: results, errors, timeouts and limits."""
 
 import threading
 from collections.abc import Iterator
@@ -14,19 +14,19 @@ YEAR = 365 * 24 * 3600
 
 @pytest.fixture
 def free() -> Iterator[threading.Event]:
-    """What calls that block wait for; set at the end of the test."""
+    """The event that blocking calls wait for; set at the end of the test."""
     event = threading.Event()
     yield event
     event.set()
 
 
-def test_result(loop: Loop) -> None:
+def test_call_returns_the_result(loop: Loop) -> None:
     pool = ThreadPool(loop, "test", threads=2, waiting=0)
     assert run(loop, pool.call(0, divmod, 7, 2)) == (3, 1)
     assert run(loop, pool.call(YEAR, divmod, 7, 2)) == (3, 1)
 
 
-def test_error(loop: Loop) -> None:
+def test_call_raises_the_error(loop: Loop) -> None:
     pool = ThreadPool(loop, "test", threads=1, waiting=0)
     with pytest.raises(ZeroDivisionError):
         run(loop, pool.call(0, divmod, 7, 0))
@@ -38,7 +38,7 @@ def test_call_that_takes_too_long_times_out(loop: Loop, free: threading.Event) -
         run(loop, pool.call(0.01, free.wait))
 
 
-def test_late_result_is_nobodys(loop: Loop, free: threading.Event) -> None:
+def test_late_result_is_discarded(loop: Loop, free: threading.Event) -> None:
     pool = ThreadPool(loop, "test", threads=1, waiting=1)
 
     async def impatient() -> str:
@@ -50,24 +50,26 @@ def test_late_result_is_nobodys(loop: Loop, free: threading.Event) -> None:
     assert run(loop, impatient()) == "next"
 
 
-def test_full_pool_refuses_at_once_and_others_go_on(loop: Loop, free: threading.Event) -> None:
+def test_full_pool_refuses_at_once_and_other_pools_continue(
+    loop: Loop, free: threading.Event
+) -> None:
     full = ThreadPool(loop, "full", threads=1, waiting=1)
     other = ThreadPool(loop, "other", threads=1, waiting=0)
 
     async def wait() -> None:
         await full.call(0, free.wait)
 
-    async def crowd() -> str:
+    async def call_three_times() -> str:
         for _ in range(2):
             loop.spawn(wait())
         with pytest.raises(ThreadPoolFull):
             await full.call(0, str, "no room")
         return await other.call(0, str, "room")
 
-    assert run(loop, crowd()) == "room"
+    assert run(loop, call_three_times()) == "room"
 
 
-def test_calls_that_have_ended_make_room(loop: Loop) -> None:
+def test_finished_calls_free_their_threads(loop: Loop) -> None:
     pool = ThreadPool(loop, "test", threads=1, waiting=0)
 
     async def one_by_one() -> list[str]:
@@ -76,7 +78,9 @@ def test_calls_that_have_ended_make_room(loop: Loop) -> None:
     assert run(loop, one_by_one()) == [str(number) for number in range(20)]
 
 
-def test_call_given_up_before_it_began_makes_room(loop: Loop, free: threading.Event) -> None:
+def test_call_that_timed_out_before_it_began_leaves_the_queue(
+    loop: Loop, free: threading.Event
+) -> None:
     pool = ThreadPool(loop, "test", threads=1, waiting=1)
 
     async def busy() -> None:
@@ -92,12 +96,12 @@ def test_call_given_up_before_it_began_makes_room(loop: Loop, free: threading.Ev
     run(loop, give_up())
 
 
-def test_cancelled_task_does_not_hear_of_its_call(loop: Loop, free: threading.Event) -> None:
+def test_cancelled_task_gets_no_result(loop: Loop, free: threading.Event) -> None:
     pool = ThreadPool(loop, "test", threads=1, waiting=1)
-    heard: list[bool] = []
+    results: list[bool] = []
 
     async def ask() -> None:
-        heard.append(await pool.call(0, free.wait))
+        results.append(await pool.call(0, free.wait))
 
     async def cancel() -> str:
         loop.spawn(ask()).cancel()
@@ -105,4 +109,4 @@ def test_cancelled_task_does_not_hear_of_its_call(loop: Loop, free: threading.Ev
         return await pool.call(0, str, "next")
 
     assert run(loop, cancel()) == "next"
-    assert not heard
+    assert not results

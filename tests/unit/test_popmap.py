@@ -1,4 +1,4 @@
-"""Popmaps: who is whose real server, and what happens when a file is not what it should be."""
+"""Popmaps: values, libraries, and the gdbm and regex files."""
 
 import dbm.gnu
 import os
@@ -23,30 +23,29 @@ GDBM, REGEX = "/usr/lib/libperditiondb_gdbm.so.0", "posix_regex"
 
 
 def complain(text: str) -> None:
-    """What makegdbm does with a bad line; here there are none."""
+    """Fail: no line is malformed here."""
     raise AssertionError(text)
 
 
 def write_gdbm(path: Path, text: str) -> None:
-    """Build a map as a site does."""
+    """Build a map as makegdbm does."""
     make(path, Gdbm(), entries(text.encode().splitlines(), complain))
 
 
 def open_map(library: str, option: str, delimiter: str) -> PopMap:
-    """The popmap of a site with these options."""
+    """The popmap of these options."""
     return kinds.open_map(
         Options(map_library=library, map_library_opt=option, domain_delimiter=delimiter)
     )
 
 
 def lookup(popmap: PopMap, key: str) -> Destination | None:
-    """What the popmap has for a key, whoever asks."""
+    """The popmap's answer for a key."""
     return popmap.lookup(Query(key, ENDS))
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """The path of a map's file."""
     return tmp_path / "popmap"
 
 
@@ -63,7 +62,9 @@ def path(tmp_path: Path) -> Path:
         ("", "@", Destination(Endpoint(""))),
     ],
 )
-def test_value(value: str, delimiter: str, destination: Destination) -> None:
+def test_value_is_divided_into_user_host_and_port(
+    value: str, delimiter: str, destination: Destination
+) -> None:
     assert Destination.parse(value, delimiter) == destination
 
 
@@ -76,18 +77,18 @@ def test_value(value: str, delimiter: str, destination: Destination) -> None:
         "libperditiondb_gdbm.so",
     ],
 )
-def test_library_names_the_kind(library: str, path: Path) -> None:
+def test_map_is_chosen_by_the_library_name(library: str, path: Path) -> None:
     write_gdbm(path, "joe:mx")
     assert lookup(open_map(library, str(path), "@"), "joe")
 
 
-def test_no_library_means_that_nobody_is_found() -> None:
+def test_map_without_a_library_finds_nobody() -> None:
     assert isinstance(open_map("", "", "@"), NoMap)
     assert lookup(open_map("", "", "@"), "joe") is None
 
 
 @pytest.mark.parametrize("library", ["nosuch", "os"])
-def test_unknown_library_is_told(library: str) -> None:
+def test_unknown_library_is_reported(library: str) -> None:
     with pytest.raises(StartupError, match=f"map_library {library}: .* give one of gdbm"):
         open_map(library, "", "@")
 
@@ -102,11 +103,11 @@ def test_unknown_library_is_told(library: str) -> None:
         ("redis", "redis", "python3-redis"),
     ],
 )
-def test_missing_library_is_told_with_its_package(
+def test_missing_library_is_reported_with_its_package(
     monkeypatch: pytest.MonkeyPatch, kind: str, module: str, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.delitem(sys.modules, f"perdition.popmap.backends.{kind}", raising=False)
+    monkeypatch.delitem(sys.modules, f"perdition.popmap.{kind}", raising=False)
     with pytest.raises(StartupError) as error:
         open_map(kind, "", "@")
     assert str(error.value).startswith(f"map_library {kind}: there is no module {module}; install ")
@@ -115,7 +116,7 @@ def test_missing_library_is_told_with_its_package(
 
 
 class TestEveryFile:
-    """What both kinds of file have in common; each maps joe to the host that a test writes."""
+    """What both kinds of file have in common; each maps joe to one host."""
 
     @pytest.fixture(params=[GDBM, REGEX])
     def library(self, request: pytest.FixtureRequest) -> str:
@@ -131,13 +132,13 @@ class TestEveryFile:
         else:
             path.write_text(f"^joe$: {host}")
 
-    def test_rebuilt_file_is_noticed(self, library: str, popmap: PopMap, path: Path) -> None:
+    def test_rebuilt_file_is_read_again(self, library: str, popmap: PopMap, path: Path) -> None:
         for host in ("one", "two", "three"):
             self.write(library, path, host)
             assert lookup(popmap, "joe") == Destination(Endpoint(host))
         assert lookup(popmap, "ann") is None
 
-    def test_missing_file_is_a_failure_until_it_is_there(
+    def test_missing_file_is_unavailable_until_it_exists(
         self, library: str, popmap: PopMap, path: Path
     ) -> None:
         with pytest.raises(MapUnavailable, match=f"{path}: No such file"):
@@ -148,7 +149,9 @@ class TestEveryFile:
         with pytest.raises(MapUnavailable):
             lookup(popmap, "joe")
 
-    def test_reopened_map_goes_on(self, library: str, popmap: PopMap, path: Path) -> None:
+    def test_map_answers_after_reopen_and_may_be_closed_twice(
+        self, library: str, popmap: PopMap, path: Path
+    ) -> None:
         self.write(library, path, "mx")
         assert lookup(popmap, "joe")
         popmap.reopen()
@@ -156,7 +159,7 @@ class TestEveryFile:
         popmap.close()
         popmap.close()
 
-    def test_directory_is_no_map(self, popmap: PopMap, path: Path) -> None:
+    def test_directory_is_unavailable(self, popmap: PopMap, path: Path) -> None:
         path.mkdir()
         with pytest.raises(MapUnavailable, match=str(path)):
             lookup(popmap, "joe")
@@ -164,7 +167,7 @@ class TestEveryFile:
 
 class TestGdbm:
     @pytest.mark.parametrize("key", ["joe", "joe@example.com", "j öe", "j\udcffe", "x" * 5000])
-    def test_exact_keys(self, path: Path, key: str) -> None:
+    def test_only_the_exact_key_is_found(self, path: Path, key: str) -> None:
         with path.open("wb"):
             lines = [key.encode(errors="surrogateescape") + b":mx\n"]
             make(path, Gdbm(), entries(lines, complain))
@@ -173,15 +176,15 @@ class TestGdbm:
         assert lookup(popmap, key + " ") is None
         assert lookup(popmap, "") is None
 
-    def test_file_rebuilt_within_the_same_instant_is_noticed(self, path: Path) -> None:
+    def test_file_rebuilt_with_the_same_timestamp_is_read_again(self, path: Path) -> None:
         popmap = open_map(GDBM, str(path), "@")
         for host in ("one", "two"):
             write_gdbm(path, f"joe:{host}")
             os.utime(path, (0, 0))
             assert lookup(popmap, "joe") == Destination(Endpoint(host))
 
-    def test_open_map_keeps_no_writer_out(self, path: Path) -> None:
-        """As that of perdition 2.2, which writes to the file itself."""
+    def test_open_map_does_not_lock_writers_out(self, path: Path) -> None:
+        """The makegdbm of perdition 2.2 writes to the open file."""
         write_gdbm(path, "joe:mx")
         popmap = open_map(GDBM, str(path), "@")
         assert lookup(popmap, "joe")
@@ -190,13 +193,13 @@ class TestGdbm:
         assert lookup(popmap, "ann")
 
     @pytest.mark.parametrize("octets", [b"", b"joe:mx\n", b"\0" * 20_000])
-    def test_what_is_no_gdbm_file_is_a_failure(self, path: Path, octets: bytes) -> None:
+    def test_another_kind_of_file_is_unavailable(self, path: Path, octets: bytes) -> None:
         path.write_bytes(octets)
         with pytest.raises(MapUnavailable, match=str(path)):
             lookup(open_map(GDBM, str(path), "@"), "joe")
 
     @pytest.mark.parametrize("size", [0, 100, 4096, 8192])
-    def test_file_cut_while_it_is_open_is_a_failure(self, path: Path, size: int) -> None:
+    def test_file_truncated_while_open_is_unavailable(self, path: Path, size: int) -> None:
         write_gdbm(path, "\n".join(f"user{number}:mx" for number in range(1000)))
         popmap = open_map(GDBM, str(path), "@")
         assert lookup(popmap, "user1")
@@ -205,7 +208,7 @@ class TestGdbm:
         with pytest.raises(MapUnavailable):
             lookup(popmap, "user2")
 
-    def test_damaged_file_never_ends_the_process(self, path: Path, tmp_path: Path) -> None:
+    def test_damaged_file_never_crashes_the_process(self, path: Path, tmp_path: Path) -> None:
         write_gdbm(path, "\n".join(f"user{number}:mx{number}" for number in range(300)))
         files = [str(path), str(tmp_path / "damaged")]
         done = subprocess.run(
@@ -216,8 +219,8 @@ class TestGdbm:
             timeout=60,
             check=False,
         )
-        last_words = done.stdout.split()[-1:]
-        assert (done.returncode, last_words) == (0, ["survived"]), done.stderr[-2000:]
+        last_line = done.stdout.split()[-1:]
+        assert (done.returncode, last_line) == (0, ["survived"]), done.stderr[-2000:]
 
 
 class TestRegex:
@@ -246,25 +249,27 @@ class TestRegex:
             ("^joe$: mx", "joe\n", None),
         ],
     )
-    def test_lookup(self, path: Path, text: str, key: str, destination: Destination | None) -> None:
+    def test_first_matching_line_gives_the_destination(
+        self, path: Path, text: str, key: str, destination: Destination | None
+    ) -> None:
         path.write_text(text)
         assert lookup(open_map(REGEX, str(path), "@"), key) == destination
 
-    def test_longest_alternative_counts_as_in_posix(self, path: Path) -> None:
+    def test_longest_alternative_matches_as_in_posix(self, path: Path) -> None:
         path.write_text("^(a|ab|abc): $1.mx")
         assert lookup(open_map(REGEX, str(path), "@"), "abcd") == Destination(Endpoint("abc.mx"))
 
     @pytest.mark.parametrize(
-        ("text", "told"),
+        ("text", "message"),
         [
             ("^joe$: mx\n^(joe: mx", "line 2"),
             ("^joe$", "line 1: no substitution"),
             ("\n'^joe$: mx", "line 2: a quote"),
         ],
     )
-    def test_mistake_is_told_with_its_line(self, path: Path, text: str, told: str) -> None:
+    def test_mistake_is_reported_with_its_line(self, path: Path, text: str, message: str) -> None:
         path.write_text(text)
-        with pytest.raises(MapUnavailable, match=f"{path}: {told}"):
+        with pytest.raises(MapUnavailable, match=f"{path}: {message}"):
             lookup(open_map(REGEX, str(path), "@"), "joe")
 
     def test_file_is_compiled_once(self, path: Path) -> None:
@@ -279,7 +284,7 @@ class TestRegex:
     @pytest.mark.parametrize(
         ("text", "key"), [("^(a|aa)+$: mx", "a" * 5000 + "b"), ("a*a*[cd]: mx\n" * 100, "a" * 150)]
     )
-    def test_long_match_is_a_failure_however_many_rules_share_the_time(
+    def test_slow_match_is_unavailable_however_many_rules_share_the_time(
         self, path: Path, monkeypatch: pytest.MonkeyPatch, text: str, key: str
     ) -> None:
         monkeypatch.setattr("perdition.popmap.backends.posix_regex.MATCH_SECONDS", 0.02)
@@ -290,7 +295,7 @@ class TestRegex:
         with pytest.raises(MapUnavailable, match="took more than"):
             popmap.at_length(Query(key, ENDS))
 
-    def test_lengthy_match_finds_what_a_short_one_would(self, path: Path) -> None:
+    def test_slow_lookup_finds_the_same_as_a_fast_one(self, path: Path) -> None:
         path.write_text("^(j.*)$: $1.mx\n")
         popmap = open_map(REGEX, str(path), "@")
         found = lookup(popmap, "joe")

@@ -1,4 +1,4 @@
-"""The popmap of a daemon on this machine: its datagrams."""
+"""The popmap of a local daemon: requests and answers are datagrams."""
 
 import socket
 import struct
@@ -22,31 +22,31 @@ Reply = Callable[[bytes], list[bytes]]
 
 
 def answer(*strings: bytes, flags: int = 2, magic: int = 0x07070707, extra: int = 0) -> bytes:
-    """A datagram of the daemon's."""
+    """A datagram as the daemon sends it."""
     body = b"".join(struct.pack(">H", len(text)) + text for text in strings)
     length = 24 + len(body) + extra
     return struct.pack(">IHHHHIIHH", magic, 1, flags, length, 0, 0, 0, 0, 0) + body
 
 
-class Daemon:
-    """A daemon that says what the test wants; the last question is kept."""
+class ScriptedDaemon:
+    """A daemon with scripted replies; it keeps the requests."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(str(path))
-        self.questions: list[bytes] = []
+        self.requests: list[bytes] = []
         self.reply: Reply = lambda _: []
         self.thread = threading.Thread(target=self.serve)
         self.thread.start()
 
     def serve(self) -> None:
         while True:
-            question, peer = self.socket.recvfrom(65_535)
-            if not question:
+            received, peer = self.socket.recvfrom(65_535)
+            if not received:
                 return
-            self.questions.append(question)
-            for datagram in self.reply(question):
+            self.requests.append(received)
+            for datagram in self.reply(received):
                 self.socket.sendto(datagram, peer)
 
     def close(self) -> None:
@@ -57,8 +57,8 @@ class Daemon:
 
 
 @pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    daemon = Daemon(tmp_path / "socket")
+def daemon(tmp_path: Path) -> Iterator[ScriptedDaemon]:
+    daemon = ScriptedDaemon(tmp_path / "socket")
     yield daemon
     daemon.close()
 
@@ -76,14 +76,16 @@ def opened(option: object) -> PopMap:
         ((b"", b"", b""), None),
     ],
 )
-def test_answers(daemon: Daemon, strings: tuple[bytes, ...], expected: Destination | None) -> None:
+def test_answer_gives_the_destination(
+    daemon: ScriptedDaemon, strings: tuple[bytes, ...], expected: Destination | None
+) -> None:
     daemon.reply = lambda _: [answer(*strings)]
     assert opened(daemon.path).lookup(Query("joe", ENDS)) == expected
-    assert len(daemon.questions) == 1
+    assert len(daemon.requests) == 1
 
 
-def test_request_is_as_daemons_know_it() -> None:
-    """The example was put together by hand."""
+def test_request_has_the_documented_format() -> None:
+    """The expected octets are written by hand."""
     assert request(Query("joe", ENDS), "@") == (
         b"\x07\x07\x07\x07\x00\x01\x00\x01\x00\x20\x00\x00"
         b"\xc0\x00\x02\x01\xc0\x00\x02\x09\x10\x92\x00\x8f"
@@ -91,7 +93,7 @@ def test_request_is_as_daemons_know_it() -> None:
     )  # fmt: skip
 
 
-def test_request_with_addresses_that_are_too_long_for_the_head() -> None:
+def test_request_has_ipv6_addresses_in_its_body() -> None:
     body = (
         b"\x00\x03joe\x00\x01@"
         b"\x00\x0b2001:db8::1\x00\x044242"
@@ -102,14 +104,14 @@ def test_request_with_addresses_that_are_too_long_for_the_head() -> None:
 
 
 @pytest.mark.parametrize("key", ["joe\0\x03ann", "joe\r\nann", "\udcff", "x" * 4000])
-def test_string_cannot_say_more_than_itself(daemon: Daemon, key: str) -> None:
-    """Strings have lengths: whatever is in one, the daemon reads just that."""
+def test_key_cannot_change_the_rest_of_the_request(daemon: ScriptedDaemon, key: str) -> None:
+    """Each string has its length before it."""
     daemon.reply = lambda _: [answer(b"", b"north", b"")]
     opened(daemon.path).lookup(Query(key, ENDS))
-    [question] = daemon.questions
-    [length] = struct.unpack_from(">H", question, 24)
-    assert question[26 : 26 + length] == key.encode(errors="surrogateescape")
-    assert question[26 + length :] == b"\x00\x01@"
+    [received] = daemon.requests
+    [length] = struct.unpack_from(">H", received, 24)
+    assert received[26 : 26 + length] == key.encode(errors="surrogateescape")
+    assert received[26 + length :] == b"\x00\x01@"
 
 
 BROKEN = [
@@ -124,22 +126,22 @@ BROKEN = [
 ]
 
 
-def test_what_is_no_answer_is_passed_over(daemon: Daemon) -> None:
+def test_malformed_answers_are_ignored(daemon: ScriptedDaemon) -> None:
     daemon.reply = lambda _: [*BROKEN, answer(b"", b"north", b"")]
     assert opened(daemon.path).lookup(Query("joe", ENDS)) == Destination(Endpoint("north"))
 
 
-def test_lost_question_is_asked_again(daemon: Daemon) -> None:
-    daemon.reply = lambda _: [answer(b"", b"north", b"")] if len(daemon.questions) == 3 else []
+def test_lost_request_is_repeated(daemon: ScriptedDaemon) -> None:
+    daemon.reply = lambda _: [answer(b"", b"north", b"")] if len(daemon.requests) == 3 else []
     popmap = DaemonMap(str(daemon.path), 1, 2, Options())
-    popmap.seconds = 0.05  # the option has whole seconds only
+    popmap.seconds = 0.05  # the option takes whole seconds only
     assert popmap.lookup(Query("joe", ENDS)) == Destination(Endpoint("north"))
 
 
-def test_silent_daemon_is_unavailable(daemon: Daemon) -> None:
+def test_silent_daemon_is_unavailable(daemon: ScriptedDaemon) -> None:
     with pytest.raises(MapUnavailable, match="no answer in time"):
         opened(f"{daemon.path}:1:0").lookup(Query("joe", ENDS))
-    assert len(daemon.questions) == 1
+    assert len(daemon.requests) == 1
 
 
 def test_missing_daemon_is_unavailable(tmp_path: Path) -> None:
@@ -147,7 +149,7 @@ def test_missing_daemon_is_unavailable(tmp_path: Path) -> None:
         opened(tmp_path / "none").lookup(Query("joe", ENDS))
 
 
-def test_option() -> None:
+def test_option_has_path_timeout_and_retries() -> None:
     popmap = opened("")
     assert isinstance(popmap, DaemonMap)
     assert (popmap.path, popmap.seconds, popmap.retries) == ("/var/run/perdition.db", 1, 5)

@@ -1,4 +1,4 @@
-"""Popmaps in database files, each written by the tool that a site would use."""
+"""Popmaps in database files, each written by its own tool."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ Write = Callable[[Path, str], None]
 
 
 def makedb(name: str, file: Path, lines: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run one of our tools."""
+    """Run a makedb tool."""
     command = [sys.executable, "-m", "perdition.makedb", name, *arguments, str(file)]
     return subprocess.run(
         command, input=lines, capture_output=True, text=True, timeout=20, check=False
@@ -50,7 +50,7 @@ def write_bdb(file: Path, lines: str) -> None:
 
 
 def write_bdb_btree(file: Path, lines: str) -> None:
-    """Write the other kind of file that sites have."""
+    """Write a B-tree, the other format of Berkeley DB."""
     db = pytest.importorskip("perdition.popmap.backends.bdb").db
     file.unlink(missing_ok=True)
     database = db.DB()
@@ -88,7 +88,7 @@ def opened(kind: str, file: Path) -> PopMap:
     return open_map(Options(map_library=kind.split(maxsplit=1)[0], map_library_opt=str(file)))
 
 
-def test_answers(kind: str, tmp_path: Path) -> None:
+def test_map_answers_for_exact_keys(kind: str, tmp_path: Path) -> None:
     file = tmp_path / "popmap"
     WRITERS[kind](file, LINES)
     popmap = opened(kind, file)
@@ -97,7 +97,7 @@ def test_answers(kind: str, tmp_path: Path) -> None:
     popmap.close()
 
 
-def test_ten_thousand_users(kind: str, tmp_path: Path) -> None:
+def test_ten_thousand_users_are_found(kind: str, tmp_path: Path) -> None:
     file = tmp_path / "popmap"
     WRITERS[kind](file, "".join(f"user{number}:host{number}\n" for number in range(10_000)))
     popmap = opened(kind, file)
@@ -108,7 +108,7 @@ def test_ten_thousand_users(kind: str, tmp_path: Path) -> None:
     popmap.close()
 
 
-def test_new_file_is_found(kind: str, tmp_path: Path) -> None:
+def test_new_file_is_read(kind: str, tmp_path: Path) -> None:
     file = tmp_path / "popmap"
     WRITERS[kind](file, LINES)
     popmap = opened(kind, file)
@@ -119,8 +119,9 @@ def test_new_file_is_found(kind: str, tmp_path: Path) -> None:
     popmap.close()
 
 
-def test_missing_or_damaged_file_is_unavailable(kind: str, tmp_path: Path) -> None:
-    """Each time anew: a later good file is found."""
+def test_missing_or_damaged_file_is_unavailable_until_it_is_replaced(
+    kind: str, tmp_path: Path
+) -> None:
     file = tmp_path / "popmap"
     popmap = opened(kind, file)
     with pytest.raises(MapUnavailable, match="No such file"):
@@ -154,7 +155,7 @@ def tool(request: pytest.FixtureRequest) -> str:
     return name
 
 
-def test_undo_gives_the_lines_back(tool: str, tmp_path: Path) -> None:
+def test_undo_returns_the_lines(tool: str, tmp_path: Path) -> None:
     file = tmp_path / "popmap"
     makedb(tool, file, "a:1\nkey with space:b:c\n\nlast:no newline")
     undone = makedb(tool, file, "", "--undo")
@@ -184,7 +185,7 @@ def test_rewritten_file_keeps_its_mode_and_loses_its_entries(tool: str, tmp_path
     assert makedb(tool, file, "", "-u").stdout == "b:2\n"
 
 
-def test_what_cannot_be_done_leaves_nothing_behind(tool: str, tmp_path: Path) -> None:
+def test_failure_leaves_no_file(tool: str, tmp_path: Path) -> None:
     file = tmp_path / "missing" / "popmap"
     made = makedb(tool, file, "a:1\n")
     assert (made.returncode, made.stderr) == (

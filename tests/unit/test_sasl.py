@@ -18,7 +18,7 @@ from perdition.protocol.sasl import BadMessage, decode_plain, encode_plain
         (b"\xff\0\xfe\0\xfd", Credentials("\udcfe", b"\xfd", "\udcff")),
     ],
 )
-def test_there_and_back(message: bytes, credentials: Credentials) -> None:
+def test_message_is_decoded_and_encoded(message: bytes, credentials: Credentials) -> None:
     assert decode_plain(b64encode(message)) == credentials
     assert encode_plain(credentials) == b64encode(message)
 
@@ -39,6 +39,6 @@ def test_there_and_back(message: bytes, credentials: Credentials) -> None:
         b64encode(b"ann\0\0secret"),
     ],
 )
-def test_everything_else_is_no_message(message: bytes) -> None:
+def test_malformed_message_is_rejected(message: bytes) -> None:
     with pytest.raises(BadMessage):
         decode_plain(message)

@@ -1,4 +1,4 @@
-"""The scoreboard: who counts what where, and what outlives whom."""
+"""The scoreboard: its columns, and what stays after a worker has died."""
 
 import os
 
@@ -30,11 +30,11 @@ def board() -> Scoreboard:
 
 
 def counted(row: memoryview) -> set[int]:
-    """The columns in which something is."""
+    """The columns that are not zero."""
     return {column for column, count in enumerate(row) if count}
 
 
-def test_workers_add_up(board: Scoreboard) -> None:
+def test_total_is_the_sum_over_workers(board: Scoreboard) -> None:
     for row in board.rows:
         WorkerCounters(row).connected()
     assert board.total(Column.CONNECTIONS) == 2
@@ -49,7 +49,7 @@ def test_other_processes_see_what_a_worker_counts(board: Scoreboard) -> None:
     assert board.total(Column.CONNECTIONS) == 1
 
 
-def test_columns_are_used_once() -> None:
+def test_each_column_has_one_use() -> None:
     families = [
         *(scoreboard.LOGINS, scoreboard.POPMAP_ANSWERS, scoreboard.LIMITS, scoreboard.OCTETS),
         *(scoreboard.TOTAL_TIMES, *TLS_LOGINS.values()),
@@ -62,7 +62,7 @@ def test_columns_are_used_once() -> None:
     assert sorted(columns) == list(range(WIDTH))
 
 
-def test_only_what_is_over_goes_with_a_worker(board: Scoreboard) -> None:
+def test_only_the_gauges_of_a_dead_worker_are_cleared(board: Scoreboard) -> None:
     for row in board.rows:
         for column in range(WIDTH):
             row[column] = 7
@@ -79,7 +79,7 @@ def test_each_failure_has_a_column_by_its_name(board: Scoreboard) -> None:
     assert labels == ["login_disabled", "map_unavailable", "tls_not_present"]
 
 
-def test_sessions_come_and_go(board: Scoreboard) -> None:
+def test_login_and_end_of_a_session_are_counted(board: Scoreboard) -> None:
     tally = WorkerCounters(board.rows[0])
     tally.logged_in("TLSv1.3", "")
     tally.logged_in("", "TLSv9")
@@ -91,7 +91,7 @@ def test_sessions_come_and_go(board: Scoreboard) -> None:
     assert sum(board.total(column) for column in TLS_LOGINS[Peer.REAL_SERVER].values()) == 1
 
 
-def test_octets_have_cells_of_their_own(board: Scoreboard) -> None:
+def test_octets_are_counted_by_direction(board: Scoreboard) -> None:
     received, sent = WorkerCounters(board.rows[0]).octets
     received[0] += 5
     sent[0] += 6
@@ -99,7 +99,7 @@ def test_octets_have_cells_of_their_own(board: Scoreboard) -> None:
     assert board.total(OCTETS[Direction.SENT]) == 6
 
 
-def test_answers_and_limits(board: Scoreboard) -> None:
+def test_each_popmap_answer_and_limit_has_its_column(board: Scoreboard) -> None:
     tally = WorkerCounters(board.rows[0])
     for answer in PopMapAnswer:
         tally.popmap_answered(answer)
@@ -112,7 +112,7 @@ def test_answers_and_limits(board: Scoreboard) -> None:
     ("nanoseconds", "bucket"),
     [(0, 0), (1_000_000, 0), (1_000_001, 1), (50_000_000_000, -2), (50_000_000_001, -1)],
 )
-def test_a_time_is_in_one_bucket(
+def test_each_time_is_counted_in_one_bucket(
     nanoseconds: int, bucket: int, board: Scoreboard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter((100, 100 + nanoseconds))
@@ -123,7 +123,7 @@ def test_a_time_is_in_one_bucket(
     assert sum(board.rows[0]) == 1 + nanoseconds
 
 
-def test_a_stage_that_fails_took_its_time_too(board: Scoreboard) -> None:
+def test_time_of_a_failed_stage_is_counted(board: Scoreboard) -> None:
     with pytest.raises(MapUnavailable), WorkerCounters(board.rows[0]).timed(Stage.MAP):
         raise MapUnavailable
     assert sum(board.total(column) for column in TIMES[Stage.MAP]) == 1

@@ -1,4 +1,4 @@
-"""The splice: an established session's octets, both ways, to the last one."""
+"""The splice: an established session's octets in both directions."""
 
 import os
 import random
@@ -22,11 +22,11 @@ DEADLINE = 20.0
 CHUNK = 200_000
 KERNEL_BUFFER = 256 << 10
 BIG = 8 << 20
-"""More than the kernel holds in both connections of a session."""
+"""Octets: more than the kernel buffers for both connections of a session."""
 
 
 def connected_pair() -> tuple[socket.socket, socket.socket]:
-    """Both ends of a TCP connection; nobody waits at either."""
+    """Both ends of a TCP connection, non-blocking."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         near = socket.create_connection(listener.getsockname())
         far, _ = listener.accept()
@@ -38,7 +38,7 @@ def connected_pair() -> tuple[socket.socket, socket.socket]:
 
 
 def anonymous() -> SSL.Context:
-    """What TLS without any certificate needs on either side."""
+    """A context for TLS without certificates, for both sides."""
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_max_proto_version(SSL.TLS1_2_VERSION)
     context.set_cipher_list(b"AECDH:@SECLEVEL=0")
@@ -47,7 +47,6 @@ def anonymous() -> SSL.Context:
 
 
 def secured(near: socket.socket, far: socket.socket) -> tuple[tls.Connection, tls.Connection]:
-    """Put TLS over both ends of a connection."""
     pair = tls.Connection(anonymous(), near), tls.Connection(anonymous(), far)
     client, server = pair
     client.connection.set_connect_state()
@@ -62,186 +61,183 @@ def secured(near: socket.socket, far: socket.socket) -> tuple[tls.Connection, tl
 
 
 def narrow(source: Connection, sink: Connection) -> None:
-    """Have the system hold as little as it can between both ends of a connection."""
+    """Make the kernel's buffers between both ends of a connection small."""
     for end, option in ((source, socket.SO_SNDBUF), (sink, socket.SO_RCVBUF)):
         with socket.socket(fileno=os.dup(end.fileno())) as same:
             same.setsockopt(socket.SOL_SOCKET, option, KERNEL_BUFFER // 16)
 
 
-class Peer:
-    """A client or real server at its end of the session: sends what it can, and keeps what came.
+class SplicePeer:
+    """A client or real server; it keeps what it receives.
 
-    ``takes`` tells whether it reads at all, ``piece`` how many octets at once.
+    ``reads`` is whether it reads at all, ``piece`` how many octets at once.
     """
 
     def __init__(self, sock: Connection) -> None:
         self.sock = sock
         self.unsent = memoryview(b"")
         self.received = bytearray()
-        self.takes = True
+        self.reads = True
         self.piece = CHUNK
-        self.heard_end = False
+        self.received_end = False
 
-    def say(self, octets: bytes) -> None:
-        """Send these from now on."""
+    def queue(self, octets: bytes) -> None:
+        """Queue octets to be sent."""
         self.unsent = memoryview(bytes(self.unsent) + octets)
 
     def move(self) -> int:
-        """Send and take what goes at once; gives how many octets went."""
+        """Send and receive without waiting; return how many octets moved."""
         moved = 0
         if self.unsent:
             with suppress(*NOT_NOW):
                 moved = self.sock.send(self.unsent[:CHUNK])
             self.unsent = self.unsent[moved:]
-        if self.takes and not self.heard_end:
+        if self.reads and not self.received_end:
             try:
                 octets = self.sock.recv(self.piece)
             except NOT_NOW:
                 return moved
-            self.heard_end = not octets
+            self.received_end = not octets
             self.received += octets
             moved += len(octets)
         return moved
 
-    def say_end(self) -> None:
-        """Tell that no more will come; after that, TLS hears no more either."""
+    def send_end(self) -> None:
+        """Close this side for sending; with TLS, also stop reading."""
         if isinstance(self.sock, socket.socket):
             self.sock.shutdown(socket.SHUT_WR)
         else:
             with suppress(WantRead):
                 self.sock.unwrap()
-            self.takes = False
+            self.reads = False
 
     def reset(self) -> None:
-        """Close the connection in the rudest way."""
+        """Close the connection with a reset."""
         assert isinstance(self.sock, socket.socket)
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.sock.close()
 
 
-class Noting(Splice):
-    """A splice that notes what happens to it, and tells whoever waits for its end."""
+class RecordedSplice(Splice):
+    """A splice that records its events and runs an action at its end."""
 
     def __init__(self, loop: Loop, client: Connection, server: Connection, timeout: float) -> None:
         self.totals = ([0], [0])
         super().__init__(loop, client, server, timeout, self.totals)
-        self.told: list[str] = []
+        self.events: list[str] = []
         self.at_end: Callable[[], None] = lambda: None
 
     def note_idle(self) -> None:
-        self.told.append("idle")
+        self.events.append("idle")
 
     def note_end(self) -> None:
-        self.told.append("closed")
+        self.events.append("closed")
         self.at_end()
 
 
-class Session:
-    """A splice with a peer on each side, and what it has told."""
+class SpliceUnderTest:
+    """A splice between a client and a real server, and its events."""
 
     def __init__(self, loop: Loop, timeout: float = 0, tls: bool = False) -> None:
         near_client, far_client = connected_pair()
         bare = connected_pair()
         near_server, far_server = secured(*bare) if tls else bare
         self.loop = loop
-        self.client, self.server = Peer(far_client), Peer(far_server)
-        self.splice = Noting(loop, near_client, near_server, timeout)
-        self.told = self.splice.told
+        self.client, self.server = SplicePeer(far_client), SplicePeer(far_server)
+        self.splice = RecordedSplice(loop, near_client, near_server, timeout)
+        self.events = self.splice.events
 
     def turn(self) -> int:
-        """Let the peers and the loop do what they can do at once."""
+        """Run the peers and the loop once; return how many octets the peers moved."""
         moved = self.client.move() + self.server.move()
         self.loop.call_soon_from_thread(self.stop)
         self.loop.run()
         return moved
 
     def stop(self) -> None:
-        """End the loop's run."""
         self.loop.running = False
 
     def until_client_has(self, count: int) -> bytes:
-        """Go on until the client has that many octets."""
         return self.until_received(self.client, count)
 
     def until_server_has(self, count: int) -> bytes:
-        """Go on until the real server has that many octets."""
         return self.until_received(self.server, count)
 
-    def until_received(self, peer: Peer, count: int) -> bytes:
-        """Go on until a peer has that many octets; gives all that it has."""
-        late = time.monotonic() + DEADLINE
+    def until_received(self, peer: SplicePeer, count: int) -> bytes:
+        """Run until a peer has that many octets; return all that it has."""
+        deadline = time.monotonic() + DEADLINE
         while len(peer.received) < count:
-            assert time.monotonic() < late, f"{len(peer.received)} of {count} octets; {self.told}"
+            assert time.monotonic() < deadline, (
+                f"{len(peer.received)} of {count} octets; {self.events}"
+            )
             self.turn()
         return bytes(peer.received)
 
     def until_end(self) -> None:
-        """Go on until both peers have heard the end."""
-        late = time.monotonic() + DEADLINE
-        while not (self.client.heard_end and self.server.heard_end):
-            assert time.monotonic() < late, f"no end; {self.told}"
+        """Run until both peers have read the end."""
+        deadline = time.monotonic() + DEADLINE
+        while not (self.client.received_end and self.server.received_end):
+            assert time.monotonic() < deadline, f"no end; {self.events}"
             self.turn()
 
     def until_stuck(self) -> None:
-        """Go on until nothing moves any more."""
         still = 0
         while still < 50:
             still = 0 if self.turn() else still + 1
 
     def close(self) -> None:
-        """Close what is left."""
         self.splice.close()
         self.client.sock.close()
         self.server.sock.close()
 
 
 @pytest.fixture
-def session(loop: Loop) -> Iterator[Session]:
-    """A session that has not started yet."""
-    with closing(Session(loop)) as session:
+def session(loop: Loop) -> Iterator[SpliceUnderTest]:
+    """A session whose splice has not started yet."""
+    with closing(SpliceUnderTest(loop)) as session:
         yield session
 
 
 @pytest.fixture
-def tls_session(loop: Loop) -> Iterator[Session]:
+def tls_session(loop: Loop) -> Iterator[SpliceUnderTest]:
     """The same, with TLS to the real server."""
-    with closing(Session(loop, tls=True)) as session:
+    with closing(SpliceUnderTest(loop, tls=True)) as session:
         yield session
 
 
 def octets(count: int, seed: int = 1) -> bytes:
-    """So many octets like no others."""
+    """Random octets."""
     return random.Random(seed).randbytes(count)
 
 
 def counts(splice: Splice) -> tuple[int, int]:
-    """What the closing line will tell: octets received from the client and sent to it."""
+    """Octets received from the client and sent to it, as the Close line has them."""
     return splice.up.octets, splice.down.octets
 
 
-def owned(way: Way) -> int:
-    """How many octets are on their way."""
+def held_octets(way: Way) -> int:
+    """How many octets the splice holds for one direction."""
     return len(way.held) + way.piped
 
 
-def test_welcome_comes_first_and_leftovers_behind_it(session: Session) -> None:
+def test_welcome_is_sent_first_and_then_the_leftovers(session: SpliceUnderTest) -> None:
     session.splice.start(b"OK in\r\n", b"from client", b"from server")
     assert session.until_client_has(18) == b"OK in\r\nfrom server"
     assert session.until_server_has(11) == b"from client"
     assert counts(session.splice) == (11, 11)
 
 
-def test_nothing_is_counted_that_was_not_said(session: Session) -> None:
+def test_welcome_is_not_counted(session: SpliceUnderTest) -> None:
     session.splice.start(b"OK in\r\n", b"", b"")
     session.until_client_has(7)
     assert counts(session.splice) == (0, 0)
 
 
 @pytest.mark.parametrize("count", [1, len(BUFFER) - 1, len(BUFFER), len(BUFFER) + 1, BIG])
-def test_every_octet_arrives_both_ways_at_once(session: Session, count: int) -> None:
+def test_every_octet_arrives_both_ways_at_once(session: SpliceUnderTest, count: int) -> None:
     up, down = octets(count, 1), octets(count, 2)
-    session.client.say(up)
-    session.server.say(down)
+    session.client.queue(up)
+    session.server.queue(down)
     session.splice.start(b"", b"", b"")
 
     assert session.until_server_has(count) == up
@@ -253,105 +249,105 @@ def test_every_octet_arrives_both_ways_at_once(session: Session, count: int) -> 
     assert len(module.spare_pipes) <= SPARE_PIPES
 
 
-def test_slow_reader_holds_up_only_its_own_direction(session: Session) -> None:
+def test_slow_reader_delays_only_its_own_direction(session: SpliceUnderTest) -> None:
     down = octets(BIG)
-    session.client.takes = False
-    session.server.say(down)
+    session.client.reads = False
+    session.server.queue(down)
     session.splice.start(b"", b"", b"")
     session.until_stuck()
 
     assert session.server.unsent, "the real server must feel the back-pressure"
-    assert owned(session.splice.down) <= len(BUFFER) + PIPE_SIZE
+    assert held_octets(session.splice.down) <= len(BUFFER) + PIPE_SIZE
 
-    session.client.say(b"DONE\r\n")
+    session.client.queue(b"DONE\r\n")
     assert session.until_server_has(6) == b"DONE\r\n"
-    session.client.takes = True
+    session.client.reads = True
     assert session.until_client_has(BIG) == down
     assert counts(session.splice) == (6, BIG)
 
 
-def test_large_leftovers_are_held_for_a_slow_reader(session: Session) -> None:
+def test_large_leftovers_are_held_for_a_slow_reader(session: SpliceUnderTest) -> None:
     leftover = octets(BIG)
-    session.client.takes = False
-    session.server.say(b"last")
+    session.client.reads = False
+    session.server.queue(b"last")
     session.splice.start(b"OK\r\n", b"", leftover)
     session.until_stuck()
-    session.client.takes = True
+    session.client.reads = True
     assert session.until_client_has(BIG + 8) == b"OK\r\n" + leftover + b"last"
 
 
-def test_client_that_has_said_all_still_gets_its_answer(session: Session) -> None:
-    session.client.say(b"QUIT\r\n")
+def test_half_closed_client_still_gets_its_answer(session: SpliceUnderTest) -> None:
+    session.client.queue(b"QUIT\r\n")
     session.splice.start(b"", b"", b"")
     session.until_server_has(6)
-    session.client.say_end()
-    while not session.server.heard_end:
+    session.client.send_end()
+    while not session.server.received_end:
         session.turn()
     assert not session.splice.closed
 
     answer = octets(1_000_000)
-    session.server.say(answer)
+    session.server.queue(answer)
     assert session.until_client_has(len(answer)) == answer
-    session.server.say_end()
+    session.server.send_end()
     session.until_end()
-    assert session.told == ["closed"]
+    assert session.events == ["closed"]
 
 
-def test_last_words_of_the_real_server_reach_a_slow_client(session: Session) -> None:
-    words = octets(BIG)
-    session.client.takes = False
-    session.server.say(words)
+def test_last_octets_of_the_real_server_reach_a_slow_client(session: SpliceUnderTest) -> None:
+    sent = octets(BIG)
+    session.client.reads = False
+    session.server.queue(sent)
     session.splice.start(b"", b"", b"")
     session.until_stuck()
-    session.client.takes = True
+    session.client.reads = True
     while session.server.unsent:
         session.turn()
-    session.server.say_end()
+    session.server.send_end()
     session.until_end()
 
-    assert session.client.received == words
-    assert session.told == ["closed"]
+    assert session.client.received == sent
+    assert session.events == ["closed"]
     assert counts(session.splice) == (0, BIG)
 
 
 @pytest.mark.parametrize("count", [1, 16384, 16385, 200_000, BIG])
-def test_every_octet_arrives_over_tls(tls_session: Session, count: int) -> None:
+def test_every_octet_arrives_over_tls(tls_session: SpliceUnderTest, count: int) -> None:
     test_every_octet_arrives_both_ways_at_once(tls_session, count)
 
 
 @pytest.mark.parametrize("count", [70_000, 75_000, 80_000, 85_000])
-def test_last_words_over_tls_reach_a_slow_client(tls_session: Session, count: int) -> None:
-    """They come together with the end, and the client takes them in small pieces."""
-    session, words = tls_session, octets(count)
+def test_last_octets_over_tls_reach_a_slow_client(tls_session: SpliceUnderTest, count: int) -> None:
+    """They arrive together with the end, and the client reads them in small pieces."""
+    session, sent = tls_session, octets(count)
     narrow(session.splice.client, session.client.sock)
     session.client.piece = 3000
-    session.server.say(words)
+    session.server.queue(sent)
     while session.server.unsent:
         session.server.move()
-    session.server.say_end()
+    session.server.send_end()
     session.splice.start(b"", b"", b"")
-    while not session.client.heard_end:
+    while not session.client.received_end:
         session.turn()
 
-    assert session.client.received == words
+    assert session.client.received == sent
     assert counts(session.splice) == (0, count)
-    assert session.told == ["closed"]
+    assert session.events == ["closed"]
 
 
-def test_tls_records_may_come_in_pieces(tls_session: Session) -> None:
-    words = octets(200_000)
+def test_tls_records_may_come_in_pieces(tls_session: SpliceUnderTest) -> None:
+    sent = octets(200_000)
     narrow(tls_session.server.sock, tls_session.splice.server)
-    tls_session.server.say(words)
+    tls_session.server.queue(sent)
     tls_session.splice.start(b"", b"", b"")
-    assert tls_session.until_client_has(len(words)) == words
+    assert tls_session.until_client_has(len(sent)) == sent
 
 
 @pytest.mark.parametrize("leftover", [b"", bytes(BIG)])
-def test_octets_that_tls_has_decrypted_already_are_moved(
-    tls_session: Session, leftover: bytes
+def test_octets_already_decrypted_are_forwarded(
+    tls_session: SpliceUnderTest, leftover: bytes
 ) -> None:
     session = tls_session
-    session.server.say(b"OK\r\nearly")
+    session.server.queue(b"OK\r\nearly")
     session.server.move()
     heard = b""
     while not heard:
@@ -359,76 +355,78 @@ def test_octets_that_tls_has_decrypted_already_are_moved(
             heard = session.splice.server.recv(4)
     assert heard == b"OK\r\n"
 
-    session.client.takes = False
+    session.client.reads = False
     session.splice.start(b"", b"", leftover)
     session.until_stuck()
-    session.client.takes = True
+    session.client.reads = True
     assert session.until_client_has(len(leftover) + 5) == leftover + b"early"
 
 
-@pytest.mark.parametrize("rude", ["client", "server"])
+@pytest.mark.parametrize("resetting", ["client", "server"])
 @pytest.mark.parametrize("unread", [0, BIG])
-def test_reset_ends_both_sides_once(session: Session, rude: str, unread: int) -> None:
+def test_reset_closes_both_sides_once(
+    session: SpliceUnderTest, resetting: str, unread: int
+) -> None:
     gone, left = session.client, session.server
-    if rude == "server":
+    if resetting == "server":
         gone, left = left, gone
-    left.say(bytes(unread))
+    left.queue(bytes(unread))
     session.splice.start(b"", b"", b"")
-    gone.takes = False
+    gone.reads = False
     session.until_stuck()
 
     gone.reset()
-    late = time.monotonic() + DEADLINE
-    while not session.told:
-        assert time.monotonic() < late, "the session goes on"
+    deadline = time.monotonic() + DEADLINE
+    while not session.events:
+        assert time.monotonic() < deadline, "the session goes on"
         session.loop.call_soon_from_thread(session.stop)
         session.loop.run()
-    assert session.told == ["closed"]
+    assert session.events == ["closed"]
     session.splice.close()
-    assert session.told == ["closed"]
+    assert session.events == ["closed"]
 
 
-def test_client_that_has_gone_before_its_welcome_ends_the_session(session: Session) -> None:
+def test_client_that_leaves_before_its_welcome_ends_the_session(session: SpliceUnderTest) -> None:
     session.client.reset()
     session.splice.start(b"OK in\r\n", b"", b"")
-    while not session.told:
+    while not session.events:
         session.loop.call_soon_from_thread(session.stop)
         session.loop.run()
-    assert session.told == ["closed"]
+    assert session.events == ["closed"]
 
 
-def test_idle_session_is_told_and_then_closed(loop: Loop) -> None:
-    with closing(Session(loop, timeout=0.1)) as session:
+def test_idle_session_is_reported_and_then_closed(loop: Loop) -> None:
+    with closing(SpliceUnderTest(loop, timeout=0.1)) as session:
         session.splice.start(b"", b"", b"")
         session.splice.at_end = session.stop
         loop.run()
-        assert session.told == ["idle", "closed"]
+        assert session.events == ["idle", "closed"]
         session.until_end()
 
 
-def test_session_where_something_moves_is_not_idle(loop: Loop) -> None:
-    with closing(Session(loop, timeout=0.2)) as session:
+def test_session_with_traffic_is_not_idle(loop: Loop) -> None:
+    with closing(SpliceUnderTest(loop, timeout=0.2)) as session:
         session.splice.start(b"", b"", b"")
 
-        def say() -> None:
+        def send() -> None:
             session.server.sock.send(b"x")
-            loop.call_later(0.05, say)
+            loop.call_later(0.05, send)
 
-        say()
+        send()
         loop.call_later(0.5, session.stop)
         loop.run()
-        assert session.told == []
+        assert session.events == []
 
 
-def test_last_notice_comes_only_in_its_place(session: Session) -> None:
+def test_last_notice_is_not_sent_amid_other_octets(session: SpliceUnderTest) -> None:
     session.splice.start(b"", b"", b"")
     session.splice.send_last(b'BYE "idle"\r\n')
     assert session.until_client_has(12) == b'BYE "idle"\r\n'
 
-    session.client.takes = False
-    session.server.say(bytes(BIG))
+    session.client.reads = False
+    session.server.queue(bytes(BIG))
     session.until_stuck()
-    session.client.takes = True
+    session.client.reads = True
     while session.client.move():
         pass
     session.splice.send_last(b"BYE in the middle")
@@ -436,17 +434,17 @@ def test_last_notice_comes_only_in_its_place(session: Session) -> None:
     assert b"BYE" not in session.client.received[12:]
 
 
-def test_sessions_do_not_get_the_events_of_those_before_them(loop: Loop) -> None:
-    """Both sockets are ready at once; the first event closes the session, and its descriptors
-    are opened again by another one before the second event's turn comes."""
+def test_session_does_not_get_events_of_a_closed_one(loop: Loop) -> None:
+    """Both sockets are ready at once; the first event closes the session, and another one
+    reuses its descriptors before the second event is handled."""
     with ExitStack() as stack:
-        successors: list[Session] = []
+        successors: list[SpliceUnderTest] = []
 
         def succeed() -> None:
-            successors.append(stack.enter_context(closing(Session(loop))))
+            successors.append(stack.enter_context(closing(SpliceUnderTest(loop))))
             successors[0].splice.start(b"", b"", b"")
 
-        first = stack.enter_context(closing(Session(loop)))
+        first = stack.enter_context(closing(SpliceUnderTest(loop)))
         first.splice.at_end = succeed
         first.splice.start(b"", b"", b"")
         numbers = {first.splice.client.fileno(), first.splice.server.fileno()}
@@ -458,8 +456,8 @@ def test_sessions_do_not_get_the_events_of_those_before_them(loop: Loop) -> None
         [second] = successors
         assert numbers & {second.splice.client.fileno(), second.splice.server.fileno()}
 
-        second.client.say(b"alive")
-        second.server.say(b"well")
+        second.client.queue(b"alive")
+        second.server.queue(b"well")
         assert second.until_server_has(5) == b"alive"
         assert second.until_client_has(4) == b"well"
-        assert second.told == []
+        assert second.events == []

@@ -1,4 +1,4 @@
-"""A connection as lines and literals."""
+"""The stream: lines, literals, timeouts and pauses."""
 
 import socket
 from collections.abc import Callable, Coroutine, Iterator
@@ -26,7 +26,7 @@ every_read = pytest.mark.parametrize(
 
 @pytest.fixture
 def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Both ends of a connection."""
+    """Both ends of a connection, non-blocking."""
     ours, theirs = socket.socketpair()
     for sock in (ours, theirs):
         sock.setblocking(False)
@@ -36,39 +36,41 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 @pytest.fixture
 def peer(ends: tuple[socket.socket, socket.socket]) -> socket.socket:
-    """Whom the stream leads to."""
+    """The other end of the stream's connection."""
     return ends[1]
 
 
 @pytest.fixture
 def stream(loop: Loop, ends: tuple[socket.socket, socket.socket]) -> Stream:
-    """A stream whose peer may be silent for a short while only."""
+    """A stream with a short timeout."""
     return Stream(loop, ends[0], seconds=0.1)
 
 
-def test_lines_and_literals_come_whole_from_any_pieces(
+def test_lines_and_literals_are_read_from_any_pieces(
     loop: Loop, stream: Stream, peer: socket.socket
 ) -> None:
-    said = b"one\r\ntwo\n\r\n{3}\r\n\r\n!four\r\nrest"
+    octets = b"one\r\ntwo\n\r\n{3}\r\n\r\n!four\r\nrest"
 
-    def say(piece: bytes) -> None:
+    def send(piece: bytes) -> None:
         peer.send(piece)
 
     async def listen() -> list[bytes]:
-        for start in range(0, len(said), 4):
-            loop.call_soon_from_thread(partial(say, said[start : start + 4]))
-        heard = [await stream.read_line(LIMIT) for _ in range(4)]
-        heard.append(await stream.read_exactly(3))
-        heard.append(await stream.read_line(LIMIT))
-        heard.append(await stream.read_exactly(2))
-        return heard
+        for start in range(0, len(octets), 4):
+            loop.call_soon_from_thread(partial(send, octets[start : start + 4]))
+        found = [await stream.read_line(LIMIT) for _ in range(4)]
+        found.append(await stream.read_exactly(3))
+        found.append(await stream.read_line(LIMIT))
+        found.append(await stream.read_exactly(2))
+        return found
 
     assert run(loop, listen()) == [b"one", b"two", b"", b"{3}", b"\r\n!", b"four", b"re"]
     assert stream.unread() == b"st"
 
 
 @pytest.mark.parametrize("line", [b"x" * (LIMIT - 1) + b"\r\n", b"x" * LIMIT + b"\n"])
-def test_longest_line(loop: Loop, stream: Stream, peer: socket.socket, line: bytes) -> None:
+def test_line_of_the_limit_is_read(
+    loop: Loop, stream: Stream, peer: socket.socket, line: bytes
+) -> None:
     peer.send(line)
     assert run(loop, stream.read_line(LIMIT)) == line.rstrip()
 
@@ -84,11 +86,11 @@ def test_longer_line_is_not_waited_for(
 
 
 @every_read
-@pytest.mark.parametrize("said", [b"", b"half"])
-def test_end_in_the_middle_is_an_end(
-    loop: Loop, stream: Stream, peer: socket.socket, said: bytes, read: Read
+@pytest.mark.parametrize("octets", [b"", b"half"])
+def test_end_of_the_connection_raises_peer_closed(
+    loop: Loop, stream: Stream, peer: socket.socket, octets: bytes, read: Read
 ) -> None:
-    peer.send(said)
+    peer.send(octets)
     peer.close()
     with pytest.raises(PeerClosed):
         run(loop, read(stream))
@@ -100,32 +102,34 @@ def test_silent_peer_times_out(loop: Loop, stream: Stream, read: Read) -> None:
         run(loop, read(stream))
 
 
-def test_peer_that_takes_nothing_times_out(loop: Loop, stream: Stream) -> None:
+def test_peer_that_reads_nothing_times_out(loop: Loop, stream: Stream) -> None:
     with pytest.raises(TimeoutError):
         run(loop, stream.write(bytes(5_000_000)))
 
 
-def test_peer_that_has_gone_takes_nothing(loop: Loop, stream: Stream, peer: socket.socket) -> None:
+def test_write_to_a_closed_connection_raises_peer_closed(
+    loop: Loop, stream: Stream, peer: socket.socket
+) -> None:
     peer.close()
     with pytest.raises(PeerClosed):
         run(loop, stream.write(b"hello"))
     stream.send_last(b"bye")
 
 
-def test_more_than_the_system_takes_at_once_is_written(
+def test_large_output_is_written_completely(
     loop: Loop, stream: Stream, peer: socket.socket
 ) -> None:
-    said = bytes(range(256)) * 20_000
-    there = Stream(loop, peer, seconds=0)
+    octets = bytes(range(256)) * 20_000
+    reader = Stream(loop, peer, seconds=0)
 
-    async def talk() -> bytes:
-        loop.spawn(stream.write(said))
-        return await there.read_exactly(len(said))
+    async def send_and_read() -> bytes:
+        loop.spawn(stream.write(octets))
+        return await reader.read_exactly(len(octets))
 
-    assert run(loop, talk()) == said
+    assert run(loop, send_and_read()) == octets
 
 
-def test_tls_where_plain_text_is_expected_is_told_at_once(
+def test_tls_instead_of_plain_text_is_reported_at_once(
     loop: Loop, stream: Stream, peer: socket.socket
 ) -> None:
     peer.send(b"\x16\x03\x01\x02\x00\x01")
@@ -133,7 +137,7 @@ def test_tls_where_plain_text_is_expected_is_told_at_once(
         run(loop, stream.read_line(LIMIT))
 
 
-def test_next_owner_gets_what_was_not_used(loop: Loop, stream: Stream, peer: socket.socket) -> None:
+def test_unused_octets_are_handed_over(loop: Loop, stream: Stream, peer: socket.socket) -> None:
     peer.send(b"OK\r\n* early")
     assert run(loop, stream.read_line(LIMIT)) == b"OK"
     assert stream.unread() == b"* early"
@@ -141,7 +145,7 @@ def test_next_owner_gets_what_was_not_used(loop: Loop, stream: Stream, peer: soc
 
 
 @pytest.mark.parametrize("close", [Stream.close, Stream.detach])
-def test_closed_stream_hears_nothing_more(
+def test_closed_stream_reads_nothing_more(
     loop: Loop, stream: Stream, peer: socket.socket, close: Callable[[Stream], None]
 ) -> None:
     peer.send(b"one\r\n")
@@ -156,10 +160,8 @@ LONG_PAUSE = 60.0
 """Far longer than a test may take."""
 
 
-def test_peer_that_resets_the_connection_is_not_paused_for(
-    loop: Loop, stream: Stream, peer: socket.socket
-) -> None:
-    """It will never read its answer, and what it takes up is free at once."""
+def test_reset_ends_a_pause(loop: Loop, stream: Stream, peer: socket.socket) -> None:
+    """A peer that reset the connection never reads its answer."""
 
     async def leave() -> None:
         await stream.write(b"unread, which makes of the end a reset")
@@ -170,10 +172,10 @@ def test_peer_that_resets_the_connection_is_not_paused_for(
         run(loop, leave())
 
 
-def test_peer_that_has_said_all_waits_for_its_answer_but_not_for_long(
+def test_half_closed_connection_ends_a_pause_after_a_while(
     loop: Loop, stream: Stream, peer: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody can tell one that has left from one that only says no more."""
+    """A peer that closed its side may still read, or may have left."""
     monkeypatch.setattr(stream_module, "HALF_CLOSED_SECONDS", 0.3)
 
     async def listen() -> bool:
@@ -188,10 +190,10 @@ def test_peer_that_has_said_all_waits_for_its_answer_but_not_for_long(
     assert run(loop, listen())
 
 
-def test_peer_that_says_more_amid_a_pause_is_heard_after_it(
+def test_lines_sent_during_a_pause_are_read_after_it(
     loop: Loop, stream: Stream, peer: socket.socket
 ) -> None:
-    """However it goes on: what it said before it left counts."""
+    """They are read even if the peer has closed its side since."""
 
     async def listen() -> list[bytes]:
         peer.send(b"one\r\ntwo\r\n")

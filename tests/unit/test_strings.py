@@ -12,26 +12,26 @@ from perdition.protocol.strings import (
     quote,
     unquote,
 )
-from tests.unit.talk import drive
+from tests.unit.scripted_dialogue import DialogueStarter
 
 INVITING = Grammar(line_limit=100, quoted_limit=20, go_on=b"+ go on\r\n", atoms=True)
 TERSE = Grammar(line_limit=100, quoted_limit=20, go_on=b"", atoms=False)
 
 
 def arguments(grammar: Grammar, line: bytes) -> Dialogue[list[bytes]]:
-    """Read the arguments of a command, from behind its name to its end."""
+    """Read the arguments of a command; ``line`` starts after its name."""
     return grammar.arguments((yield from grammar.read_literals(line)))
 
 
 @pytest.mark.parametrize("text", [b"", b"x", b'"', b"\\", b'\\"', b'a "b" \\c\\', b"{3+}"])
-def test_quoting_there_and_back(text: bytes) -> None:
+def test_quoted_text_is_unquoted_unchanged(text: bytes) -> None:
     quoted = QUOTED.fullmatch(quote(text))
     assert quoted
     assert unquote(quoted[1]) == text
 
 
 @pytest.mark.parametrize(
-    ("grammar", "line", "behind", "found"),
+    ("grammar", "line", "more", "found"),
     [
         (INVITING, b"", b"", []),
         (INVITING, b" a", b"", [b"a"]),
@@ -44,14 +44,20 @@ def test_quoting_there_and_back(text: bytes) -> None:
         (TERSE, b" {0+}", b"\r\n", [b""]),
     ],
 )
-def test_arguments(grammar: Grammar, line: bytes, behind: bytes, found: list[bytes]) -> None:
-    assert drive(arguments(grammar, line), behind).outcome == found
+def test_arguments_are_divided(
+    start_dialogue: DialogueStarter,
+    grammar: Grammar,
+    line: bytes,
+    more: bytes,
+    found: list[bytes],
+) -> None:
+    assert start_dialogue(arguments(grammar, line), more).outcome == found
 
 
-def test_literals_are_invited_only_where_they_wait_for_it() -> None:
-    assert drive(arguments(INVITING, b" {1}"), b"").said == b"+ go on\r\n"
-    assert drive(arguments(INVITING, b" {1+}"), b"").said == b""
-    assert drive(arguments(TERSE, b" {1}"), b"").said == b""
+def test_only_synchronizing_literals_are_invited(start_dialogue: DialogueStarter) -> None:
+    assert start_dialogue(arguments(INVITING, b" {1}")).sent == b"+ go on\r\n"
+    assert start_dialogue(arguments(INVITING, b" {1+}")).sent == b""
+    assert start_dialogue(arguments(TERSE, b" {1}")).sent == b""
 
 
 @pytest.mark.parametrize(
@@ -70,9 +76,11 @@ def test_literals_are_invited_only_where_they_wait_for_it() -> None:
         (TERSE, b' "a" b'),
     ],
 )
-def test_malformed_arguments(grammar: Grammar, line: bytes) -> None:
+def test_malformed_arguments_are_rejected(
+    start_dialogue: DialogueStarter, grammar: Grammar, line: bytes
+) -> None:
     with pytest.raises(Malformed):
-        drive(arguments(grammar, line), b"")
+        start_dialogue(arguments(grammar, line))
 
 
 @pytest.mark.parametrize(
@@ -83,23 +91,27 @@ def test_malformed_arguments(grammar: Grammar, line: bytes) -> None:
         (TERSE, b" {%d}" % (LITERAL_LIMIT + 1)),
     ],
 )
-def test_uninvited_literal_too_long_ends_the_dialogue(grammar: Grammar, line: bytes) -> None:
+def test_uninvited_literal_too_long_ends_the_dialogue(
+    start_dialogue: DialogueStarter, grammar: Grammar, line: bytes
+) -> None:
     with pytest.raises(LineTooLong):
-        drive(arguments(grammar, line), b"")
+        start_dialogue(arguments(grammar, line))
 
 
-@pytest.mark.parametrize("behind", [b"x" * 200, b"x {1+}\r\ny" + b"z" * 200])
-def test_line_behind_a_literal_has_a_limit(behind: bytes) -> None:
+@pytest.mark.parametrize("more", [b"x" * 200, b"x {1+}\r\ny" + b"z" * 200])
+def test_line_after_a_literal_has_a_limit(start_dialogue: DialogueStarter, more: bytes) -> None:
     with pytest.raises(LineTooLong):
-        drive(arguments(INVITING, b" {1+}"), behind)
+        start_dialogue(arguments(INVITING, b" {1+}"), more)
 
 
-def test_command_has_not_endless_literals() -> None:
+def test_number_of_literals_in_a_command_is_limited(start_dialogue: DialogueStarter) -> None:
     with pytest.raises(LineTooLong):
-        drive(arguments(INVITING, b" {1+}"), b"x {1+}\r\n" * (2 * COMMAND_LITERALS))
+        start_dialogue(arguments(INVITING, b" {1+}"), b"x {1+}\r\n" * (2 * COMMAND_LITERALS))
 
 
-@pytest.mark.parametrize("behind", [b"\0\r\n", b"x a\0b\r\n"])
-def test_no_part_of_a_command_holds_a_nul(behind: bytes) -> None:
+@pytest.mark.parametrize("more", [b"\0\r\n", b"x a\0b\r\n"])
+def test_nul_is_rejected_in_every_part_of_a_command(
+    start_dialogue: DialogueStarter, more: bytes
+) -> None:
     with pytest.raises(Malformed):
-        drive(arguments(TERSE, b" {1}"), behind)
+        start_dialogue(arguments(TERSE, b" {1}"), more)

@@ -1,4 +1,4 @@
-"""TLS on both sides, as far as it can be told without a connection."""
+"""TLS options, certificates and remarks, without a connection."""
 
 import socket
 from collections.abc import Iterator
@@ -19,19 +19,18 @@ from tests.support.dovecot import Certificate
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Certificate:
-    """A certificate and its key."""
     return Authority(tmp_path).issue(chain=False)
 
 
 @pytest.fixture
 def sock() -> Iterator[socket.socket]:
-    """A socket that nobody is behind."""
+    """A socket without a connection."""
     with socket.socket() as found:
         yield found
 
 
 def options(*certificates: Certificate, **more: object) -> Options:
-    """What a site says that shows these certificates."""
+    """Options with these certificates."""
     return Options(
         ssl_cert_file=tuple(str(each.certificate) for each in certificates),
         ssl_key_file=tuple(str(each.key) for each in certificates),
@@ -40,7 +39,7 @@ def options(*certificates: Certificate, **more: object) -> Options:
 
 
 def read(wanted: Options) -> dict[str, bytes]:
-    """The files that identities are made of."""
+    """The files of certificates and keys that options name."""
     return {path: Path(path).read_bytes() for path in listening_files(wanted)}
 
 
@@ -50,7 +49,7 @@ def test_certificates_and_keys_come_in_pairs() -> None:
         listening_files(alone)
 
 
-def test_chain_goes_behind_each_certificate(tmp_path: Path) -> None:
+def test_chain_follows_each_certificate(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     pair = authority.issue("one", chain=False), authority.issue("two", chain=False)
     wanted = options(*pair, ssl_ca_chain_file=str(authority.file))
@@ -70,7 +69,7 @@ def test_keys_and_passphrases_are_not_shown(certificate: Certificate) -> None:
     assert "PRIVATE" not in repr(found)
 
 
-def test_bad_certificate_changes_nothing(certificate: Certificate) -> None:
+def test_bad_certificate_leaves_the_loaded_ones(certificate: Certificate) -> None:
     wanted = options(certificate, ssl_listen_min_proto_version="tlsv1.2")
     listening = ListeningTLS(wanted, read(wanted), "")
     holders = listening.holders
@@ -104,29 +103,29 @@ def test_passphrase_is_the_first_line(text: bytes, passphrase: str, tmp_path: Pa
 
 @pytest.mark.parametrize("side", ["listen", "outgoing"])
 @pytest.mark.parametrize("version", TLS_VERSIONS)
-def test_remark_where_openssl_does_not_go_so_low(side: str, version: str) -> None:
+def test_version_below_the_security_level_gets_a_remark(side: str, version: str) -> None:
     both = ("ssl_listen_min_proto_version", "ssl_outgoing_min_proto_version")
     limits = dict.fromkeys(both, "tlsv1.2") | {f"ssl_{side}_min_proto_version": version}
 
-    told = warnings(Options(**limits))
+    found = warnings(Options(**limits))
 
     low = version in ("sslv3", "tlsv1", "tlsv1.1")
-    assert [f"ssl_{side}_min_proto_version is {version}" in line for line in told] == [True] * low
+    assert [f"ssl_{side}_min_proto_version is {version}" in line for line in found] == [True] * low
 
 
-def test_no_remark_where_the_ciphers_let_openssl_go_so_low() -> None:
+def test_security_level_0_gets_no_remark() -> None:
     ciphers = "DEFAULT:@SECLEVEL=0"
     assert not warnings(Options(ssl_listen_ciphers=ciphers, ssl_outgoing_ciphers=ciphers))
 
 
 @pytest.mark.parametrize("side", ["listen", "outgoing"])
-def test_remark_on_compression(side: str) -> None:
+def test_compression_gets_a_remark(side: str) -> None:
     wanted = Options(**{f"ssl_{side}_compression": True})
     assert any(f"ssl_{side}_compression is on" in line for line in warnings(wanted))
 
 
 @pytest.mark.parametrize(
-    ("host", "told"),
+    ("host", "name"),
     [
         ("mail.example", b"mail.example"),
         ("mail.example.", b"mail.example"),
@@ -135,21 +134,21 @@ def test_remark_on_compression(side: str) -> None:
         ("2001:db8::1", None),
     ],
 )
-def test_name_that_a_real_server_is_told(
-    host: str, told: bytes | None, sock: socket.socket
+def test_server_name_indication_is_the_host_name(
+    host: str, name: bytes | None, sock: socket.socket
 ) -> None:
-    """As RFC 6066 has it: in ASCII, without a dot at the end, and never an address."""
+    """RFC 6066: in ASCII, without a dot at the end, and never an address."""
     wire = OutgoingTLS(Options()).wrap(sock, host)
-    assert wire.connection.get_servername() == told
+    assert wire.connection.get_servername() == name
 
 
 @pytest.mark.parametrize(
-    ("error", "words"),
+    ("error", "text"),
     [
         (TLSError("wrong version number"), "the peer does not speak TLS"),
         (TLSError("it has expired"), "it has expired"),
         (ConnectionResetError(104, "Connection reset by peer"), "Connection reset by peer"),
     ],
 )
-def test_reason_is_in_words(error: OSError, words: str) -> None:
-    assert error_text(error) == words
+def test_tls_error_has_a_readable_reason(error: OSError, text: str) -> None:
+    assert error_text(error) == text

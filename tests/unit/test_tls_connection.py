@@ -1,4 +1,4 @@
-"""A connection with TLS, between perdition's end of it and a peer's."""
+"""TLS connections between perdition and a peer."""
 
 import _ssl
 import ctypes
@@ -19,19 +19,19 @@ from tests.support.authority import Authority, rsa_key
 from tests.support.dovecot import Certificate
 
 ROUND_TRIPS = 4
-"""Turns after which TLS has begun, if both ends want it to."""
+"""Calls of each end that complete a handshake."""
 SOME = 50
 MANY = 100_000
 
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Certificate:
-    """What the server of the two shows, whichever that is."""
+    """The certificate of the end that is the server."""
     return Authority(tmp_path).issue(chain=False)
 
 
 def read(certificate: Certificate) -> tuple[Options, dict[str, bytes]]:
-    """What a site says that shows that certificate, and its files."""
+    """Options with a certificate, and its files."""
     options = Options(
         ssl_cert_file=(str(certificate.certificate),), ssl_key_file=(str(certificate.key),)
     )
@@ -55,7 +55,7 @@ either_side = pytest.mark.parametrize("begin", [to_client, to_server])
 def connected(
     begin: Callable[[socket.socket, Certificate], Connection], certificate: Certificate
 ) -> Iterator[tuple[Connection, SSL.Connection]]:
-    """Perdition's end and the peer's; TLS has begun."""
+    """Perdition's end and the peer's, after the handshake."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         for each in (ours, theirs):
@@ -69,12 +69,12 @@ def connected(
             peer.set_accept_state()
         else:
             peer.set_connect_state()
-        shake_hands(wire, peer)
+        do_handshakes(wire, peer)
         yield wire, peer
 
 
-def shake_hands(*ends: Connection | SSL.Connection) -> None:
-    """Have both ends begin TLS; raises what the first raises that does not want to."""
+def do_handshakes(*ends: Connection | SSL.Connection) -> None:
+    """Do the handshake of both ends; raises the first error."""
     for _ in range(ROUND_TRIPS):
         for end in ends:
             with suppress(WantRead, SSL.WantReadError):
@@ -82,7 +82,7 @@ def shake_hands(*ends: Connection | SSL.Connection) -> None:
 
 
 def renew_keys(peer: SSL.Connection, answer: bool) -> None:
-    """Have a peer send a KeyUpdate (TLS 1.3), for which pyOpenSSL has no name."""
+    """Send a KeyUpdate (TLS 1.3), which pyOpenSSL has no method for."""
     library = ctypes.CDLL(_ssl.__file__)
     pointer = ctypes.c_void_p(int(SSL._ffi.cast("uintptr_t", peer._ssl)))
     assert library.SSL_key_update(pointer, int(answer)) == 1
@@ -93,7 +93,7 @@ def renew_keys(peer: SSL.Connection, answer: bool) -> None:
 def test_read_ends_after_each_handshake_message(
     begin: Callable[[socket.socket, Certificate], Connection], certificate: Certificate
 ) -> None:
-    """A peer that sends nothing else, and never ends, would keep all others waiting."""
+    """A peer that sends nothing else must not block the worker."""
     with connected(begin, certificate) as (wire, peer):
         for _ in range(SOME):
             renew_keys(peer, answer=False)
@@ -109,7 +109,7 @@ def test_read_ends_after_each_handshake_message(
 
 
 def demand_keys(wire: Connection, peer: SSL.Connection) -> None:
-    """Have a peer ask for new keys again and again, and never read one."""
+    """Have a peer request new keys many times, and read none."""
     for _ in range(MANY):
         renew_keys(peer, answer=True)
         with suppress(WantRead):
@@ -117,10 +117,10 @@ def demand_keys(wire: Connection, peer: SSL.Connection) -> None:
 
 
 @either_side
-def test_peer_that_asks_for_keys_and_reads_none_is_left(
+def test_peer_that_requests_new_keys_and_reads_none_is_dropped(
     begin: Callable[[socket.socket, Certificate], Connection], certificate: Certificate
 ) -> None:
-    """Whoever waited until it does would spin: there is always more to read from it."""
+    """Waiting for it to read would spin, as there is always more to read from it."""
     with connected(begin, certificate) as (wire, peer):
         wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 0)
 
@@ -129,10 +129,10 @@ def test_peer_that_asks_for_keys_and_reads_none_is_left(
 
 
 @either_side
-def test_what_could_not_be_written_may_be_written_from_elsewhere(
+def test_write_may_be_repeated_from_another_buffer(
     begin: Callable[[socket.socket, Certificate], Connection], certificate: Certificate
 ) -> None:
-    """A splice has copied it meanwhile."""
+    """A splice may have copied the octets since the first try."""
     with connected(begin, certificate) as (wire, peer):
         data = bytes(range(256)) * 4096
         with pytest.raises(WantWrite):
@@ -149,15 +149,15 @@ def test_what_could_not_be_written_may_be_written_from_elsewhere(
 
 
 def only_rsa() -> SSL.Context:
-    """TLS of a client that knows no other keys."""
+    """TLS of a client that accepts RSA certificates only."""
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_max_proto_version(SSL.TLS1_2_VERSION)
     context.set_cipher_list(b"ECDHE-RSA-AES128-GCM-SHA256")
     return context
 
 
-def test_renewed_key_may_be_of_another_kind(certificate: Certificate, tmp_path: Path) -> None:
-    """The old certificate is then shown to nobody, not even to those who know no other kind."""
+def test_renewed_key_may_be_of_another_type(certificate: Certificate, tmp_path: Path) -> None:
+    """The old certificate is not shown any more, even to clients that accept no other type."""
     old = Authority(tmp_path, "old").issue("old", key=rsa_key(), chain=False)
     options, files = read(old)
     listening = ListeningTLS(options, files, "")
@@ -175,21 +175,21 @@ def test_renewed_key_may_be_of_another_kind(certificate: Certificate, tmp_path: 
             client.set_connect_state()
             wire = listening.wrap(ours)
             if shown:
-                shake_hands(client, wire)
+                do_handshakes(client, wire)
                 assert client.get_peer_certificate()
             else:
                 with pytest.raises(TLSError, match="no shared cipher"):
-                    shake_hands(client, wire)
+                    do_handshakes(client, wire)
 
 
-@pytest.mark.parametrize("said", [True, False], ids=["close_notify", "end of file"])
-def test_client_that_has_said_all_still_gets_its_answer(
-    said: bool, certificate: Certificate
+@pytest.mark.parametrize("close_notify", [True, False], ids=["close_notify", "end of file"])
+def test_half_closed_client_still_gets_its_answer(
+    close_notify: bool, certificate: Certificate
 ) -> None:
-    """Also one that does not tell by TLS that it has."""
+    """With close_notify, and with an end of file alone."""
     with connected(to_client, certificate) as (wire, peer):
         peer.send(b"question")
-        if said:
+        if close_notify:
             peer.shutdown()
         else:
             peer.sock_shutdown(socket.SHUT_WR)

@@ -1,4 +1,4 @@
-"""User names: what becomes of them in each state, and the keys to look them up by."""
+"""User names: changes in each state, and popmap keys."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def options(*arguments: str) -> Options:
     return Options(**parse(list(arguments)).values)
 
 
-def test_ends_are_written_as_in_the_log() -> None:
+def test_addresses_are_written_as_in_the_log() -> None:
     assert str(ENDS) == "192.0.2.1:4242->2001:db8::9:143"
 
 
@@ -36,7 +36,7 @@ def test_ends_are_written_as_in_the_log() -> None:
         (["-c", "-D", "-at-"], "joe@mx", Typed("joe@mx")),
     ],
 )
-def test_server_in_the_name(arguments: list[str], name: str, typed: Typed) -> None:
+def test_server_is_cut_from_the_user_name(arguments: list[str], name: str, typed: Typed) -> None:
     assert divide_server(name, options(*arguments)) == typed
 
 
@@ -56,7 +56,7 @@ def test_server_in_the_name(arguments: list[str], name: str, typed: Typed) -> No
         (["--lower_case", "all", "-A", "all", "-S", "all"], "JOE@HOME", "joe@example.com"),
     ],
 )
-def test_name_in_all_states(arguments: list[str], name: str, expected: str) -> None:
+def test_name_is_changed_in_all_states(arguments: list[str], name: str, expected: str) -> None:
     for state in State:
         assert in_state(name, state, "example.com", options(*arguments)) == expected
 
@@ -66,21 +66,23 @@ def test_name_in_all_states(arguments: list[str], name: str, expected: str) -> N
     ("option", "name", "expected"),
     [("-A", "joe", "joe@example.com"), ("-S", "joe@home", "joe"), ("--lower_case", "JOE", "joe")],
 )
-def test_name_in_one_state(state: State, option: str, name: str, expected: str) -> None:
+def test_name_is_changed_only_in_the_chosen_state(
+    state: State, option: str, name: str, expected: str
+) -> None:
     chosen = options(option, state.value)
     for each in State:
         found = in_state(name, each, "example.com", chosen)
         assert found == (expected if each is state else name)
 
 
-def test_no_domain_is_added_for_the_lookup_where_clients_may_name_a_server() -> None:
+def test_no_domain_is_added_for_the_lookup_if_clients_may_name_a_server() -> None:
     chosen = options("-c", "-A", "all")
     assert in_state("joe", LOOKUP, "example.com", chosen) == "joe"
     assert in_state("joe", AUTH, "example.com", chosen) == "joe@example.com"
     assert in_state("joe", LOGIN, "example.com", chosen) == "joe@example.com"
 
 
-def test_no_domain_is_added_where_none_is_known() -> None:
+def test_no_domain_is_added_if_none_is_known() -> None:
     assert in_state("joe", LOGIN, "", options("-A", "all")) == "joe"
 
 
@@ -108,5 +110,5 @@ def test_levels_are_stripped_from_a_hosts_name(depth: int, domain: str) -> None:
         (r"\U", r"j\uoe", [r"j\uoe"]),
     ],
 )
-def test_query_keys(formats: str, name: str, keys: list[str]) -> None:
+def test_query_keys_are_formatted(formats: str, name: str, keys: list[str]) -> None:
     assert query_keys(name, ENDS, options("--query_key", formats)) == keys

@@ -1,6 +1,5 @@
 """The popmap as sessions see it: lookups that wait, time limits, the cache."""
 
-import io
 import os
 import threading
 from collections.abc import Callable, Coroutine, Iterator
@@ -10,12 +9,13 @@ import pytest
 
 from perdition.endpoint import ConnectionEnds, Endpoint
 from perdition.failure import MapUnavailable
-from perdition.log import Log, Priority
+from perdition.log import Log
 from perdition.net.loop import Loop
 from perdition.options.table import Options
 from perdition.popmap import Destination, PopMap, Query, SlowLookup
 from perdition.popmap import service as directory_module
 from perdition.popmap.service import PopMapService
+from tests.unit.recorded_log import RecordedLog
 
 ENDS = ConnectionEnds("192.0.2.1", 4242, "192.0.2.9", 143)
 JOE = Query("joe", ENDS)
@@ -24,18 +24,20 @@ SOUTH = Destination(Endpoint("south"))
 
 
 class LocalMap(PopMap):
-    """Answers what it is told to, and counts."""
+    """A map with a scripted answer that counts its lookups."""
 
     blocks = False
 
     def __init__(self) -> None:
         self.answer: Destination | None = NORTH
         self.down = False
-        self.asked = 0
+        self.lookups = 0
+        self.thread: threading.Thread | None = None
         self.reopened = 0
 
     def lookup(self, query: Query) -> Destination | None:
-        self.asked += 1
+        self.lookups += 1
+        self.thread = threading.current_thread()
         if self.down:
             raise MapUnavailable("popmap: down")
         return self.answer
@@ -48,7 +50,7 @@ class LocalMap(PopMap):
 
 
 class LengthyMap(LocalMap):
-    """Has to take its time for everybody, in a thread that waits for its gate."""
+    """A local map whose lookups are all slow: they run in a thread and wait for the gate."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +66,7 @@ class LengthyMap(LocalMap):
 
 
 class SlowMap(LocalMap):
-    """Answers when its gate is open; but anybody's except joe's at once."""
+    """A map whose lookup for joe waits for the gate, and for others does not."""
 
     blocks = True
 
@@ -78,33 +80,18 @@ class SlowMap(LocalMap):
         return super().lookup(query)
 
 
-class Memory:
-    """Keeps the log's lines."""
-
-    descriptor = -1
-
-    def __init__(self) -> None:
-        self.lines = io.StringIO()
-
-    def write(self, priority: Priority, line: str) -> None:
-        self.lines.write(f"{line}\n")
-
-    def reopen(self) -> None:
-        pass
-
-
-class Desk:
-    """A directory on a loop that is run by hand."""
+class PopMapUnderTest:
+    """The popmap's service on a loop that runs during lookups only."""
 
     def __init__(self, popmap: PopMap, **options: Any) -> None:
         self.loop = Loop()
-        self.sink = Memory()
+        self.sink = RecordedLog()
         self.directory = PopMapService(
             self.loop, popmap, Options(**options), Log("perdition", self.sink)
         )
 
     def run(self, *lookups: Coroutine[Any, Any, Destination | None]) -> list[Any]:
-        """Run lookups at once; give what each returned or raised."""
+        """Run lookups at the same time; return what each returned or raised."""
         results: list[Any] = [None] * len(lookups)
         left = len(lookups)
 
@@ -121,7 +108,7 @@ class Desk:
             for number, lookup in enumerate(lookups):
                 self.loop.spawn(one(number, lookup))
 
-        self.loop.call_later(0, begin)
+        self.loop.call_soon_from_thread(begin)
         self.loop.run()
         return results
 
@@ -130,7 +117,7 @@ class Desk:
         return self.run(self.directory.lookup(query))[0]
 
     def pass_time(self, seconds: float) -> None:
-        """Have the loop's clock go on by itself."""
+        """Make all entries of the cache that much older."""
         self.directory.cache = {
             key: entry._replace(until=entry.until - seconds)
             for key, entry in self.directory.cache.items()
@@ -142,38 +129,40 @@ class Desk:
 
 
 @pytest.fixture
-def desk() -> Iterator[Callable[..., Desk]]:
-    desks: list[Desk] = []
+def start() -> Iterator[Callable[..., PopMapUnderTest]]:
+    started: list[PopMapUnderTest] = []
 
-    def make(popmap: PopMap, **options: Any) -> Desk:
-        desks.append(Desk(popmap, **options))
-        return desks[-1]
+    def make(popmap: PopMap, **options: Any) -> PopMapUnderTest:
+        started.append(PopMapUnderTest(popmap, **options))
+        return started[-1]
 
     yield make
-    for each in desks:
+    for each in started:
         each.close()
 
 
-Desks = Callable[..., Desk]
+StartService = Callable[..., PopMapUnderTest]
 
 
-def test_local_map_is_asked_in_line(desk: Desks) -> None:
-    assert desk(LocalMap()).ask() == NORTH
+def test_local_map_is_asked_without_a_thread(start: StartService) -> None:
+    popmap = LocalMap()
+    assert start(popmap).ask() == NORTH
+    assert popmap.thread is threading.main_thread()
 
 
-def test_hung_lookup_ends_at_its_time_and_holds_up_nobody(desk: Desks) -> None:
-    """joe's lookup hangs; ann's, begun behind it, is answered, and then joe is told."""
+def test_hung_lookup_times_out_and_delays_no_other(start: StartService) -> None:
+    """ann's lookup, which begins later, is answered before joe's times out."""
     slow = SlowMap()
-    at = desk(slow, map_timeout=1)
+    service = start(slow, map_timeout=1)
     order: list[str] = []
 
-    async def noted(name: str) -> Destination | None:
+    async def recorded(name: str) -> Destination | None:
         try:
-            return await at.directory.lookup(Query(name, ENDS))
+            return await service.directory.lookup(Query(name, ENDS))
         finally:
             order.append(name)
 
-    joe, ann = at.run(noted("joe"), noted("ann"))
+    joe, ann = service.run(recorded("joe"), recorded("ann"))
     slow.gate.set()
     assert ann == NORTH
     assert isinstance(joe, MapUnavailable)
@@ -181,95 +170,97 @@ def test_hung_lookup_ends_at_its_time_and_holds_up_nobody(desk: Desks) -> None:
     assert order == ["ann", "joe"]
 
 
-def test_key_that_takes_a_local_map_long_holds_up_nobody(desk: Desks) -> None:
-    """The loop goes on meanwhile: or nobody would open the gate."""
+def test_slow_lookup_in_a_local_map_does_not_stop_the_loop(start: StartService) -> None:
+    """The loop has to run to open the gate."""
     lengthy = LengthyMap()
-    at = desk(lengthy)
+    service = start(lengthy)
 
     async def open_gate() -> Destination | None:
         lengthy.gate.set()
         return None
 
-    joe, _ = at.run(at.directory.lookup(JOE), open_gate())
+    joe, _ = service.run(service.directory.lookup(JOE), open_gate())
     assert joe == NORTH
 
 
-def test_full_pool_refuses_at_once(desk: Desks, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_pool_refuses_at_once(start: StartService, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(directory_module, "LOOKUP_THREADS", 1)
     monkeypatch.setattr(directory_module, "LOOKUP_WAITING", 1)
     slow = SlowMap()
-    at = desk(slow, map_timeout=5)
+    service = start(slow, map_timeout=5)
 
     async def last() -> Destination | None:
         try:
-            return await at.directory.lookup(Query("ann", ENDS))
+            return await service.directory.lookup(Query("ann", ENDS))
         finally:
-            slow.gate.set()  # nobody else is told anything before this
+            slow.gate.set()  # no other lookup ends before this
 
-    *_, refused = at.run(at.directory.lookup(JOE), at.directory.lookup(JOE), last())
+    *_, refused = service.run(service.directory.lookup(JOE), service.directory.lookup(JOE), last())
     assert isinstance(refused, MapUnavailable)
     assert refused.detail == "popmap: 2 calls are waiting already"
-    assert at.ask() == NORTH
+    assert service.ask() == NORTH
 
 
-def test_without_a_cache_each_login_asks(desk: Desks) -> None:
+def test_map_is_asked_for_each_login_without_a_cache(start: StartService) -> None:
     popmap = LocalMap()
-    at = desk(popmap)
-    at.ask(), at.ask()
-    assert popmap.asked == 2
+    service = start(popmap)
+    service.ask(), service.ask()
+    assert popmap.lookups == 2
 
 
-def test_cache_answers_for_its_time(desk: Desks) -> None:
+def test_cache_answers_until_its_entry_expires(start: StartService) -> None:
     popmap = LocalMap()
-    at = desk(popmap, map_cache=60)
-    assert at.ask() == NORTH
+    service = start(popmap, map_cache=60)
+    assert service.ask() == NORTH
     popmap.answer = SOUTH
-    assert at.ask() == NORTH
-    at.pass_time(60)
-    assert at.ask() == SOUTH
-    assert popmap.asked == 2
+    assert service.ask() == NORTH
+    service.pass_time(60)
+    assert service.ask() == SOUTH
+    assert popmap.lookups == 2
 
 
-def test_cache_remembers_who_is_not_there(desk: Desks) -> None:
+def test_cache_holds_negative_answers(start: StartService) -> None:
     popmap = LocalMap()
     popmap.answer = None
-    at = desk(popmap, map_cache=60)
-    assert at.ask() is None
+    service = start(popmap, map_cache=60)
+    assert service.ask() is None
     popmap.answer = NORTH
-    assert at.ask() is None
+    assert service.ask() is None
 
 
-def test_cache_bridges_an_outage(desk: Desks) -> None:
-    """A known key has its older answer, and the map some peace; an unknown key has none."""
+def test_expired_answer_is_used_during_an_outage(start: StartService) -> None:
+    """A known key gets its expired answer, and the map is not asked for each login."""
     popmap = LocalMap()
-    at = desk(popmap, map_cache=60)
-    at.ask()
-    at.pass_time(60)
+    service = start(popmap, map_cache=60)
+    service.ask()
+    service.pass_time(60)
     popmap.down = True
-    assert [at.ask(), at.ask()] == [NORTH, NORTH]
-    assert popmap.asked == 2
-    assert "popmap: down; an older answer is used" in at.sink.lines.getvalue()
-    assert isinstance(at.ask(Query("ann", ENDS)), MapUnavailable)
+    assert [service.ask(), service.ask()] == [NORTH, NORTH]
+    assert popmap.lookups == 2
+    assert "popmap: down; an older answer is used" in "\n".join(service.sink.lines)
+    assert isinstance(service.ask(Query("ann", ENDS)), MapUnavailable)
     popmap.down, popmap.answer = False, SOUTH
-    at.pass_time(60)
-    assert at.ask() == SOUTH
+    service.pass_time(60)
+    assert service.ask() == SOUTH
 
 
-def test_cache_is_bounded(desk: Desks, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_drops_the_oldest_entry_when_full(
+    start: StartService, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(directory_module, "REMEMBERED", 2)
-    at = desk(LocalMap(), map_cache=60)
+    service = start(LocalMap(), map_cache=60)
     for key in ("a", "b", "a", "c", "d"):
-        at.ask(Query(key, ENDS))
-    assert list(at.directory.cache) == ["c", "d"]
+        service.ask(Query(key, ENDS))
+    assert list(service.directory.cache) == ["c", "d"]
 
 
-def test_reopen_empties_the_cache_and_reopens_the_map(desk: Desks) -> None:
+def test_reopen_empties_the_cache_and_reopens_the_map(start: StartService) -> None:
     popmap = LocalMap()
-    at = desk(popmap, map_cache=60)
-    at.ask()
-    at.directory.reopen()
+    service = start(popmap, map_cache=60)
+    service.ask()
+    service.directory.reopen()
     popmap.answer = SOUTH
-    assert at.ask() == SOUTH
+    assert service.ask() == SOUTH
     assert popmap.reopened == 1
 
 
@@ -282,5 +273,5 @@ def test_reopen_empties_the_cache_and_reopens_the_map(desk: Desks) -> None:
         ("redis://:secret@host/0", '"(not shown: it may hold a password)"'),
     ],
 )
-def test_log_has_no_password_of_the_map(value: str, shown: str) -> None:
+def test_logged_options_hide_a_password_of_the_map(value: str, shown: str) -> None:
     assert f"map_library_opt={shown}" in Options(map_library_opt=value).logged()
