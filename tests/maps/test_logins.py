@@ -218,11 +218,11 @@ def test_sighup_opens_the_map_by_the_options_that_are_there_now(
         assert not log_in(proxy, "joe").ok
         file.write_text(f"map_library redis\nmap_library_opt '{redis.option()}'\n")
         os.kill(proxy.pid, signal.SIGHUP)
-        proxy.wait_for_log("are read again")
+        proxy.wait_for_log("configuration reloaded")
         until(lambda: log_in(proxy, "joe").ok, proxy.evidence)
         file.write_text("map_library nosuch\n")
         os.kill(proxy.pid, signal.SIGHUP)
-        proxy.wait_for_log("nothing is changed: map_library nosuch: no such kind")
+        proxy.wait_for_log("configuration unchanged: map_library nosuch: no such kind")
         assert log_in(proxy, "joe").ok
 
 

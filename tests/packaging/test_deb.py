@@ -94,7 +94,7 @@ def test_all_protocols_idle_in_little_memory(fresh: Machine) -> None:
     fresh.does("for file in /etc/perdition/*.conf; do echo workers 2 >>$file; done")
     fresh.does("/etc/init.d/perdition start")
     pids = fresh.does("pgrep -f ^perdition").split()
-    assert len(pids) == 5 * 3 + 2 * 2, "masters and workers; keepers and helpers for TLS's files"
+    assert len(pids) == 5 * 3 + 2 * 2, "masters and workers; supervisors and helpers for TLS's files"
     rollups = fresh.does(f"cat {' '.join(f'/proc/{pid}/smaps_rollup' for pid in pids)}")
     kibibytes = sum(int(size) for size in re.findall(r"^Pss: +(\d+) kB", rollups, re.MULTILINE))
     assert kibibytes <= 100 * 1024

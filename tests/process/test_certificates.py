@@ -284,7 +284,7 @@ def test_bad_renewed_certificate_is_refused_and_the_old_one_kept(
     spoil(old, new)
 
     os.kill(proxy.pid, signal.SIGHUP)
-    proxy.wait_for_log(f"nothing is changed: .*{old.certificate}")
+    proxy.wait_for_log(f"configuration unchanged: .*{old.certificate}")
     assert everybody_shows(proxy, authority, "old")
 
     copy(new, old)
@@ -303,7 +303,7 @@ def test_one_bad_certificate_of_several_keeps_them_all(
     be_rubbish(second, new)
 
     os.kill(proxy.pid, signal.SIGHUP)
-    proxy.wait_for_log(f"nothing is changed: .*{second.certificate}")
+    proxy.wait_for_log(f"configuration unchanged: .*{second.certificate}")
 
     assert everybody_shows(proxy, authority, "old")
     assert holder(proxy, authority, "second.example") == "second"
@@ -321,7 +321,7 @@ def test_bad_configuration_keeps_the_certificate(
     configuration.write_text("timeout soon\n")
 
     os.kill(proxy.pid, signal.SIGHUP)
-    proxy.wait_for_log("nothing is changed: .*timeout 'soon'")
+    proxy.wait_for_log("configuration unchanged: .*timeout 'soon'")
     assert everybody_shows(proxy, authority, "old")
 
     configuration.write_text("timeout 100\n")
@@ -374,9 +374,9 @@ def test_worker_that_cannot_read_the_renewed_certificate_says_so(
     os.kill(worker.pid, signal.SIGSTOP)
     try:
         os.kill(proxy.pid, signal.SIGHUP)
-        proxy.wait_for_log("SIGHUP: configuration, popmap and certificates are read again")
+        proxy.wait_for_log("configuration reloaded")
         for root in sorted(roots(), key=lambda process: process.title, reverse=True):
-            os.kill(root.pid, signal.SIGKILL)  # the keeper, then the helper that it would replace
+            os.kill(root.pid, signal.SIGKILL)  # the supervisor, then the helper that it would replace
     finally:
         os.kill(worker.pid, signal.SIGCONT)
 

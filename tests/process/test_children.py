@@ -105,7 +105,7 @@ def test_worker(proxy: Proxy, users: Users, clients: Clients) -> None:
     users.expect_successes()
 
     assert len(after & before) == len(before) - 1, proxy.evidence()
-    [line] = proxy.wait_for_log(rf"worker 1 \(pid {victim}\) died of SIGKILL with \d+ session")
+    [line] = proxy.wait_for_log(rf"worker 1 \(pid {victim}\) was killed by SIGKILL with \d+ session")
     lost = int(re.findall(r"with (\d+) session", line)[0])
     ended = sum(fails(each.use) for each in held)
     # One of the users who come and go may have been lost as well.
@@ -152,15 +152,15 @@ def test_helper(proxy: Proxy, users: Users, clients: Clients) -> None:
     assert pids(proxy, "worker") == workers, proxy.evidence()
 
 
-def test_keeper(proxy: Proxy, users: Users, clients: Clients) -> None:
+def test_helper_supervisor(proxy: Proxy, users: Users, clients: Clients) -> None:
     """The helper goes on without it, and so do users; an operator is told what to do."""
     held = clients.log_in(proxy)
     workers = pids(proxy, "worker")
     helper = the_helper(proxy)
     users.start_counting()
 
-    kill(*pids(proxy, "keeper"))
-    proxy.wait_for_log("keeper has died.*restart")
+    kill(*pids(proxy, "helper supervisor"))
+    proxy.wait_for_log("helper supervisor died.*restarted")
     users.expect_successes()
 
     held.use()
@@ -168,10 +168,10 @@ def test_keeper(proxy: Proxy, users: Users, clients: Clients) -> None:
     assert (pids(proxy, "worker"), the_helper(proxy)) == (workers, helper)
 
 
-def test_keeper_then_the_end(proxy: Proxy, users: Users) -> None:
+def test_helper_supervisor_then_stop(proxy: Proxy, users: Users) -> None:
     """A helper that nobody keeps any more ends with the others."""
-    kill(*pids(proxy, "keeper"))
-    proxy.wait_for_log("keeper has died")
+    kill(*pids(proxy, "helper supervisor"))
+    proxy.wait_for_log("helper supervisor died")
 
     assert proxy.terminate() == 0, proxy.evidence()
     until(lambda: not proxy.processes(), lambda: f"nobody is left\n{proxy.evidence()}", SOON)
@@ -210,7 +210,7 @@ def test_master_of_a_daemon(started: Started, clients: Clients) -> None:
 
 def test_master_and_worker_at_once(proxy: Proxy, users: Users) -> None:
     """As the kernel may do when memory runs out: nobody is left."""
-    victims = [proxy.pid, *pids(proxy, "worker"), *pids(proxy, "keeper")]
+    victims = [proxy.pid, *pids(proxy, "worker"), *pids(proxy, "helper supervisor")]
     for victim in victims:
         kill(victim)
     proxy.wait()
@@ -232,7 +232,7 @@ def test_worker_that_dies_at_once(started: Started, clients: Clients) -> None:
     delays = until(delays_of_the_doomed, lambda: f"two delays\n{proxy.evidence()}")
 
     assert delays[0] < delays[1], f"a tight loop: {delays}"
-    deaths = proxy.logged(r"worker \d+ \(pid \d+\) died of SIGKILL")
+    deaths = proxy.logged(r"worker \d+ \(pid \d+\) was killed by SIGKILL")
     assert len(deaths) <= len(delays) + 2, proxy.evidence()
     clients.log_in(proxy).use()
 
@@ -277,7 +277,7 @@ def test_worker_that_is_stuck(started: Started, clients: Clients) -> None:
     victim = min(before)
 
     os.kill(victim, signal.SIGSTOP)
-    killed = rf"worker 1 \(pid {victim}\) is stuck and is killed"
+    killed = rf"worker 1 \(pid {victim}\) is stuck; killing it"
     until(lambda: proxy.logged(killed), lambda: f"it is killed\n{proxy.evidence()}", 60)
     after = expect_another(proxy, "worker", before, len(before))
     clients.log_in(proxy).use()
@@ -296,13 +296,13 @@ def test_worker_that_cannot_start(
     limit(proxy, resource, count)
 
     kill(victim)
-    proxy.wait_for_log("worker 2 cannot start")
+    proxy.wait_for_log("cannot fork worker 2")
     clients.log_in(proxy).use()
     assert survivor in pids(proxy, "worker")
 
     limit(proxy, resource, 1000)
     until(lambda: len(pids(proxy, "worker")) == 2, lambda: f"two workers\n{proxy.evidence()}", SOON)
-    assert len(proxy.logged("worker 2 cannot start")) < 10, proxy.evidence()
+    assert len(proxy.logged("cannot fork worker 2")) < 10, proxy.evidence()
     assert proxy.terminate() == 0, proxy.evidence()
 
 

@@ -78,7 +78,7 @@ def test_titles(started: Started, clients: Clients) -> None:
     def titles() -> list[str]:
         return sorted(re.sub(r"^perdition\.imap4: ", "", each.title) for each in daemon.processes())
 
-    expected = ["helper", "keeper", "master", "worker 1, 0 sessions", "worker 2, 0 sessions"]
+    expected = ["helper", "helper supervisor", "master", "worker 1, 0 sessions", "worker 2, 0 sessions"]
     until(lambda: titles() == expected, lambda: f"{expected}, not {titles()}")
 
     client = clients.connect(daemon)
@@ -220,7 +220,7 @@ def expect_refusal(daemon: Daemon) -> str:
     ("user", "group"), [("nobody", "nogroup"), ("daemon", "bin"), ("12345", "23456")]
 )
 def test_user_and_group(user: str, group: str, started: Started, pam_permits: None) -> None:
-    """By name or number: nobody but keeper and helper is root, nobody has further groups."""
+    """By name or number: nobody but supervisor and helper is root, nobody has further groups."""
     daemon = started.prepared("imap4", *WITH_HELPER, "-u", user, "-g", group)
     daemon.command[:0] = FURTHER_GROUPS
     uid, gid = numbers(user, group)
@@ -229,7 +229,7 @@ def test_user_and_group(user: str, group: str, started: Started, pam_permits: No
         assert len(members) == 5, daemon.evidence()
         for member in members:
             uids, gids, _ = member.ids()
-            privileged = member.title.endswith((": keeper", ": helper"))
+            privileged = member.title.endswith((": helper supervisor", ": helper"))
             assert uids == {"0" if privileged else uid}, f"{member}: {uids}"
             assert gids == {"0" if privileged else gid}, f"{member}: {gids}"
             if ": worker " in member.title:
@@ -290,7 +290,7 @@ def test_ordinary_user_needs_no_pid_file(started: Started, folder: Path) -> None
     del proxy.command[place : place + 2]
     proxy.command[:0] = as_user(user)
     with proxy:
-        proxy.wait_for_log("no pid file: ")
+        proxy.wait_for_log("running without a pid file: ")
 
 
 def test_ordinary_user_cannot_become_another(started: Started, folder: Path) -> None:
@@ -457,7 +457,7 @@ def test_popmap_that_cannot_be_asked_leaves_all_as_it_was(
 
         os.kill(proxy.pid, signal.SIGHUP)
 
-        proxy.wait_for_log(f"SIGHUP: nothing is changed: popmap {popmap}: ")
+        proxy.wait_for_log(f"reload failed, configuration unchanged: popmap {popmap}: ")
         clients.log_in(proxy).use()
 
 
@@ -879,7 +879,7 @@ def test_configuration_file_that_goes_away(
 
             file.unlink()
             os.kill(proxy.pid, signal.SIGHUP)
-            proxy.wait_for_log(f"SIGHUP: nothing is changed: {file}: No such file")
+            proxy.wait_for_log(f"reload failed, configuration unchanged: {file}: No such file")
             assert hears(proxy, clients, b"two")
 
 

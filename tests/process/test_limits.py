@@ -136,7 +136,7 @@ def test_places_of_a_killed_worker_come_back(started: Started, clients: Clients)
         victim = max(counts, key=lambda pid: counts[pid])
 
         os.kill(victim, signal.SIGKILL)
-        proxy.wait_for_log(rf"\(pid {victim}\) died of SIGKILL with {counts[victim]} session")
+        proxy.wait_for_log(rf"\(pid {victim}\) was killed by SIGKILL with {counts[victim]} session")
 
         ended = [wire for wire in served if has_ended(wire)]
         assert len(ended) == counts[victim], f"{len(ended)} have ended, {counts}"

@@ -176,7 +176,7 @@ def test_each_failure_is_told(
 
 def end_helper(proxy: Proxy) -> None:
     """Kill the helper and who would replace it."""
-    for title in ("keeper", "helper"):
+    for title in ("helper supervisor", "helper"):
         os.kill(process_of(proxy, title).pid, signal.SIGKILL)
 
 
@@ -296,7 +296,7 @@ def test_metrics_process_is_replaced(proxy: Proxy, scraper: Scraper) -> None:
     with log_in(proxy) as client:
         old = process_of(proxy, "metrics")
         os.kill(old.pid, signal.SIGKILL)
-        proxy.wait_for_log(rf"metrics \(pid {old.pid}\) died of SIGKILL; a new one starts now")
+        proxy.wait_for_log(rf"metrics \(pid {old.pid}\) was killed by SIGKILL; restarting now")
         until(lambda: process_of(proxy, "metrics").pid != old.pid, proxy.evidence)
         client.use()
         scraper.expect(1, "logins_total", "ok")
@@ -307,7 +307,7 @@ def test_metrics_process_that_dies_at_once_is_replaced_later(proxy: Proxy) -> No
     def waits_after_another_death() -> bool:
         pid = process_of(proxy, "metrics").pid
         os.kill(pid, signal.SIGKILL)
-        [death] = proxy.wait_for_log(rf"metrics \(pid {pid}\) died of SIGKILL")
+        [death] = proxy.wait_for_log(rf"metrics \(pid {pid}\) was killed by SIGKILL")
         return death.endswith("a new one starts in 1 s")
 
     until(waits_after_another_death, proxy.evidence)

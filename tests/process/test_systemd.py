@@ -262,7 +262,7 @@ def test_key_that_is_for_one_user_only(host: Host) -> None:
     assert host.reads_mail(url, options="--cacert /root/crt.pem --insecure")
     host.does("systemctl reload perdition@imaps")
     assert host.reads_mail(url, options="--cacert /root/crt.pem --insecure")
-    assert not host.tries("grep -i 'nothing is changed' /var/log/mail/perdition.log").stdout
+    assert not host.tries("grep -i 'configuration unchanged' /var/log/mail/perdition.log").stdout
 
 
 @pytest.mark.parametrize("log", ["/srv/logs/mail.log", "/run/perdition.imap4/log"])
@@ -301,7 +301,7 @@ def test_sandbox_holds_every_process(host: Host) -> None:
     host.does("systemctl start perdition@imap4")
     members = host.members("perdition@imap4.service")
     titles = sorted(re.sub(r".*: | \d.*", "", member.title) for member in members)
-    assert titles == ["helper", "keeper", "master", "metrics", "worker", "worker"]
+    assert titles == ["helper", "helper supervisor", "master", "metrics", "worker", "worker"]
     bounds = {tuple(member.status("CapBnd")) for member in members}
     assert bounds == {("00000000200004c3",)}, "what CapabilityBoundingSet= names"
     for member in members:

@@ -142,7 +142,7 @@ def test_process_title_tells_who_drains(started: Started, clients: Clients) -> N
     old = Member(generations.first.pid)
     until(lambda: old.title == "perdition.imap4: master, draining", generations.first.evidence)
     held.use()
-    generations.first.wait_for_log("taken over by another perdition")
+    generations.first.wait_for_log("taken over by another instance")
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_workers_that_die_leave_everything_as_it_was(
     successor.command += ["-u", "12345"]
     assert successor.launch().returncode == 1, successor.evidence()
 
-    successor.wait_for_log("perdition does not start")
+    successor.wait_for_log("startup failed")
     held.use()
     clients.log_in(generations.first).use()
     assert generations.first.written_pid() == generations.first.pid
@@ -198,7 +198,7 @@ def test_end_of_the_predecessor_meanwhile(started: Started) -> None:
     successor = generations.candidate("--workers", "60")
     with stopped_while_it_starts(successor):
         assert generations.first.terminate() == 0
-    successor.wait_for_log("ended meanwhile")
+    successor.wait_for_log("exited in the meantime")
     assert refused(generations.first.address)
     assert not generations.first.pid_file.exists()
 
@@ -231,7 +231,7 @@ def test_end_of_the_command_meanwhile(
         assert command.wait(DEADLINE) != 0
         assert command.stderr
         assert not command.stderr.read()
-        generations.first.wait_for_log("taken over by another perdition")
+        generations.first.wait_for_log("taken over by another instance")
     pid = successor.written_pid()
     clients.log_in(successor).use()
     os.kill(pid, signal.SIGTERM)
@@ -314,7 +314,7 @@ def test_death_of_a_worker_that_drains_is_told(started: Started, clients: Client
 
     worker.kill()
 
-    generations.first.wait_for_log(rf"\(pid {worker.pid}\) died of SIGKILL with 1 session$")
+    generations.first.wait_for_log(rf"\(pid {worker.pid}\) was killed by SIGKILL with 1 session$")
     assert generations.first.wait() == 0
 
 
@@ -460,7 +460,7 @@ def test_impostor_is_not_taken_over_from(started: Started, folder: Path) -> None
         finally:
             impostor.kill()
     assert failed.returncode == os.EX_USAGE
-    assert "another user's process" in failed.stderr
+    assert "process of another user" in failed.stderr
 
 
 def test_second_successor_at_a_time_is_sent_away(started: Started, clients: Clients) -> None:
@@ -471,7 +471,7 @@ def test_second_successor_at_a_time_is_sent_away(started: Started, clients: Clie
         silent.recv(1)
         failed = generations.candidate().launch()
         assert failed.returncode == os.EX_USAGE
-        assert "to another one, or it is about to end; try again later" in failed.stderr
+        assert "the running instance is stopping; try again later" in failed.stderr
     clients.log_in(generations.first).use()
     generations.next()
 
@@ -491,7 +491,7 @@ def test_end_is_also_the_end_of_who_is_about_to_take_over(
 
         while silent.recv(10):
             pass
-    generations.first.wait_for_log("SIGTERM: perdition ends")
+    generations.first.wait_for_log("SIGTERM: stopping")
     os.kill(generations.first.pid, signal.SIGKILL)
 
 

@@ -91,7 +91,7 @@ def test_popmap_that_cannot_be_asked(folder: Path) -> None:
     assert lines[:3] == [
         "joe:",
         f'  key "joe": popmap {folder}/none: No such file or directory',
-        "  cannot log in for the time being: the popmap cannot be asked",
+        "  cannot log in for now: the popmap is unavailable",
     ]
     assert lines[3] == "ann:"
 

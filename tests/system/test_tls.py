@@ -398,7 +398,7 @@ def test_versions_with_clients(
     with Wire.to(proxy.address) as wire:
         assert agreed(wire, context, "localhost") == spoken
     if not spoken:
-        proxy.wait_for_log("no TLS with the client: (unsupported protocol|.*version)")
+        proxy.wait_for_log("TLS handshake with client failed: (unsupported protocol|.*version)")
 
 
 @every_limit
@@ -424,7 +424,7 @@ def test_versions_with_real_servers(
         with visited(server, proxy) as (_, real):
             assert agreed(real, context) == spoken
         if not spoken:
-            proxy.wait_for_log("no TLS with the real server: .*version")
+            proxy.wait_for_log("TLS handshake with the real server failed: .*version")
 
 
 WEAK, STRONG = "ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES256-GCM-SHA384"
@@ -543,7 +543,7 @@ def test_client_certificate(
     else:
         with pytest.raises(ssl.SSLError, match="UNKNOWN_CA"):
             greeted(proxy.address, "imap4", TLS("ssl", context))
-        proxy.wait_for_log("no TLS with the client: certificate verify failed")
+        proxy.wait_for_log("TLS handshake with client failed: certificate verify failed")
 
 
 @pytest.mark.parametrize("peer", [UP_TO_1_2, {}], ids=["tlsv1.2", "tlsv1.3"])
@@ -572,7 +572,7 @@ def test_alpn(
     refused = pytest.raises(ssl.SSLError, match="no application protocol")
     with refused, handshake(proxy, context):
         pass
-    proxy.wait_for_log(r"no TLS with the client: .*another protocol \(ALPN\)")
+    proxy.wait_for_log(r"TLS handshake with client failed: .*another protocol \(ALPN\)")
 
 
 @pytest.mark.parametrize("peer", [UP_TO_1_2, {}], ids=["tlsv1.2", "tlsv1.3"])

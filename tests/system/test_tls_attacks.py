@@ -211,7 +211,7 @@ def test_only_a_real_server_with_an_acceptable_certificate_hears_the_password(
 
         assert told == (kind in ACCEPTED[options]), proxy.evidence()
         if not told:
-            failure = "Connection Negotiation Failure: no TLS with the real server"
+            failure = "Connection Negotiation Failure: TLS handshake with the real server failed"
             proxy.wait_for_log(f"{client.own_address}->.*: {failure}: .*{IMPOSTORS[kind]}")
 
 
@@ -438,7 +438,7 @@ def test_plain_text_where_tls_must_begin(use: str, words: bytes, front: Front) -
         client.send(words)
         client.read_to_end()
         proxy.wait_for_log(
-            f"{client.own_address}->.*: no TLS with the client: the peer does not speak TLS"
+            f"{client.own_address}->.*: TLS handshake with client failed: the peer does not speak TLS"
         )
 
     assert not proxy.logged("secret"), proxy.evidence()
@@ -464,7 +464,7 @@ def test_tls_where_plain_text_is_expected(protocol: str, front: Front) -> None:
         client.send(client_hello())
         assert client.read_to_end() == b""
         proxy.wait_for_log(
-            f"{client.own_address}->.*: no TLS with the client: the peer speaks TLS where plain"
+            f"{client.own_address}->.*: TLS handshake with client failed: received a TLS handshake, expected plain"
         )
 
 
@@ -477,7 +477,7 @@ def test_real_server_that_speaks_plain_text_where_tls_must_begin(
         real.send(PARTS["imap4"].greeting)
         assert PASSWORD.encode() not in real.read_to_end()
         proxy.wait_for_log(
-            f"{client.own_address}->.*: no TLS with the real server: the peer does not speak TLS"
+            f"{client.own_address}->.*: TLS handshake with the real server failed: the peer does not speak TLS"
         )
 
 
@@ -508,7 +508,7 @@ def test_client_that_never_begins_tls(use: str, front: Front) -> None:
             client.read_until(DIALOGUES["imap4"].greeting)
             client.ask(*DIALOGUES["imap4"].starttls)
         client.read_to_end()
-        proxy.wait_for_log(f"{client.own_address}->.*: timeout before the login")
+        proxy.wait_for_log(f"{client.own_address}->.*: authenticate_timeout \\(1 s\\) exceeded")
 
 
 @pytest.mark.parametrize("farewell", ["end of file", "reset"])
@@ -529,7 +529,7 @@ def test_client_that_vanishes_in_the_handshake(
 
     proxy.wait_for_log(f"Close: {own_address}->")
     proxy.expect_sessions(0)
-    assert len(proxy.logged(f"{own_address}->.*: no TLS with the client: ")) == 1
+    assert len(proxy.logged(f"{own_address}->.*: TLS handshake with client failed: ")) == 1
     greeted(proxy.address, "imap4", tls_of(authority, "ssl")).close()
 
 
