@@ -1,4 +1,4 @@
-"""From a command line to a running perdition."""
+"""The command line: parses it, then shows help, runs --lookup, or starts perdition."""
 
 import os
 import socket
@@ -15,13 +15,13 @@ from perdition.options import OPTIONS, SHORT, Given, Options
 STDIN, STDERR = 0, 2
 
 LOOKUP_ERROR = 2
-"""What ``--lookup`` ends with when it cannot tell."""
+"""The exit status of ``--lookup`` if the answer is unknown."""
 INTERRUPTED = 130
-"""What shells take for the end by Ctrl-C of a program that is about to start."""
+"""The exit status by which shells recognise a program that was ended by Ctrl-C."""
 
 
 def main(argv: list[str]) -> int:
-    """Run perdition; ``argv`` begins with the name that it was called by. Returns the status."""
+    """Run perdition and return the exit status; ``argv[0]`` is the name that it was called by."""
     open_standard_streams()
     name = os.path.basename(argv[0])
     log = Log(name, open_sink("mail"))
@@ -55,21 +55,23 @@ def main(argv: list[str]) -> int:
 
 
 def open_standard_streams() -> None:
-    """Open the null device for each that was closed, or what is opened next would be taken for it.
+    """Open the null device for each standard stream that is closed.
 
-    That might be a client's connection, which a library then writes its complaints to.
+    Otherwise the next descriptor opened would get its number: a library that writes to standard
+    error would then write to, for example, a client's connection.
     """
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
-            descriptor = os.open(os.devnull, os.O_RDWR)  # its own number, the lowest that is free
+            descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest free number: its own
             os.set_inheritable(descriptor, True)
             setattr(sys, name, os.fdopen(descriptor, "r" if name == "stdin" else "w"))
 
 
 def run(configuration: Configuration, options: Options, log: Log) -> int:
-    """Run in the mode that was asked for, and return the exit status; raises StartupError.
+    """Run in the requested mode and return the exit status; raises StartupError.
 
-    Whoever has a client for its standard input, and wants nothing else, was started by inetd.
+    If standard input is a TCP connection and no option asks for the foreground, inetd has started
+    perdition.
     """
     has_client = socket_family(STDIN) in (socket.AF_INET, socket.AF_INET6)
     if options.inetd_mode or (has_client and not options.foreground):
@@ -82,19 +84,16 @@ def run(configuration: Configuration, options: Options, log: Log) -> int:
 
 
 def look_up(name: str, users: str, options: Options) -> NoReturn:
-    """Tell where users would be sent, and end the process with the status of that.
-
-    Raises StartupError.
-    """
+    """Run ``--lookup`` and end the process with its status; raises StartupError."""
     from perdition import lookup
 
     status = lookup.run(name, users, options)
     sys.stdout.flush()
-    os._exit(status)  # no thread that still waits for a hung popmap holds us up
+    os._exit(status)  # without waiting for threads that hang in a popmap
 
 
 def socket_family(descriptor: int) -> int:
-    """Return the address family of a socket; AF_UNSPEC for a descriptor that leads to none."""
+    """Return the address family of a socket; AF_UNSPEC for any other descriptor."""
     try:
         with socket.socket(fileno=os.dup(descriptor)) as sock:
             return sock.family
@@ -103,7 +102,7 @@ def socket_family(descriptor: int) -> int:
 
 
 def parse(arguments: list[str]) -> Given:
-    """Read ``--name value``, ``--name=value``, ``-nvalue``, ``-n value`` and bundled flags.
+    """Parse ``--name value``, ``--name=value``, ``-nvalue``, ``-n value`` and joined flags.
 
     Raises StartupError.
     """
@@ -113,26 +112,26 @@ def parse(arguments: list[str]) -> Given:
         if argument.startswith("--") and len(argument) > 2:
             name, equals, value = argument[2:].partition("=")
             if name not in OPTIONS:
-                raise StartupError(f"--{name}: no such option; --help shows all")
+                raise StartupError(f"--{name}: no such option; see --help")
             if OPTIONS[name].kind is not FLAG:
                 given.add(name, value if equals else next(rest, None))
             elif equals:
-                raise StartupError(f"--{name}: takes no value; leave it off")
+                raise StartupError(f"--{name}: takes no value; remove it")
             else:
                 given.add(name, None)
         elif argument.startswith("-") and argument not in ("-", "--"):
             parse_short(argument[1:], rest, given)
         else:
-            raise StartupError(f"{argument}: only options are understood; --help shows all")
+            raise StartupError(f"{argument}: expected an option; see --help")
     return given
 
 
 def parse_short(letters: str, rest: Iterator[str], given: Given) -> None:
-    """Read flags, and at their end perhaps an option with its value."""
+    """Parse joined flags, the last of which may be an option with a value."""
     while letters:
         letter, letters = letters[0], letters[1:]
         if letter not in SHORT:
-            raise StartupError(f"-{letter}: no such option; --help shows all")
+            raise StartupError(f"-{letter}: no such option; see --help")
         name = SHORT[letter]
         if OPTIONS[name].kind is FLAG:
             given.add(name, None)
@@ -142,13 +141,13 @@ def parse_short(letters: str, rest: Iterator[str], given: Given) -> None:
 
 
 def usage(name: str) -> str:
-    """Return what ``--help`` shows: every option, its default, and what it does."""
+    """Return the text of ``--help``."""
     import textwrap
 
     lines = [
         f"Usage: {name} [option...]",
         "",
-        "Options, of which a configuration file has the names without dashes:",
+        "Options (in the configuration file, without the dashes):",
     ]
     for long, option in OPTIONS.items():
         head = f"-{option.short}, " if option.short else "    "
