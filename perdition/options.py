@@ -295,7 +295,7 @@ class Options:
         METRICS_ADDRESS,
         None,
         "Serve Prometheus metrics over HTTP at this address or Unix socket: numbers of sessions, "
-        "logins and their results, octets and times. Only the user and the group that perdition "
+        "logins and their results, bytes and times. Only the user and the group that perdition "
         "runs as can connect to the Unix socket. Empty: no metrics.",
         restart=True,
     )

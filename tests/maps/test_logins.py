@@ -281,5 +281,5 @@ def test_password_of_the_popmap_lets_nobody_act_as_another(
 
 def test_missing_password_file_stops_the_start(redis: Redis, folder: Path) -> None:
     redis.password_file.unlink()
-    with pytest.raises(AssertionError, match="No such file or directory; expected a readable file"):
+    with pytest.raises(AssertionError, match="No such file or directory; give a readable file"):
         proxy_with(redis, folder).__enter__()
