@@ -1,6 +1,6 @@
-# The distribution's own python3: it has dbm.gnu, which the default popmap is made of.
+# The distribution's python3, because it has dbm.gnu for the default popmap.
 PYTHON = /usr/bin/python3
-# What pytest is told: make test ARGS="-k imap"
+# Arguments for pytest: make test ARGS="-k imap"
 ARGS =
 
 VENV := .venv
@@ -8,46 +8,46 @@ PIP  := $(VENV)/bin/pip -qq --disable-pip-version-check install --editable
 
 .PHONY: help build demo run test testpackages lint bench manual deb rpm clean
 
-help:   ## List what can be made
+help:   ## List all targets
 	@sed -n 's/^\([a-z]*\): .*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 21
 
-build: $(VENV)/built  ## Install what is missing, then make .venv for bin/* to run in
+build: $(VENV)/built  ## Install missing packages and create .venv, which bin/* run in
 
-demo: build  ## Watch two users log in over three protocols to two real servers
+demo: build  ## Show two users log in over three protocols to two real servers
 	@$(VENV)/bin/python3 -m tests.support.demo
 
-run: build  ## The same, then stay until Ctrl-C for clients of your own
+run: build  ## Keep the demo running until Ctrl-C, for your own mail clients
 	@$(VENV)/bin/python3 -m tests.support.demo --stay
 
-test: $(VENV)/built-for-test  ## Run the tests; ARGS="-k imap" reaches pytest
+test: $(VENV)/built-for-test  ## Run the tests; ARGS="-k imap" is passed to pytest
 	@tests/support/packages test
 	@$(VENV)/bin/pytest --ignore tests/packaging $(ARGS)
 
-testpackages: $(VENV)/built-for-test  ## Build both packages, install, use and remove them (root)
+testpackages: $(VENV)/built-for-test  ## Build, install, test and remove both packages (as root)
 	@tests/support/packages deb
 	@tests/support/packages rpm
 	@$(VENV)/bin/pytest tests/packaging $(ARGS)
 
-lint: $(VENV)/built-for-test  ## Check style, layout and types
+lint: $(VENV)/built-for-test  ## Check style, formatting and types
 	@$(VENV)/bin/ruff check
 	@$(VENV)/bin/ruff format --check
 	@$(VENV)/bin/mypy
 
-bench: $(VENV)/built-for-test  ## Measure what logins, sessions, gigabytes and starts cost
+bench: $(VENV)/built-for-test  ## Measure the cost of logins, sessions, data transfer and startup
 	@$(VENV)/bin/python3 -m tests.bench
 
-manual: build  ## Write manual and sample configuration anew from the option table
+manual: build  ## Update manual and sample configuration from the option table
 	@$(VENV)/bin/python3 -m perdition.options.manual man/perdition.8 packaging/etc/perdition/perdition.conf
 
-deb:  ## Build the Debian package of what is committed, in dist/
+deb:  ## Build the Debian packages from the current commit in dist/
 	@tests/support/packages deb
 	@packaging/deb/build dist
 
-rpm:  ## Build the RPM of what is committed, in dist/
+rpm:  ## Build the RPMs from the current commit in dist/
 	@tests/support/packages rpm
 	@packaging/rpm/build dist
 
-clean:  ## Remove everything that was made
+clean:  ## Remove all generated files
 	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 

@@ -120,7 +120,7 @@ def parse(arguments: list[str], given: GivenOptions | None = None) -> GivenOptio
             elif argument.startswith("-") and argument not in ("-", "--"):
                 parse_short(argument[1:], rest, given)
             else:
-                raise StartupError(f"{argument}: not an option; see --help")
+                raise StartupError(f"{argument}: expected an option; see --help")
         except StartupError as mistake:
             mistakes.append(mistake)
     if mistakes:
@@ -136,7 +136,7 @@ def parse_long(text: str, rest: Iterator[str], given: GivenOptions) -> None:
     if OPTIONS[name].type is not FLAG:
         given.add(name, value if equals else next(rest, None))
     elif equals:
-        raise StartupError(f"--{name}: takes no value")
+        raise StartupError(f"--{name}: takes no value; remove it")
     else:
         given.add(name, None)
 
@@ -162,7 +162,7 @@ def usage(name: str) -> str:
     lines = [
         f"Usage: {name} [option...]",
         "",
-        "Options; the configuration file has the same names without dashes:",
+        "Options (in the configuration file, without the dashes):",
     ]
     for long, option in OPTIONS.items():
         head = f"-{option.short}, " if option.short else "    "

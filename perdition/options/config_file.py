@@ -1,4 +1,4 @@
-"""The manual's configuration file: its keys, values, quotes, comments and continued lines."""
+"""The syntax of perdition.conf(5): keys, values, quotes, comments and continued lines."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -7,7 +7,7 @@ BLANKS = " \t"
 
 
 class Entry(NamedTuple):
-    """A key, what follows it (None: nothing does), and the number of the line it begins on."""
+    """A key, its value (None if there is none), and the number of its first line."""
 
     line: int
     key: str
@@ -15,24 +15,24 @@ class Entry(NamedTuple):
 
 
 class SyntaxProblem(Exception):
-    """A quote that is never closed; ``line`` is where the line with it begins."""
+    """An unclosed quote; ``line`` is the number of the first line of its entry."""
 
     def __init__(self, line: int) -> None:
-        super().__init__("a quote is not closed")
+        super().__init__("unclosed quote")
         self.line = line
 
 
 class Character(NamedTuple):
-    """A character, and whether quotes or a backslash made it a literal one."""
+    """A character, and whether it is literal: quoted, or after a backslash."""
 
     text: str
     literal: bool
 
 
 def parse(text: str, separators: str = BLANKS + "=") -> Iterator[Entry]:
-    """Read ``<key> <value>`` lines; raises SyntaxProblem.
+    """Parse ``<key> <value>`` lines; raises SyntaxProblem.
 
-    ``separators`` divide a key from its value: the manual's blanks, and ``=``.
+    ``separators`` are the characters that may separate a key from its value.
     """
     for number, characters in logical_lines(text):
         key, value = divide(characters, separators)
@@ -41,10 +41,10 @@ def parse(text: str, separators: str = BLANKS + "=") -> Iterator[Entry]:
 
 
 def logical_lines(text: str) -> Iterator[tuple[int, list[Character]]]:
-    """Yield each line without comments and quotes, with the number that it begins on.
+    """Yield each logical line without comments and quotes, with the number of its first line.
 
-    A backslash before the end of a line joins it with the next, as an open quote does; a comment
-    then goes on there, as in the sample of perdition 2.2.
+    A backslash before the end of a line, or an open quote, continues it on the next one. A comment
+    is continued too, because the sample configuration of perdition 2.2 relies on that.
     """
     number = first = 1
     line: list[Character] = []
@@ -83,7 +83,7 @@ def logical_lines(text: str) -> Iterator[tuple[int, list[Character]]]:
 
 
 def skip_comment(source: Iterator[str]) -> int:
-    """Go over a comment and the end of its line; return how many lines have ended in it."""
+    """Skip a comment with the end of its line; return the number of line ends skipped."""
     ends = 0
     for character in source:
         if character == "\n":
@@ -94,7 +94,7 @@ def skip_comment(source: Iterator[str]) -> int:
 
 
 def literal(line: list[Character], character: str, quote: str) -> str:
-    """Add a character between quotes, unless it closes them; return the quote that is open."""
+    """Add a quoted character, unless it is the closing quote; return the quote still open."""
     if character == quote:
         return ""
     line.append(Character(character, True))
@@ -102,7 +102,7 @@ def literal(line: list[Character], character: str, quote: str) -> str:
 
 
 def divide(line: list[Character], separators: str) -> tuple[str, str | None]:
-    """Return a line's key and value; blanks around either count only where they are literal."""
+    """Return a line's key and value, without the blanks around them that are not literal."""
 
     def text(characters: list[Character]) -> str:
         return "".join(character.text for character in characters)

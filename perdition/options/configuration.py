@@ -1,4 +1,4 @@
-"""Command line and configuration file together: what counts, at start and after SIGHUP."""
+"""The effective options of command line and configuration file, at startup and after SIGHUP."""
 
 import os
 from collections.abc import Callable
@@ -20,15 +20,15 @@ NAMES = {
     "perdition.imaps": "IMAP4S",
     "perdition.managesieve": "MANAGESIEVE",
 }
-"""The protocols that perdition's names stand for."""
+"""The protocols that perdition's invocation names imply."""
 
 
 class Configuration:
-    """Where the options come from. ``warnings`` are what the last reading has for the log.
+    """The sources of the options. ``warnings`` are warnings of the last ``read``, for the log.
 
-    ``path`` is the configuration file; "": there was none so far. The one that was found at the
-    start counts as long as perdition runs: it may be away at a SIGHUP by mistake only, or be where
-    nobody but root can look.
+    ``path`` is the configuration file, "" if none was found so far. The file found at startup is
+    used until perdition ends: if it is missing at a SIGHUP, that is a mistake, or it is in a
+    directory that only root can search.
     """
 
     def __init__(self, name: str, command_line: GivenOptions) -> None:
@@ -38,9 +38,9 @@ class Configuration:
         self.path = ""
 
     def find(self) -> str:
-        """Return the configuration file: the one named, else the first of the manual's places.
+        """Return the configuration file's path: config_file, or the first default that exists.
 
-        "": there is none. Raises StartupError if nobody can tell.
+        "" means that there is none. Raises StartupError if that cannot be determined.
         """
         named = self.command_line.values.get("config_file")
         if named is not None:
@@ -54,14 +54,14 @@ class Configuration:
                 continue
             except OSError as error:
                 raise StartupError(
-                    f"config_file {path}: {error.strerror}; give a file that can be read, "
-                    "or an empty name for none"
+                    f"config_file {path}: {error.strerror}; expected a readable file, "
+                    "or an empty value for none"
                 ) from error
             return path
         return ""
 
     def read(self, read: Read = read_file) -> Options:
-        """Return the options that count; raises StartupError that names the file and the line."""
+        """Return the effective options; raises StartupError with the file and the line number."""
         self.warnings = []
         file = GivenOptions("")
         self.path = self.path or self.find()
@@ -70,7 +70,7 @@ class Configuration:
         return merge(self.command_line, file, NAMES.get(self.name))
 
     def read_entries(self, path: str, content: bytes, given: GivenOptions) -> None:
-        """Note each line of a configuration file."""
+        """Add the entries of a configuration file to ``given``; raises StartupError."""
         try:
             entries = list(config_file.parse(fsdecode(content)))
         except config_file.SyntaxProblem as problem:
@@ -79,12 +79,12 @@ class Configuration:
             where = f"{path} line {entry.line}: "
             name = SHORT.get(entry.key, entry.key)
             if name not in OPTIONS:
-                raise StartupError(f"{where}{entry.key}: no such option; perdition --help has all")
+                raise StartupError(f"{where}{entry.key}: no such option; see perdition --help")
             option = OPTIONS[name]
             if not option.in_file:
                 continue
             if entry.value is None and option.type is not FLAG:
-                self.warnings.append(f"{where}{entry.key} has no value and keeps its default")
+                self.warnings.append(f"{where}{entry.key} has no value; its default is used")
                 continue
             try:
                 given.add(name, entry.value)
@@ -92,9 +92,9 @@ class Configuration:
                 raise StartupError(f"{where}{error}") from None
 
     def read_again(self, current: Options, read: Read) -> Options:
-        """Return the options as they are now wanted; raises StartupError.
+        """Return the options to use after SIGHUP; raises StartupError.
 
-        What cannot change while perdition runs stays as it is, with a remark.
+        Options that need a restart keep their current value, with a remark.
         """
         wanted = self.read(read)
         fixed = {
@@ -103,5 +103,5 @@ class Configuration:
             if option.restart and getattr(current, name) != getattr(wanted, name)
         }
         if fixed:
-            self.warnings.append(f"{', '.join(fixed)}: changed, which needs a restart")
+            self.warnings.append(f"{', '.join(fixed)}: changed; restart perdition to apply this")
         return wanted.replace(**fixed)

@@ -1,7 +1,7 @@
-"""The option table as pages: the manual's OPTIONS, and the sample configuration file.
+"""Generates the manual's OPTIONS section and the sample configuration from the option table.
 
 ``python3 -m perdition.options.manual FILE...`` replaces the text between the two marks of each
-file; the rest is written by hand.
+file; the rest of the file is written by hand.
 """
 
 import re
@@ -13,43 +13,41 @@ from pathlib import Path
 from perdition.options.table import OPTIONS, Option
 
 BEGIN, END = "options: begin", "options: end"
-"""The marks; what a line has in front of them makes it a comment of its file."""
+"""The marks; in a file each is part of a comment."""
 MANUAL_WIDTH = 78
 SAMPLE_WIDTH = 98
 
 ROFF = str.maketrans(
     {"\\": "\\e", "-": "\\-", "'": "\\(aq", "`": "\\(ga", "^": "\\(ha", "~": "\\(ti"}
 )
-"""What roff would read as something else, or print as another character."""
+"""Characters that roff would interpret, or print as another character."""
 
 
 def default(option: Option) -> str:
-    """Return an option's default in words."""
     shown = "none" if option.default is None else option.type.show(option.default)
     return option.derived or shown
 
 
 def remarks(option: Option) -> Iterator[str]:
-    """Yield what there is to know of an option besides what it says itself."""
+    """Yield the sentences that follow an option's own text."""
     if option.restart:
         yield "A change needs a restart."
     if not option.in_file:
-        yield "Not in the configuration file."
+        yield "Command line only."
 
 
 def roff(text: str) -> str:
-    """Return a text as roff shows it, to the letter; two blanks stay two."""
+    """Return a text in roff, to be shown literally; two blanks stay two."""
     return text.translate(ROFF).replace("  ", "\\ \\ ")
 
 
 def folded(text: str) -> list[str]:
-    """Return a paragraph of roff; no line of it may look like a request."""
+    """Wrap a paragraph of roff, and keep its lines from being taken for requests."""
     lines = textwrap.wrap(text, MANUAL_WIDTH, break_on_hyphens=False, break_long_words=False)
     return ["\\&" + line if line.startswith(".") else line for line in lines]
 
 
 def manual_options() -> Iterator[str]:
-    """Yield the lines of the manual's OPTIONS."""
     for name, option in OPTIONS.items():
         names = [f"\\-{option.short}"] if option.short else []
         names.append("\\-\\-" + name)
@@ -62,7 +60,7 @@ def manual_options() -> Iterator[str]:
 
 
 def sample_options() -> Iterator[str]:
-    """Yield the lines of the sample configuration file: each option with its default."""
+    """Yield the lines of the sample configuration: each option, commented out, with its default."""
     for name, option in OPTIONS.items():
         if not option.in_file:
             continue
@@ -77,7 +75,7 @@ def sample_options() -> Iterator[str]:
 
 
 def entry(name: str, option: Option) -> str:
-    """Return a line that says what counts without it, or what to give if no value says that."""
+    """Return an option's line: with its default, or with the name of its argument."""
     if option.derived or option.default is None:
         return f"{name} {option.type.argument}"
     shown = option.type.show(option.default)
@@ -86,13 +84,13 @@ def entry(name: str, option: Option) -> str:
 
 
 def renewed(text: str, lines: Iterator[str]) -> str:
-    """Return a file's text with other lines between the marks."""
+    """Return a file's text with the lines between the marks replaced."""
     marks = re.compile(rf"(.*{BEGIN}.*\n)(?:.*\n)*?(.*{END}.*\n)")
     return marks.sub(lambda found: "\n".join([found[1] + "\n".join(lines), found[2]]), text)
 
 
 def page(path: Path) -> str:
-    """Return what a file should be."""
+    """Return the up-to-date text of a file."""
     lines = manual_options() if path.suffix == ".8" else sample_options()
     return renewed(path.read_text(), lines)
 

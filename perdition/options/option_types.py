@@ -1,4 +1,4 @@
-"""What the values of options are: how each kind is read, shown, and added up."""
+"""The types of option values: how each is parsed, displayed and combined."""
 
 import os
 import re
@@ -14,10 +14,10 @@ T = TypeVar("T")
 
 
 class OptionType(NamedTuple, Generic[T]):
-    """What an option's values are.
+    """The type of an option's values.
 
-    ``parse`` raises ValueError with what to give instead. ``add``, if there is one, joins the
-    values of an option that is given several times; else the last one counts.
+    ``parse`` raises ValueError whose text says what is expected. ``add`` combines the values of
+    an option that is given several times; without it the last value counts.
     """
 
     argument: str
@@ -44,14 +44,14 @@ def parse_switch(text: str) -> bool:
 
 def parse_number(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise ValueError("a number, of up to nine digits and nothing else")
+        raise ValueError("a number of up to nine digits")
     return int(text)
 
 
 def parse_states(text: str) -> States:
     names = text.lower().split(",") if text else []
     if unknown := [name for name in names if name not in STATE_NAMES]:
-        raise ValueError(f"states among {', '.join(STATE_NAMES)}, not {unknown[0]!r}")
+        raise ValueError(f"a list of {', '.join(STATE_NAMES)}; unknown: {unknown[0]!r}")
     return States(frozenset().union(*(STATE_NAMES[name] for name in names)))
 
 
@@ -68,7 +68,7 @@ def parse_path(text: str) -> str:
 
 def parse_line(text: str) -> str:
     if any(character in text for character in "\r\n"):
-        raise ValueError("one line")
+        raise ValueError("a single line")
     return text
 
 
@@ -81,7 +81,7 @@ def parse_port(text: str) -> str:
         except OSError:
             valid = False
     if not valid:
-        raise ValueError(f"a port's name, or a number up to {HIGHEST_PORT}")
+        raise ValueError(f"a service name, or a port number up to {HIGHEST_PORT}")
     return text
 
 
@@ -90,7 +90,7 @@ def parse_servers(text: str) -> tuple[Endpoint, ...]:
     for endpoint in endpoints:
         parse_port(endpoint.port)
         if "[" in endpoint.host or not endpoint.host:
-            raise ValueError("server, server:port or [address]:port, divided by commas")
+            raise ValueError("server, server:port or [address]:port, separated by commas")
     return endpoints
 
 
@@ -108,7 +108,7 @@ def parse_log_password(text: str) -> LogPassword:
 
 
 def parse_ssl_mode(text: str) -> SSLMode:
-    """Read a list of modes; ``all`` means both sides, a ``_force`` goes before its plain mode."""
+    """Parse a list of modes; ``all`` means both sides, ``_force`` overrides the plain mode."""
     sides: dict[str, set[TLSUse]] = {"listen": set(), "outgoing": set()}
     for name in text.lower().split(",") if text else []:
         if name == "none":
@@ -122,9 +122,9 @@ def parse_ssl_mode(text: str) -> SSLMode:
             or (use == "ssl" and force)
         ):
             raise ValueError(
-                "none, or modes among ssl_listen, ssl_outgoing, ssl_all, tls_listen, "
-                "tls_outgoing, tls_all, tls_listen_force, tls_outgoing_force, tls_all_force, "
-                f"not {name!r}"
+                "none, or a list of ssl_listen, ssl_outgoing, ssl_all, tls_listen, "
+                "tls_outgoing, tls_all, tls_listen_force, tls_outgoing_force, tls_all_force; "
+                f"unknown: {name!r}"
             )
         for chosen in sides if side == "all" else (side,):
             sides[chosen].add(TLSUse(f"{use}_force" if force else use))
@@ -132,7 +132,7 @@ def parse_ssl_mode(text: str) -> SSLMode:
 
 
 def one_use(side: str, uses: set[TLSUse]) -> TLSUse:
-    """Return the one use of TLS on a side."""
+    """Return the stricter of the uses given for a side; raises ValueError."""
     if TLSUse.SSL in uses and len(uses) > 1:
         raise ValueError(f"either ssl_{side} or tls_{side}, not both")
     return max(uses, key=lambda use: len(use.value), default=TLSUse.NONE)
@@ -141,7 +141,7 @@ def one_use(side: str, uses: set[TLSUse]) -> TLSUse:
 def parse_formats(text: str) -> tuple[str, ...]:
     for code in re.findall(r"\\(.?)", text):
         if code not in tuple(QUERY_KEY_CODES):
-            raise ValueError(f"formats with the codes {' '.join(QUERY_KEY_CODES)} behind a \\")
+            raise ValueError(f"formats with one of {' '.join(QUERY_KEY_CODES)} after each \\")
     return tuple(text.split(",")) if text else ()
 
 
@@ -159,7 +159,7 @@ def parse_lowest_version(text: str) -> str:
 
 def parse_absolute_path(text: str) -> str:
     if text and not text.startswith("/"):
-        raise ValueError("a full path that begins with /, or nothing")
+        raise ValueError("an absolute path, or an empty value")
     return text
 
 
@@ -168,7 +168,7 @@ def parse_metrics_address(text: str) -> Endpoint | str | None:
         return text
     endpoint = Endpoint.parse(text)
     if text and not endpoint.port:
-        raise ValueError("a host and a port, as in 127.0.0.1:9100, or a full path")
+        raise ValueError("a host and a port, as in 127.0.0.1:9100, or an absolute path")
     return endpoint if text else None
 
 
@@ -186,11 +186,11 @@ PLAIN_NAME = re.compile(r"[\w./+-]*")
 
 
 def without_secrets(value: str) -> str:
-    """Return a popmap's option as the log may show it.
+    """Return the value of ``map_library_opt`` for the log.
 
-    Only the popmap knows where a password is in it, so that only a bare name is shown.
+    Only the popmap knows where it contains a password, so anything but a plain name is hidden.
     """
-    return quoted(value if PLAIN_NAME.fullmatch(value) else "(not shown: it may hold a password)")
+    return quoted(value if PLAIN_NAME.fullmatch(value) else "(not shown: may contain a password)")
 
 
 def joined(parts: Iterable[object]) -> str:
@@ -198,7 +198,7 @@ def joined(parts: Iterable[object]) -> str:
 
 
 def text(argument: str, parse: Callable[[str], str] = parse_line) -> OptionType[Any]:
-    """Return the kind of a text; None is a default that is derived elsewhere."""
+    """Return a type for texts; None is a default that is derived elsewhere."""
     return OptionType(argument, parse, quoted)
 
 

@@ -67,8 +67,8 @@ def failures(kind: type[Failure]) -> list[type[Failure]]:
 @pytest.mark.parametrize(
     ("path", "sentence"),
     [
-        (MANUAL, r"All but(.*?)may stand in the configuration file"),
-        (MANUAL.with_name("perdition.conf.5"), r"no meaning here(.*?)are ignored"),
+        (MANUAL, r"All options except(.*?)can also be set in the configuration file"),
+        (MANUAL.with_name("perdition.conf.5"), r"allowed only on the command line(.*?)are ignored"),
     ],
     ids=["perdition.8", "perdition.conf.5"],
 )

@@ -128,7 +128,7 @@ def test_flag_takes_no_value_and_is_off(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*NUMBERS, *TEXTS, *DERIVED])
 def test_value_must_be_given(name: str) -> None:
-    with pytest.raises(StartupError, match=f"--{name}: give a value"):
+    with pytest.raises(StartupError, match=f"--{name}: expected a value"):
         parse([f"--{name}"])
 
 

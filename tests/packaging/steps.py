@@ -96,5 +96,5 @@ def fate_of_session(machine: Machine) -> str:
 def all_run(status: str) -> bool:
     """Whether an init script says of all five instances that they run."""
     return [line.partition(" (")[0] for line in status.splitlines()] == [
-        f"perdition.{name} runs" for name in NAMES
+        f"perdition.{name} is running" for name in NAMES
     ]

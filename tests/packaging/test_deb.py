@@ -47,7 +47,7 @@ def test_fresh_install_until_purge(fresh: Machine) -> None:
     fresh.does(f"{APT} install /ours/perdition_*.deb && dpkg --purge perdition")
     before = files(fresh)
     fresh.does("dpkg --install /ours/perdition_*.deb")
-    assert "perdition.managesieve runs" in fresh.does("/etc/init.d/perdition status")
+    assert "perdition.managesieve is running" in fresh.does("/etc/init.d/perdition status")
     for name in ALL_NAMES:
         assert fresh.does(f"{name} --help").startswith(f"Usage: {name} ")
     fresh.does("cd /etc/perdition && make && makegdbm -u popmap.gdbm.db | grep joe:")
@@ -73,15 +73,15 @@ def test_init_script_with_all_protocols(fresh: Machine) -> None:
     fresh.does(f"{APT} install /ours/perdition_*.deb")
     fresh.does("/etc/init.d/perdition stop; sed -i s/S=no/S=yes/ /etc/default/perdition")
     set_up_site(fresh)
-    assert fresh.does("/etc/init.d/perdition start").count("is started") == 5
+    assert fresh.does("/etc/init.d/perdition start").count(" started (process") == 5
     assert all_run(fresh.does("/etc/init.d/perdition status"))
     assert log_in(fresh).count("Subject: Welcome") == 4
-    assert fresh.does("/etc/init.d/perdition start").count("runs already") == 5
+    assert fresh.does("/etc/init.d/perdition start").count("is already running") == 5
     fresh.does("/etc/init.d/perdition reload")
     assert log_in(fresh).count("Subject: Welcome") == 4
     fresh.does("/etc/init.d/perdition restart")
     assert log_in(fresh).count("Subject: Welcome") == 4
-    assert fresh.does("/etc/init.d/perdition stop").count("is stopped") == 5
+    assert fresh.does("/etc/init.d/perdition stop").count(" stopped") == 5
     assert fresh.tries("/etc/init.d/perdition status").returncode == 3
     assert "perdition." not in fresh.does("ps -e -o args")
 
@@ -94,7 +94,7 @@ def test_all_protocols_idle_in_little_memory(fresh: Machine) -> None:
     fresh.does("for file in /etc/perdition/*.conf; do echo workers 2 >>$file; done")
     fresh.does("/etc/init.d/perdition start")
     pids = fresh.does("pgrep -f ^perdition").split()
-    assert len(pids) == 5 * 3 + 2 * 2, "masters and workers; supervisors and helpers for TLS's files"
+    assert len(pids) == 5 * 3 + 2 * 2, "masters, workers; helpers and supervisors for TLS"
     rollups = fresh.does(f"cat {' '.join(f'/proc/{pid}/smaps_rollup' for pid in pids)}")
     kibibytes = sum(int(size) for size in re.findall(r"^Pss: +(\d+) kB", rollups, re.MULTILINE))
     assert kibibytes <= 100 * 1024
@@ -104,7 +104,7 @@ def test_takes_over_from_perdition_22(fresh: Machine) -> None:
     fresh.does(f"{APT} install perdition=2.2*")
     fresh.does("/etc/init.d/perdition stop")
     set_up_site(fresh)
-    assert "is started" not in fresh.does("/etc/init.d/perdition start"), "that is 2.2"
+    assert " started (process" not in fresh.does("/etc/init.d/perdition start"), "that is 2.2"
     fresh.wait_for("[ $(ps -e -o args | grep -c '^perdition.*: daemon') = 5 ]")
     stay_logged_in(fresh)
     before = fresh.does(f"md5sum {ITS_FILES}")

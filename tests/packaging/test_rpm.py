@@ -79,8 +79,8 @@ def test_takes_over_from_perdition_22(machine: Machine, rpms: list[Path], folder
     assert machine.does("cat /etc/sysconfig/perdition") == settings.replace("\\n", "\n")
     status = machine.does("/etc/init.d/perdition status").splitlines()
     assert [line.partition(" (")[0] for line in status] == [
-        "perdition.pop3 runs",
-        "perdition.imap4 runs",
+        "perdition.pop3 is running",
+        "perdition.imap4 is running",
     ]
 
 
@@ -89,11 +89,11 @@ def test_install_until_removal(machine: Machine, rpms: list[Path]) -> None:
     assert not machine.does("rpm --verify --nodeps perdition")
     assert "perdition.pop3 is not running" in machine.tries("/etc/init.d/perdition status").stdout
 
-    assert "perdition.pop3 is started" in machine.does("/etc/init.d/perdition start")
+    assert "perdition.pop3 started (process" in machine.does("/etc/init.d/perdition start")
     machine.does(f"cat > /etc/rc.status <<'END'\n{SUSE}END")
-    assert "perdition.imap4 runs" in machine.does(f"{ROOT}/initscripts/suse status")
-    assert "perdition.imap4 is started anew" in machine.does("/etc/init.d/perdition condrestart")
-    assert "perdition.managesieve is stopped" in machine.does(f"{ROOT}/initscripts/suse stop")
+    assert "perdition.imap4 is running" in machine.does(f"{ROOT}/initscripts/suse status")
+    assert "perdition.imap4 restarted (process" in machine.does("/etc/init.d/perdition condrestart")
+    assert "perdition.managesieve stopped" in machine.does(f"{ROOT}/initscripts/suse stop")
     assert machine.tries(f"{ROOT}/initscripts/suse status").returncode == 3
 
     machine.does("/etc/init.d/perdition start; rm /etc/rc.status")
@@ -108,5 +108,5 @@ def test_upgrade_of_ours(machine: Machine, rpms: list[Path], newer_rpms: list[Pa
     machine.does("/etc/init.d/perdition start")
     before = machine.does("cat /run/perdition.*/*.pid")
     machine.does(f"{RPM} --upgrade {' '.join(map(str, newer_rpms))}")
-    assert "perdition.imap4 runs" in machine.does("/etc/init.d/perdition status")
+    assert "perdition.imap4 is running" in machine.does("/etc/init.d/perdition status")
     assert not set(before.split()) & set(machine.does("cat /run/perdition.*/*.pid").split())

@@ -376,7 +376,9 @@ def test_worker_that_cannot_read_the_renewed_certificate_says_so(
         os.kill(proxy.pid, signal.SIGHUP)
         proxy.wait_for_log("configuration reloaded")
         for root in sorted(roots(), key=lambda process: process.title, reverse=True):
-            os.kill(root.pid, signal.SIGKILL)  # the supervisor, then the helper that it would replace
+            os.kill(
+                root.pid, signal.SIGKILL
+            )  # the supervisor, then the helper that it would replace
     finally:
         os.kill(worker.pid, signal.SIGCONT)
 

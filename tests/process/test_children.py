@@ -105,7 +105,9 @@ def test_worker(proxy: Proxy, users: Users, clients: Clients) -> None:
     users.expect_successes()
 
     assert len(after & before) == len(before) - 1, proxy.evidence()
-    [line] = proxy.wait_for_log(rf"worker 1 \(pid {victim}\) was killed by SIGKILL with \d+ session")
+    [line] = proxy.wait_for_log(
+        rf"worker 1 \(pid {victim}\) was killed by SIGKILL with \d+ session"
+    )
     lost = int(re.findall(r"with (\d+) session", line)[0])
     ended = sum(fails(each.use) for each in held)
     # One of the users who come and go may have been lost as well.

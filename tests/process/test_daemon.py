@@ -78,7 +78,13 @@ def test_titles(started: Started, clients: Clients) -> None:
     def titles() -> list[str]:
         return sorted(re.sub(r"^perdition\.imap4: ", "", each.title) for each in daemon.processes())
 
-    expected = ["helper", "helper supervisor", "master", "worker 1, 0 sessions", "worker 2, 0 sessions"]
+    expected = [
+        "helper",
+        "helper supervisor",
+        "master",
+        "worker 1, 0 sessions",
+        "worker 2, 0 sessions",
+    ]
     until(lambda: titles() == expected, lambda: f"{expected}, not {titles()}")
 
     client = clients.connect(daemon)

@@ -133,8 +133,8 @@ def test_starts_those_that_are_wanted(host: Host) -> None:
     started = host.does("start")
     assert started.returncode == 0
     assert started.stdout.splitlines() == [
-        f"perdition.pop3 is started (process {host.pid('POP3')})",
-        f"perdition.imap4 is started (process {host.pid('IMAP4')})",
+        f"perdition.pop3 started (process {host.pid('POP3')})",
+        f"perdition.imap4 started (process {host.pid('IMAP4')})",
     ]
     assert [protocol for protocol in NAMES if host.listens(protocol)] == ["POP3", "IMAP4"]
 
@@ -168,10 +168,10 @@ def test_everything_else_means_no(host: Host, word: str) -> None:
 
 def test_no_protocol_is_wanted(host: Host) -> None:
     host.wants()
-    assert "perdition is off" in host.does("start").stdout
+    assert "perdition is disabled" in host.does("start").stdout
     status = host.does("status")
     assert status.returncode == 3
-    assert "perdition is off" in status.stdout
+    assert "perdition is disabled" in status.stdout
 
 
 def test_status_of_what_runs_although_it_is_off(host: Host) -> None:
@@ -179,7 +179,7 @@ def test_status_of_what_runs_although_it_is_off(host: Host) -> None:
     host.wants("POP3", "IMAP4", run="no")
     status = host.does("status")
     assert status.returncode == 0
-    assert "perdition.imap4 runs" in status.stdout
+    assert "perdition.imap4 is running" in status.stdout
 
 
 @needs_root
@@ -189,7 +189,7 @@ def test_whom_the_pid_files_are_not_for(host: Host, verb: str) -> None:
     host.does("start")
     done = host.does(verb, user="daemon")
     assert done.returncode == 4
-    assert "perdition.imap4: whether it runs is for root to know" in done.stdout
+    assert "perdition.imap4: only root can see whether it is running" in done.stdout
     assert "not running" not in done.stdout
 
 
@@ -200,7 +200,7 @@ def test_instance_that_would_stay_in_the_foreground(host: Host, verb: str) -> No
     host.wants("POP3", "IMAP4", more=more)
     done = host.does(verb)
     assert done.returncode == 1
-    assert "perdition.pop3 does not go to the background" in done.stdout
+    assert "perdition.pop3 did not go to the background" in done.stdout
     assert host.listens("IMAP4")
     assert not host.pid_file("POP3").exists()
 
@@ -210,7 +210,7 @@ def test_start_of_what_runs(host: Host) -> None:
     pid = host.pid("POP3")
     again = host.does("start")
     assert again.returncode == 0
-    assert f"perdition.pop3 runs already (process {pid})" in again.stdout
+    assert f"perdition.pop3 is already running (process {pid})" in again.stdout
     assert host.pid("POP3") == pid
 
 
@@ -219,8 +219,8 @@ def test_stop_and_stop_of_what_is_dead(host: Host) -> None:
     stopped = host.does("stop")
     assert stopped.returncode == 0
     assert stopped.stdout.splitlines() == [
-        "perdition.pop3 is stopped",
-        "perdition.imap4 is stopped",
+        "perdition.pop3 stopped",
+        "perdition.imap4 stopped",
     ]
     assert not host.listens("POP3")
     assert not host.pid_file("POP3").exists()
@@ -232,7 +232,7 @@ def test_stop_and_stop_of_what_is_dead(host: Host) -> None:
 def test_stop_of_what_is_no_longer_wanted(host: Host) -> None:
     host.does("start")
     host.wants("IMAP4")
-    assert "perdition.pop3 is stopped" in host.does("restart").stdout
+    assert "perdition.pop3 stopped" in host.does("restart").stdout
     assert not host.listens("POP3")
     assert host.listens("IMAP4")
 
@@ -253,9 +253,9 @@ def test_restart_ends_no_session(host: Host) -> None:
 
         said = host.does("restart").stdout
 
-        assert "perdition.imap4 is started anew" in said
+        assert "perdition.imap4 restarted (process" in said
         client.ask(*DIALOGUES["imap4"].question)
-        assert "perdition.imap4 is stopped" in host.does("stop").stdout
+        assert "perdition.imap4 stopped" in host.does("stop").stdout
         client.read_to_end()
 
 
@@ -268,7 +268,7 @@ def test_restart_into_a_mistake_changes_nothing(host: Host) -> None:
 
     assert failed.returncode == 1
     assert "timeout 'soon'" in failed.stdout
-    assert "goes on as it is" in failed.stdout
+    assert "the running one continues" in failed.stdout
     assert host.pid("IMAP4") == before
     assert host.listens("IMAP4")
 
@@ -281,8 +281,8 @@ def test_restart_where_there_is_no_takeover(host: Host) -> None:
 
     said = host.does("restart").stdout
 
-    assert "perdition.imap4 is stopped" in said
-    assert "perdition.imap4 is started" in said
+    assert "perdition.imap4 stopped" in said
+    assert "perdition.imap4 started (process" in said
     assert host.pid("IMAP4") != before
 
 
@@ -316,7 +316,7 @@ def test_status(host: Host) -> None:
     host.does("start")
     running = host.does("status")
     assert running.returncode == 0
-    assert f"perdition.imap4 runs (process {host.pid('IMAP4')})" in running.stdout
+    assert f"perdition.imap4 is running (process {host.pid('IMAP4')})" in running.stdout
     pid = host.pid("IMAP4")
     os.kill(pid, signal.SIGKILL)
     until(lambda: not host.listens("IMAP4"), host.evidence)
@@ -385,7 +385,7 @@ def test_one_that_does_not_end_is_killed(host: Host) -> None:
     os.kill(host.pid("POP3"), signal.SIGSTOP)
     stopped = host.does("stop")
     assert stopped.returncode == 0
-    assert "is killed" in stopped.stdout
+    assert "was killed" in stopped.stdout
     assert host.does("status").returncode == 3, "its pid file is left"
     until(lambda: not host.listens("POP3"), host.evidence)
 
@@ -416,7 +416,10 @@ def test_supervisor_asks_who_is_wanted(host: Host) -> None:
     assert host.does("wanted", "perdition.imaps").returncode == 1
     assert host.does("wanted", "perdition.imap").returncode == 1
     with host.begins("run", "perdition.pop3") as service:
-        until(lambda: host.does("status").stdout.startswith("perdition.pop3 runs"), host.evidence)
+        until(
+            lambda: host.does("status").stdout.startswith("perdition.pop3 is running"),
+            host.evidence,
+        )
         assert host.pid("POP3") == service.pid, "the supervisor looks after another process"
         assert host.does("status").returncode == 3, "imap4 is missing"
         host.does("stop")

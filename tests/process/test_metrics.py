@@ -406,7 +406,7 @@ def test_unix_socket_of_another_is_left_alone(
         ("192.0.2.1:9100", "metrics_address 192.0.2.1:9100: Cannot assign requested address"),
         ("/nonexistent/metrics", "metrics_address /nonexistent/metrics: No such file or directory"),
         ("{folder}", "metrics_address {folder}: Address already in use"),
-        ("localhost", "--metrics_address 'localhost': give a host and a port"),
+        ("localhost", "--metrics_address 'localhost': expected a host and a port"),
     ],
 )
 def test_a_place_that_cannot_be_is_refused_at_the_start(

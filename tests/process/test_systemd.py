@@ -188,7 +188,7 @@ def test_takeover_that_fails(host: Host) -> None:
     failed = host.tries("/usr/share/perdition/instances try-restart")
 
     assert failed.returncode == 1
-    assert "goes on as it is" in failed.stdout
+    assert "the running one continues" in failed.stdout
     assert host.shows("perdition@imap4", "MainPID") == before
     assert host.reads_mail(IMAP4)
 
@@ -198,13 +198,13 @@ def test_init_script_answers_for_the_instances(host: Host) -> None:
     host.settings(more='IMAP4S=yes IMAP4S_FLAGS="--timeout soon"')
     started = host.tries("/etc/init.d/perdition start")
     assert started.returncode == 1
-    assert "perdition.imap4 is started" in started.stdout
+    assert "perdition.imap4 started (process" in started.stdout
     assert "perdition.imaps cannot start" in started.stdout
     assert host.shows("perdition", "ActiveState") == "active"
     status = host.tries("/etc/init.d/perdition status")
     assert status.returncode == 3
     assert "perdition.imaps is not running" in status.stdout
-    assert "perdition.imap4 is stopped" in host.does("/etc/init.d/perdition stop")
+    assert "perdition.imap4 stopped" in host.does("/etc/init.d/perdition stop")
     for unit in ("perdition", "perdition@imap4"):
         assert host.shows(unit, "ActiveState") == "inactive"
         assert host.shows(unit, "Result") == "success"
@@ -215,7 +215,7 @@ def test_init_script_restarts_without_systemd_s_restart(host: Host, verb: str) -
     """That one would end all sessions."""
     host.does("/etc/init.d/perdition start")
     said = host.does(f"/etc/init.d/perdition {verb}")
-    assert "perdition.imap4 is started anew" in said
+    assert "perdition.imap4 restarted (process" in said
     assert host.reads_mail(IMAP4)
 
 

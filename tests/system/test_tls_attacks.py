@@ -438,7 +438,8 @@ def test_plain_text_where_tls_must_begin(use: str, words: bytes, front: Front) -
         client.send(words)
         client.read_to_end()
         proxy.wait_for_log(
-            f"{client.own_address}->.*: TLS handshake with client failed: the peer does not speak TLS"
+            f"{client.own_address}->.*: TLS handshake with client failed: "
+            "the peer does not speak TLS"
         )
 
     assert not proxy.logged("secret"), proxy.evidence()
@@ -464,7 +465,8 @@ def test_tls_where_plain_text_is_expected(protocol: str, front: Front) -> None:
         client.send(client_hello())
         assert client.read_to_end() == b""
         proxy.wait_for_log(
-            f"{client.own_address}->.*: TLS handshake with client failed: received a TLS handshake, expected plain"
+            f"{client.own_address}->.*: TLS handshake with client failed: "
+            "received a TLS handshake, expected plain"
         )
 
 
@@ -477,7 +479,8 @@ def test_real_server_that_speaks_plain_text_where_tls_must_begin(
         real.send(PARTS["imap4"].greeting)
         assert PASSWORD.encode() not in real.read_to_end()
         proxy.wait_for_log(
-            f"{client.own_address}->.*: TLS handshake with the real server failed: the peer does not speak TLS"
+            f"{client.own_address}->.*: TLS handshake with the real server failed: "
+            "the peer does not speak TLS"
         )
 
 

@@ -264,7 +264,7 @@ class TestRegex:
         [
             ("^joe$: mx\n^(joe: mx", "line 2"),
             ("^joe$", "line 1: no substitution"),
-            ("\n'^joe$: mx", "line 2: a quote"),
+            ("\n'^joe$: mx", "line 2: unclosed quote"),
         ],
     )
     def test_mistake_is_reported_with_its_line(self, path: Path, text: str, message: str) -> None:

@@ -269,8 +269,8 @@ def test_reopen_empties_the_cache_and_reopens_the_map(start: StartService) -> No
     [
         ("", '""'),
         ("/etc/perdition/popmap.gdbm.db", '"/etc/perdition/popmap.gdbm.db"'),
-        ("db:3306:mail:users:joe:secret", '"(not shown: it may hold a password)"'),
-        ("redis://:secret@host/0", '"(not shown: it may hold a password)"'),
+        ("db:3306:mail:users:joe:secret", '"(not shown: may contain a password)"'),
+        ("redis://:secret@host/0", '"(not shown: may contain a password)"'),
     ],
 )
 def test_logged_options_hide_a_password_of_the_map(value: str, shown: str) -> None:
