@@ -593,16 +593,9 @@ class Options:
         return self.outgoing_port or str(self.service.port)
 
     @property
-    def capability_option(self) -> str:
-        """The name of the option with this protocol's capabilities."""
-        if self.service.name == "MANAGESIEVE":
-            return "managesieve_capability"
-        return "imap_capability" if self.service.name.startswith("IMAP") else "pop_capability"
-
-    @property
     def own_capability(self) -> str:
         """The capabilities announced before login, as configured."""
-        announced: str = getattr(self, self.capability_option)
+        announced: str = getattr(self, self.service.protocol.capability_option)
         return announced
 
     @property
@@ -678,7 +671,7 @@ def merge(command_line: GivenOptions, file: GivenOptions, protocol: str | None) 
     """
     values = {"protocol": protocol, **file.values, **command_line.values}
     options = Options(**values)
-    specific = options.capability_option
+    specific = options.service.protocol.capability_option
     if options.capability is not None and specific not in values:
         options = options.replace(**{specific: options.capability})
     return options

@@ -13,6 +13,8 @@ SERVER_LINE_LIMIT = 65536
 class Protocol(ABC):
     """A mail protocol, seen from a proxy that stands between a client and a real server."""
 
+    capability_option: ClassVar[str]
+    """The option with the capabilities that clients are told before they log in."""
     alpn: ClassVar[str]
     """The protocol's name where TLS negotiates one (RFC 7301)."""
     farewell: ClassVar[bytes]

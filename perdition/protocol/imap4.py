@@ -66,6 +66,7 @@ def capability(terms: Terms) -> bytes:
 class IMAP4(Protocol):
     """The Internet Message Access Protocol."""
 
+    capability_option = "imap_capability"
     alpn = "imap"
     farewell = OUR_TAG + b" LOGOUT\r\n"
     unsendable = b"\0"  # CR and LF go in a literal

@@ -67,6 +67,7 @@ def string(text: bytes) -> bytes:
 class ManageSieve(Protocol):
     """The protocol to manage sieve scripts."""
 
+    capability_option = "managesieve_capability"
     alpn = "managesieve"
     farewell = b"LOGOUT\r\n"
     idle_notice = b'BYE "idle for too long"\r\n'

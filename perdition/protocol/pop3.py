@@ -44,6 +44,7 @@ def capabilities(terms: Terms) -> list[str]:
 class POP3(Protocol):
     """The Post Office Protocol."""
 
+    capability_option = "pop_capability"
     alpn = "pop3"
     farewell = b"QUIT\r\n"
 
