@@ -85,12 +85,12 @@ class DialogueRunner:
         return b""
 
     async def send(self, octets: bytes, shown: bytes | None = None) -> None:
-        """Send octets; the log shows ``shown`` in their place, if it is given."""
+        """Send octets; the log shows ``shown`` instead, if it is set."""
         self.log_traffic("SELF", octets if shown is None else shown)
         await self.stream.write(octets)
 
     def log_traffic(self, speaker: str, octets: bytes) -> None:
-        """Log a line from either side, if ``logged`` is set."""
+        """Log a line that ``speaker`` sent, if ``logged`` is set."""
         if self.logged:
             text = octets.decode(errors="surrogateescape").removesuffix("\r\n")
             self.log.debug(f'{speaker}: "{printable(text)}"')

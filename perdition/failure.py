@@ -1,6 +1,6 @@
-"""The failures of a login, from the client's credentials to the real server's answer.
+"""The failures of a login, from the client's credentials to the real server's reply.
 
-Each class states the status in the log, the reply to the client with the response code of its
+Each class has the status for the log, the reply to the client with the response code of each
 protocol (RFC 3206, 5530, 5804), the label of its metric, and whether another server may be tried.
 """
 
@@ -12,7 +12,7 @@ class StartupError(Exception):
 
 
 FAILURES: list[type["Failure"]] = []
-"""All failures, in the order of this file, which is the order of their counters."""
+"""All failures in the order of this file, which is the order of their counters."""
 
 
 class Failure(Exception):
@@ -28,9 +28,9 @@ class Failure(Exception):
     try_next_server: ClassVar[bool] = False
     """No credentials were sent yet, so the next of several servers may be tried."""
     user_error: ClassVar[bool] = False
-    """Wrong credentials: they count as a guess, and the detail is logged with ``debug`` only."""
+    """Wrong credentials: the login counts as a guess; the detail is logged with ``debug`` only."""
     send_logout: ClassVar[bool] = True
-    """The real server still reads: end the connection with the protocol's QUIT or LOGOUT."""
+    """Send QUIT or LOGOUT before the connection to the real server is closed."""
 
     def __init__(self, detail: str = "", server_line: bytes = b"", untagged: bytes = b"") -> None:
         super().__init__(detail)
@@ -48,7 +48,7 @@ class Failure(Exception):
 
 
 class LoginDisabled(Failure):
-    """The site allows no logins now (``--login_disabled``)."""
+    """Logins are disabled (``login_disabled``)."""
 
     label = "login_disabled"
     status = "Login Disabled"
@@ -57,7 +57,7 @@ class LoginDisabled(Failure):
 
 
 class TLSNotPresent(Failure):
-    """The site allows no logins without TLS, on this side or the other."""
+    """TLS is required, with the client or with the real server, and there is none."""
 
     label = "tls_not_present"
     status = "TLS not present"
@@ -65,7 +65,7 @@ class TLSNotPresent(Failure):
 
 
 class Rejected(Failure):
-    """The real server does not accept the credentials (also: they cannot be sent to it)."""
+    """The real server rejects the credentials, or they cannot be sent to it."""
 
     label = "rejected"
     status = "Re-Authentication Failure"
@@ -75,7 +75,7 @@ class Rejected(Failure):
 
 
 class ConnectedToItself(Failure):
-    """The real server's greeting is our own: we have connected to ourselves."""
+    """The real server's greeting is our own: perdition has connected to itself."""
 
     label = "loop"
     status = Rejected.status
@@ -84,7 +84,7 @@ class ConnectedToItself(Failure):
 
 
 class NoServer(Failure):
-    """Neither the popmap nor an option names a server; a guesser must not learn that."""
+    """Neither the popmap nor an option names a server; the client must not learn that."""
 
     label = "no_server"
     status = "Could not determine server"
@@ -95,7 +95,7 @@ class NoServer(Failure):
 
 
 class MapUnavailable(Failure):
-    """The popmap could not be asked: the user may be in it, so no other server is used."""
+    """The popmap query failed: the user may be in it, so no other server is used."""
 
     label = "map_unavailable"
     status = "Could not determine server: popmap unavailable"
@@ -105,7 +105,7 @@ class MapUnavailable(Failure):
 
 
 class LocalAuthenticationFailed(Failure):
-    """PAM does not accept the user or the password."""
+    """PAM rejects the user or the password."""
 
     label = "local_authentication_failed"
     status = "local authentication failure"
@@ -116,7 +116,7 @@ class LocalAuthenticationFailed(Failure):
 
 
 class LocalAuthenticationUnavailable(Failure):
-    """PAM could not be asked, or does not answer."""
+    """PAM is unavailable or did not answer in time."""
 
     label = "local_authentication_unavailable"
     status = "local authentication failure: unavailable"
@@ -126,7 +126,7 @@ class LocalAuthenticationUnavailable(Failure):
 
 
 class ConnectFailed(Failure):
-    """The real server's name or address leads nowhere, or nobody answers there."""
+    """The real server's name cannot be resolved, or no connection can be made."""
 
     label = "connect_failed"
     status = "Could not connect to server"
@@ -138,7 +138,7 @@ class ConnectFailed(Failure):
 
 
 class NegotiationFailed(Failure):
-    """The real server does not speak its protocol, is closing down, or takes too long."""
+    """The real server's reply is not valid, or it is closing the connection."""
 
     label = "negotiation_failed"
     status = "Connection Negotiation Failure"
@@ -147,14 +147,14 @@ class NegotiationFailed(Failure):
 
 
 class ServerGone(NegotiationFailed):
-    """The real server has closed the connection, or does not answer."""
+    """The real server has closed the connection, or did not answer in time."""
 
     label = "server_gone"
     send_logout = False
 
 
 class MechanismUnavailable(Failure):
-    """The real server offers no way to log in that we have."""
+    """The real server offers no authentication mechanism that perdition supports."""
 
     label = "mechanism_unavailable"
     status = "SASL mechanism unavailable"

@@ -65,7 +65,7 @@ class Upstream:
         except Failure as failure:
             failure.secure = stream.secure
             if failure.send_logout:
-                stream.send_last(self.options.service.protocol.farewell)
+                stream.send_last(self.options.service.protocol.logout_command)
             stream.close()
             raise
         except BaseException:

@@ -1,4 +1,4 @@
-"""The protocols, by the names that ``--protocol`` takes."""
+"""The protocols, by the names that the option ``protocol`` accepts."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from perdition.protocol.pop3 import POP3
 
 
 class MailService(NamedTuple):
-    """A protocol as a site offers it: its name, its port, and whether TLS comes first there."""
+    """A protocol with its default port. ``tls``: implicit TLS, as on the ports 993 and 995."""
 
     name: str
     protocol: Protocol

@@ -1,4 +1,4 @@
-"""What every protocol has: its two dialogues, and the words around them."""
+"""The interface of a protocol: its two dialogues, and the replies before and after them."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
@@ -7,36 +7,36 @@ from perdition.failure import Failure, NegotiationFailed, Rejected
 from perdition.protocol.dialogue import Accepted, Credentials, Dialogue, StartTLSPolicy, Terms
 
 SERVER_LINE_LIMIT = 65536
-"""Octets in a line of a real server; some greet with all their capabilities."""
+"""Maximum octets in a line of a real server; some list all their capabilities in the greeting."""
 
 
 class Protocol(ABC):
-    """A mail protocol, seen from a proxy that stands between a client and a real server."""
+    """A mail protocol, from the view of a proxy between a client and a real server."""
 
     capability_option: ClassVar[str]
     """The option with the capabilities that clients are told before they log in."""
     alpn: ClassVar[str]
-    """The protocol's name where TLS negotiates one (RFC 7301)."""
-    farewell: ClassVar[bytes]
-    """What ends a connection to a real server politely."""
+    """The protocol's name in ALPN (RFC 7301)."""
+    logout_command: ClassVar[bytes]
+    """Sent to a real server before the connection to it is closed."""
     idle_notice: ClassVar[bytes] = b""
-    """What a client is told before its idle connection is closed."""
+    """Sent to a client before its idle connection is closed."""
     unsendable: ClassVar[bytes] = b"\r\n\0"
-    """Octets that no user name and no password sent to a real server may hold."""
+    """Octets that must not be in a user name or a password sent to a real server."""
 
     @abstractmethod
     def greeting(self, hostname: str, terms: Terms) -> bytes:
-        """Return what a client sees first, line ends included."""
+        """Return the greeting for a client, line ends included."""
 
     @abstractmethod
     def own_greeting(self, hostname: str) -> bytes:
-        """Return the part of our greeting that tells that a real server is ourselves."""
+        """Return the part of our greeting by which a connection to ourselves is detected."""
 
     @abstractmethod
     def client(self, terms: Terms, secured: Terms) -> Dialogue[Credentials | None]:
-        """Talk to a client until it says who it is; None when it leaves, or must.
+        """Serve a client until it sends credentials; returns None if the connection must be closed.
 
-        ``terms`` hold now, ``secured`` after the client has negotiated TLS.
+        ``terms`` apply now, ``secured`` after STARTTLS.
         """
 
     @abstractmethod
@@ -50,26 +50,26 @@ class Protocol(ABC):
 
     @abstractmethod
     def welcome(self, credentials: Credentials, accepted: Accepted, ok_line: str | None) -> bytes:
-        """Return the answer to a client that is logged in; without ``ok_line``: the server's."""
+        """Return the reply to a successful login; if ``ok_line`` is None, the real server's."""
 
     @abstractmethod
     def refusal(self, credentials: Credentials, failure: Failure, verbatim: bool) -> bytes:
-        """Return the answer to a client whose login failed.
+        """Return the reply to a failed login.
 
-        ``verbatim``: the real server's own words, where it has said any.
+        ``verbatim``: use the real server's reply, if there was one.
         """
 
     def require_sendable(self, *texts: bytes) -> None:
-        """Raise Rejected if one of the texts would break out of the command it is sent in."""
+        """Raise Rejected if a text contains octets that would end the command it is sent in."""
         for text in texts:
             if any(octet in self.unsendable for octet in text):
-                raise Rejected("the user name or the password holds a CR, LF or NUL")
+                raise Rejected("the user name or the password contains CR, LF or NUL")
 
 
 def unexpected(what: str, line: bytes | None = None) -> NegotiationFailed:
-    """Return the failure of a real server that said something else than it had to.
+    """Return the failure for a reply that the protocol does not allow.
 
-    ``line`` is what it said, but only before it has the password, which it could say again.
+    ``line`` is the reply; omit it once the password was sent, since the server could repeat that.
     """
-    said = "" if line is None else f": it said {line[:200]!r}"
-    return NegotiationFailed(f"the real server broke its protocol ({what}){said}")
+    reply = "" if line is None else f": {line[:200]!r}"
+    return NegotiationFailed(f"unexpected reply from the real server ({what}){reply}")

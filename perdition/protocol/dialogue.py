@@ -1,7 +1,7 @@
-"""What a dialogue may ask of the connection that it is held over, and what it comes to.
+"""The acts that a dialogue may request from its connection, and the types of its outcome.
 
-A dialogue is a generator: it yields acts, is sent what each act brought, and returns its outcome.
-It knows neither sockets nor clocks, so that it can be tried with bytes alone.
+A dialogue is a generator: it yields acts, is sent the result of each, and returns its outcome.
+It uses neither sockets nor clocks, so it can be tested with bytes alone.
 """
 
 from collections.abc import Callable, Generator
@@ -10,28 +10,28 @@ from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
 
-BLANK = b"***"  # stands for a password wherever a dialogue is logged
+REDACTED = b"***"  # replaces a password wherever a dialogue is logged
 
 
 class LineTooLong(Exception):
-    """Thrown into a dialogue whose peer sent a longer line than the read allowed.
+    """Thrown into a dialogue whose peer sent a line over the limit of the read.
 
-    What else the peer has sent is in an unknown state: the dialogue may answer, then it must end.
+    The rest of the input can no longer be parsed: the dialogue may reply, then it must end.
     """
 
 
 def unchanged(octets: bytes) -> bytes:
-    """Show a line in the log as it came."""
+    """Show the whole line in the log."""
     return octets
 
 
 def redacted(octets: bytes) -> bytes:
-    """Show only how an answer begins: a server that has the password could say it again."""
-    return octets.partition(b" ")[0] + b" " + BLANK
+    """Show only the first token of a reply: a server that has the password could repeat it."""
+    return octets.partition(b" ")[0] + b" " + REDACTED
 
 
 class ReadLine(NamedTuple):
-    """Read a line of at most ``limit`` octets; brings it without its CR LF or bare LF."""
+    """Read a line of at most ``limit`` octets; the result has no CR LF or bare LF."""
 
     limit: int
     shown: Callable[[bytes], bytes] = unchanged
@@ -44,18 +44,18 @@ class ReadExactly(NamedTuple):
 
 
 class Write(NamedTuple):
-    """Send ``octets``; the log shows ``shown`` in their place, if it is given."""
+    """Send ``octets``; the log shows ``shown`` instead, if it is set."""
 
     octets: bytes
     shown: bytes | None = None
 
 
 class Pause:
-    """Wait as long as the manual has a peer wait for the answer to a mistake."""
+    """Delay the reply to an invalid command, for as long as the manual says."""
 
 
 class StartTLS:
-    """Negotiate TLS; whatever was read before and not used is thrown away."""
+    """Negotiate TLS; discard plain text that was received and not yet used."""
 
 
 Act = ReadLine | ReadExactly | Write | Pause | StartTLS
@@ -64,10 +64,10 @@ Dialogue = Generator[Act, bytes, T]
 
 
 class Credentials(NamedTuple):
-    """Who a client says it is.
+    """What a client sends to log in.
 
-    ``user`` is what the manual calls the authentication id. ``authorisation`` is whom it wants to
-    act as (SASL only; empty: itself). ``tag`` is the IMAP tag that the answer must bear.
+    ``user`` is the manual's authentication id, ``authorisation`` its authorisation id (SASL only;
+    empty: the same as ``user``). ``tag`` is the IMAP tag of the reply.
     """
 
     user: str
@@ -76,13 +76,13 @@ class Credentials(NamedTuple):
     tag: bytes = b""
 
     def __repr__(self) -> str:
-        return f"Credentials(user={self.user!r})"  # and no password
+        return f"Credentials(user={self.user!r})"  # without the password
 
 
 class Accepted(NamedTuple):
-    """What the real server said when it let the user in.
+    """The real server's reply to a successful login.
 
-    ``line`` is its answer without tag and line end, ``untagged`` whole lines that came before it.
+    ``line`` is the reply without tag and line end, ``untagged`` the whole lines before it.
     """
 
     line: bytes
@@ -90,9 +90,9 @@ class Accepted(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """On what terms clients may log in, as far as capabilities tell them.
+    """What capabilities tell a client about logging in.
 
-    ``capability`` is the manual's option string, ``starttls`` whether TLS may still be negotiated,
+    ``capability`` is the value of the option, ``starttls`` whether TLS may still be negotiated,
     ``login_disabled`` whether a login would be refused now.
     """
 
@@ -109,7 +109,7 @@ class StartTLSPolicy(Enum):
     REQUIRED = "required"
 
 
-def refuse(answer: bytes, shown: bytes | None = None) -> Dialogue[None]:
-    """Answer a mistake after the pause that makes guessing slow; the log may have ``shown``."""
+def refuse(reply: bytes, shown: bytes | None = None) -> Dialogue[None]:
+    """Reply to an invalid command after a delay; the log shows ``shown``."""
     yield Pause()
-    yield Write(answer, shown)
+    yield Write(reply, shown)

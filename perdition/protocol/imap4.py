@@ -12,7 +12,7 @@ from perdition.failure import (
 )
 from perdition.protocol.base import SERVER_LINE_LIMIT, Protocol, unexpected
 from perdition.protocol.dialogue import (
-    BLANK,
+    REDACTED,
     Accepted,
     Credentials,
     Dialogue,
@@ -29,15 +29,15 @@ from perdition.protocol.dialogue import (
 from perdition.protocol.strings import LITERAL, QUOTABLE, Grammar, Malformed, quote
 
 LINE_LIMIT = 8192
-"""Octets in a client's line without its literals (RFC 7162, section 4)."""
+"""Maximum octets in a client's line, literals not included (RFC 7162, section 4)."""
 UNTAGGED_LIMIT = 65536
-"""Octets in all that a real server may say before its answer to a command."""
+"""Maximum octets in the untagged responses before a tagged one."""
 QUOTED_LIMIT = 1000
-"""Octets in a quoted string that we send; some servers read no longer lines."""
+"""Maximum octets in a quoted string that we send; some servers limit the line length."""
 LITERAL_MINUS_LIMIT = 4096
-"""Octets in a literal that LITERAL- lets us send without being invited (RFC 7888)."""
+"""Maximum octets in a non-synchronizing literal with LITERAL- (RFC 7888)."""
 
-GRAMMAR = Grammar(LINE_LIMIT, quoted_limit=LINE_LIMIT, go_on=b"+ go on\r\n", atoms=True)
+GRAMMAR = Grammar(LINE_LIMIT, quoted_limit=LINE_LIMIT, continuation=b"+ go on\r\n", atoms=True)
 TAG = re.compile(rb'(?!\+)[^\0-\x20\x7f-\xff(){%*"\\\]]+')
 CAPABILITY_CODE = re.compile(rb"\[CAPABILITY ([^\]\r\n]*)\]", re.IGNORECASE)
 OUR_TAG = b"perdition"
@@ -45,16 +45,16 @@ UNTAGGED = b"*"
 
 
 def shown(line: bytes) -> bytes:
-    """Return a command as the log may have it: what is not known to be none may be a password."""
+    """Return a command as it may be logged; everything unknown could be a password."""
     tag, _, rest = line.partition(b" ")
     name = rest.partition(b" ")[0]
     if name.upper() in (b"CAPABILITY", b"NOOP", b"ID", b"STARTTLS", b"LOGOUT"):
         return line
-    return b" ".join((tag, name, BLANK)) if name.upper() == b"LOGIN" else BLANK
+    return b" ".join((tag, name, REDACTED)) if name.upper() == b"LOGIN" else REDACTED
 
 
 def capability(terms: Terms) -> bytes:
-    """Return the manual's string with STARTTLS and LOGINDISABLED as they are true now."""
+    """Return the option's list, with STARTTLS and LOGINDISABLED as they apply now."""
     listed = re.sub(r"(?<!\S)STARTTLS(?!\S) ?", "", terms.capability).rstrip(" ")
     if terms.starttls:
         listed += " STARTTLS"
@@ -68,7 +68,7 @@ class IMAP4(Protocol):
 
     capability_option = "imap_capability"
     alpn = "imap"
-    farewell = OUR_TAG + b" LOGOUT\r\n"
+    logout_command = OUR_TAG + b" LOGOUT\r\n"
     unsendable = b"\0"  # CR and LF go in a literal
 
     def own_greeting(self, hostname: str) -> bytes:
@@ -86,7 +86,7 @@ class IMAP4(Protocol):
                 pieces = yield from GRAMMAR.read_literals(line)
                 match name:
                     case _ if tag == UNTAGGED:
-                        raise Malformed("a command begins with a tag")
+                        raise Malformed("expected a tag and a command")
                     case b"LOGIN":
                         return self.credentials(tag, [rest, *pieces[1:]])
                     case b"CAPABILITY" if not rest:
@@ -104,27 +104,27 @@ class IMAP4(Protocol):
                         yield Write(b"* BYE see you\r\n%b OK done\r\n" % tag)
                         return None
                     case b"AUTHENTICATE":
-                        yield Write(tag + b" NO [CANNOT] only LOGIN is known here\r\n")
+                        yield Write(tag + b" NO [CANNOT] use LOGIN\r\n")
                     case _:
                         raise Malformed("use LOGIN, CAPABILITY, ID, NOOP or LOGOUT")
             except Malformed as reason:
-                answer = b" BAD %b\r\n" % fsencode(str(reason))
-                yield from refuse(tag + answer, shown=BLANK + answer)
+                reply = b" BAD %b\r\n" % fsencode(str(reason))
+                yield from refuse(tag + reply, shown=REDACTED + reply)
             except LineTooLong:
                 yield Write(b"* BYE too long, closing\r\n")
                 return None
 
     def cut_command(self, line: bytes) -> tuple[bytes, bytes, bytes]:
-        """Divide a line into tag, name in upper case, and the rest with its leading space.
+        """Split a line into tag, name in upper case, and the rest with its leading space.
 
-        What can be no tag is UNTAGGED.
+        An invalid tag is returned as UNTAGGED.
         """
         tag, _, command = line.partition(b" ")
         name, space, arguments = command.partition(b" ")
         return tag if TAG.fullmatch(tag) else UNTAGGED, name.upper(), space + arguments
 
     def credentials(self, tag: bytes, pieces: list[bytes]) -> Credentials:
-        """Return the arguments of LOGIN: a user name that is not empty, and a password."""
+        """Return the arguments of LOGIN; raises Malformed, also for an empty user name."""
         arguments = GRAMMAR.arguments(pieces)
         if len(arguments) != 2 or not arguments[0]:
             raise Malformed("use LOGIN user password")
@@ -147,43 +147,43 @@ class IMAP4(Protocol):
         user, password = fsencode(credentials.user), credentials.password
         self.require_sendable(user, password)
         untagged = yield from self.send_login(user, password, announced)
-        line, more = yield from self.answer()
-        if not positive(line):
+        line, more = yield from self.response()
+        if not is_ok(line):
             raise Rejected(server_line=line, untagged=untagged + more)
         return Accepted(line, untagged + more)
 
     def announced(self, line: bytes = b"") -> Dialogue[set[bytes]]:
-        """Return the capabilities that a real server's line tells; ask for them if it has none.
+        """Return the capabilities in a real server's line, or request them if it has none.
 
-        A server that does not tell could have LOGINDISABLED, and must then not get a password.
+        Without them the server could have LOGINDISABLED, and must then not get a password.
         """
         if code := CAPABILITY_CODE.search(line):
             return set(code[1].upper().split())
         yield Write(OUR_TAG + b" CAPABILITY\r\n")
-        line, untagged = yield from self.answer()
+        line, untagged = yield from self.response()
         listed = re.search(rb"^\* CAPABILITY (.*)\r$", untagged, re.IGNORECASE | re.MULTILINE)
-        if not positive(line) or not listed:
+        if not is_ok(line) or not listed:
             raise unexpected("CAPABILITY", line)
         return set(listed[1].upper().split())
 
     def upgrade(self, upgrade: StartTLSPolicy, announced: set[bytes]) -> Dialogue[set[bytes]]:
         """Negotiate TLS with a real server that offers it; return its capabilities after that.
 
-        Raises TLSNotPresent if it does not and we must, NegotiationFailed if it then refuses.
+        Raises TLSNotPresent if it does not but TLS is required, NegotiationFailed if it refuses.
         """
         if b"STARTTLS" not in announced:
             if upgrade is StartTLSPolicy.REQUIRED:
                 raise TLSNotPresent("the real server does not offer STARTTLS")
             return announced
         yield Write(OUR_TAG + b" STARTTLS\r\n")
-        line, _ = yield from self.answer()
-        if not positive(line):
+        line, _ = yield from self.response()
+        if not is_ok(line):
             raise unexpected("STARTTLS", line)
         yield StartTLS()
         return (yield from self.announced())
 
     def send_login(self, user: bytes, password: bytes, announced: set[bytes]) -> Dialogue[bytes]:
-        """Send LOGIN in as few round trips as the capabilities allow; return untagged answers."""
+        """Send LOGIN in as few round trips as possible; return the untagged responses so far."""
         command, untagged = OUR_TAG + b" LOGIN", b""
         quoted = all(
             len(text) <= QUOTED_LIMIT and QUOTABLE.fullmatch(text) for text in (user, password)
@@ -191,18 +191,18 @@ class IMAP4(Protocol):
         for text in (user, password):
             if quoted:
                 command += b" " + quote(text)
-            elif uninvited(len(text), announced):
+            elif may_send_at_once(len(text), announced):
                 command += b" {%d+}\r\n%b" % (len(text), text)
             else:
                 command += b" {%d}\r\n" % len(text)
-                yield Write(command, shown=OUR_TAG + b" LOGIN " + BLANK + b"\r\n")
-                untagged += yield from self.invitation()
+                yield Write(command, shown=OUR_TAG + b" LOGIN " + REDACTED + b"\r\n")
+                untagged += yield from self.continuation()
                 command = text
-        yield Write(command + b"\r\n", shown=OUR_TAG + b" LOGIN " + BLANK + b"\r\n")
+        yield Write(command + b"\r\n", shown=OUR_TAG + b" LOGIN " + REDACTED + b"\r\n")
         return untagged
 
-    def invitation(self) -> Dialogue[bytes]:
-        """Await the ``+`` that invites a literal; return the untagged answers before it."""
+    def continuation(self) -> Dialogue[bytes]:
+        """Wait for the ``+`` that requests a literal; return the untagged responses before it."""
         untagged = b""
         while True:
             line = yield ReadLine(SERVER_LINE_LIMIT, redacted)
@@ -212,8 +212,8 @@ class IMAP4(Protocol):
                 raise Rejected(server_line=line[len(OUR_TAG) + 1 :], untagged=untagged)
             untagged = yield from self.with_untagged(untagged, line)
 
-    def answer(self) -> Dialogue[tuple[bytes, bytes]]:
-        """Return the tagged answer to our command, without tag, and the untagged ones before."""
+    def response(self) -> Dialogue[tuple[bytes, bytes]]:
+        """Return the response to our command without its tag, and the untagged ones before it."""
         untagged = b""
         while True:
             line = yield ReadLine(SERVER_LINE_LIMIT, redacted)
@@ -222,12 +222,12 @@ class IMAP4(Protocol):
             untagged = yield from self.with_untagged(untagged, line)
 
     def with_untagged(self, untagged: bytes, line: bytes) -> Dialogue[bytes]:
-        """Return the untagged answers with one more, whole with its literals.
+        """Return the untagged responses with one more, its literals included.
 
-        Raises NegotiationFailed for anything else, for BYE, and when they are too many.
+        Raises NegotiationFailed for any other line, for BYE, and over UNTAGGED_LIMIT.
         """
         if not line.startswith(b"* ") or line[2:6].upper().strip() == b"BYE":
-            raise unexpected("neither an untagged answer nor the tagged one")
+            raise unexpected("neither untagged nor tagged")
         untagged += line + b"\r\n"
         while literal := LITERAL.search(line):
             size = int(literal[1])
@@ -237,7 +237,7 @@ class IMAP4(Protocol):
             line = yield ReadLine(SERVER_LINE_LIMIT, redacted)
             untagged += line + b"\r\n"
         if len(untagged) > UNTAGGED_LIMIT or literal:
-            raise unexpected("no end of untagged answers")
+            raise unexpected("too many untagged responses")
         return untagged
 
     def welcome(self, credentials: Credentials, accepted: Accepted, ok_line: str | None) -> bytes:
@@ -256,11 +256,11 @@ class IMAP4(Protocol):
         return failure.untagged + credentials.tag + b" " + line + b"\r\n"
 
 
-def uninvited(size: int, announced: set[bytes]) -> bool:
-    """Tell whether a literal of that size may be sent without waiting for an invitation."""
+def may_send_at_once(size: int, announced: set[bytes]) -> bool:
+    """Return whether a literal of that size may be non-synchronizing (RFC 7888)."""
     return b"LITERAL+" in announced or (b"LITERAL-" in announced and size <= LITERAL_MINUS_LIMIT)
 
 
-def positive(line: bytes) -> bool:
-    """Tell whether a tagged answer, of which the tag is cut off, says yes."""
+def is_ok(line: bytes) -> bool:
+    """Return whether a response, without its tag, is OK."""
     return line.partition(b" ")[0].upper() == b"OK"

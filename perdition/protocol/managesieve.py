@@ -13,7 +13,7 @@ from perdition.failure import (
 from perdition.protocol import sasl
 from perdition.protocol.base import SERVER_LINE_LIMIT, Protocol, unexpected
 from perdition.protocol.dialogue import (
-    BLANK,
+    REDACTED,
     Accepted,
     Credentials,
     Dialogue,
@@ -30,26 +30,26 @@ from perdition.protocol.dialogue import (
 from perdition.protocol.strings import LITERAL, QUOTABLE, QUOTED, Grammar, Malformed, quote, unquote
 
 LINE_LIMIT = 4096
-"""Octets in a client's line without its literals."""
+"""Maximum octets in a client's line, literals not included."""
 QUOTED_LIMIT = 1024
-"""Octets in a quoted string (RFC 5804, section 4); what is longer goes in a literal."""
+"""Maximum octets in a quoted string (RFC 5804, section 4); longer text is sent as a literal."""
 ANSWER_LIMIT = 65536
-"""Octets in a real server's whole answer, capabilities included."""
+"""Maximum octets in a real server's response, capabilities included."""
 
-GRAMMAR = Grammar(LINE_LIMIT, QUOTED_LIMIT, go_on=b"", atoms=False)
+GRAMMAR = Grammar(LINE_LIMIT, QUOTED_LIMIT, continuation=b"", atoms=False)
 OUTCOME = re.compile(rb"(OK|NO|BYE)\b", re.IGNORECASE)
 
 
 def shown(line: bytes) -> bytes:
-    """Return a command as the log may have it: what is not known to be none may be a password."""
+    """Return a command as it may be logged; everything unknown could be a password."""
     name = line.partition(b" ")[0]
     if name.upper() in (b"CAPABILITY", b"NOOP", b"STARTTLS", b"LOGOUT"):
         return line
-    return name + b" " + BLANK if name.upper() == b"AUTHENTICATE" else BLANK
+    return name + b" " + REDACTED if name.upper() == b"AUTHENTICATE" else REDACTED
 
 
 def capabilities(terms: Terms) -> bytes:
-    """Return our capabilities, a line each, with STARTTLS as it is true now."""
+    """Return our capabilities, one per line, with STARTTLS as it applies now."""
     listed = [word.strip() for word in terms.capability.split("  ")]
     listed = [word for word in listed if word and word.upper() != '"STARTTLS"']
     if terms.starttls:
@@ -58,7 +58,7 @@ def capabilities(terms: Terms) -> bytes:
 
 
 def string(text: bytes) -> bytes:
-    """Return a text as a client or server of this protocol writes it."""
+    """Return a text as a quoted string, or as a literal where it cannot be one."""
     if len(text) <= QUOTED_LIMIT and QUOTABLE.fullmatch(text):
         return quote(text)
     return b"{%d}\r\n%b" % (len(text), text)
@@ -69,7 +69,7 @@ class ManageSieve(Protocol):
 
     capability_option = "managesieve_capability"
     alpn = "managesieve"
-    farewell = b"LOGOUT\r\n"
+    logout_command = b"LOGOUT\r\n"
     idle_notice = b'BYE "idle for too long"\r\n'
 
     def own_greeting(self, hostname: str) -> bytes:
@@ -111,20 +111,20 @@ class ManageSieve(Protocol):
                 return None
 
     def credentials(self, mechanism: bytes, initial: list[bytes]) -> Dialogue[Credentials]:
-        """Hold the SASL exchange that AUTHENTICATE begins."""
+        """Run the SASL exchange of AUTHENTICATE; raises Malformed, BadMessage."""
         if mechanism.upper() != b"PLAIN":
-            raise Malformed("only PLAIN is known here")
+            raise Malformed("only the mechanism PLAIN is supported")
         if initial:
             return sasl.decode_plain(initial[0])
         yield Write(b'""\r\n')
-        line = yield ReadLine(LINE_LIMIT, lambda _: BLANK)
+        line = yield ReadLine(LINE_LIMIT, lambda _: REDACTED)
         pieces = yield from GRAMMAR.read_literals(line)
-        answer = GRAMMAR.arguments([b" " + pieces[0], *pieces[1:]])
-        if answer == [b"*"]:
-            raise Malformed("cancelled")
-        if len(answer) != 1:
-            raise Malformed("one string answers")
-        return sasl.decode_plain(answer[0])
+        reply = GRAMMAR.arguments([b" " + pieces[0], *pieces[1:]])
+        if reply == [b"*"]:
+            raise Malformed("authentication cancelled")
+        if len(reply) != 1:
+            raise Malformed("expected one string")
+        return sasl.decode_plain(reply[0])
 
     def login(
         self, credentials: Credentials, own_greeting: bytes, upgrade: StartTLSPolicy
@@ -145,8 +145,8 @@ class ManageSieve(Protocol):
         else:
             argument = b"{%d+}\r\n%b" % (len(message), message)
         head = b'AUTHENTICATE "PLAIN" '
-        yield Write(head + argument + b"\r\n", shown=head + BLANK + b"\r\n")
-        _, line = yield from self.answer("AUTHENTICATE")
+        yield Write(head + argument + b"\r\n", shown=head + REDACTED + b"\r\n")
+        _, line = yield from self.response("AUTHENTICATE")
         if line[:2].upper() == b"OK":
             return Accepted(line)
         if line[:2].upper() == b"NO":
@@ -158,14 +158,14 @@ class ManageSieve(Protocol):
     ) -> Dialogue[dict[bytes, bytes]]:
         """Negotiate TLS with a real server that offers it; return its capabilities after that.
 
-        Raises TLSNotPresent if it does not and we must, NegotiationFailed if it then refuses.
+        Raises TLSNotPresent if it does not but TLS is required, NegotiationFailed if it refuses.
         """
         if b"STARTTLS" not in announced:
             if upgrade is StartTLSPolicy.REQUIRED:
                 raise TLSNotPresent("the real server does not offer STARTTLS")
             return announced
         yield Write(b"STARTTLS\r\n")
-        _, line = yield from self.answer("STARTTLS")
+        _, line = yield from self.response("STARTTLS")
         if line[:2].upper() != b"OK":
             raise unexpected("STARTTLS", line)
         yield StartTLS()
@@ -173,14 +173,14 @@ class ManageSieve(Protocol):
         return announced
 
     def announced(self, what: str) -> Dialogue[tuple[dict[bytes, bytes], bytes]]:
-        """Read the capabilities that a real server tells unasked, and the OK behind them."""
-        lines, outcome = yield from self.answer(what)
+        """Read the capabilities that a real server sends unsolicited, and the OK after them."""
+        lines, outcome = yield from self.response(what)
         if outcome[:2].upper() != b"OK":
             raise unexpected(what, outcome)
         return dict(capability(line) for line in lines), outcome
 
-    def answer(self, what: str) -> Dialogue[tuple[list[bytes], bytes]]:
-        """Return a real server's answer: the lines before its OK, NO or BYE, and that one."""
+    def response(self, what: str) -> Dialogue[tuple[list[bytes], bytes]]:
+        """Return a real server's response: the lines before its OK, NO or BYE, and that line."""
         lines: list[bytes] = []
         size = 0
         while size < ANSWER_LIMIT:
@@ -191,15 +191,15 @@ class ManageSieve(Protocol):
                 raise unexpected(what)
             lines.append(line)
             size += len(line)
-        raise unexpected(f"no end of {what}")
+        raise unexpected(f"{what}: too long")
 
     def whole_line(self, what: str) -> Dialogue[bytes]:
-        """Return a real server's line with the literals in it."""
+        """Read a real server's line, its literals included."""
         line = whole = yield ReadLine(SERVER_LINE_LIMIT, redacted)
         while literal := LITERAL.search(line):
             size = int(literal[1])
             if size > ANSWER_LIMIT or len(whole) > ANSWER_LIMIT:
-                raise unexpected(f"a literal too long in {what}")
+                raise unexpected(f"{what}: literal too long")
             text = yield ReadExactly(size)
             line = yield ReadLine(SERVER_LINE_LIMIT, redacted)
             whole += b"\r\n" + text + line
@@ -218,7 +218,7 @@ class ManageSieve(Protocol):
 
 
 def capability(line: bytes) -> tuple[bytes, bytes]:
-    """Read a capability's name, in upper case, and its value (b"" where it has none)."""
+    """Parse a capability: its name in upper case, and its value (b"" if it has none)."""
     words = []
     while line := line.lstrip(b" "):
         if quoted := QUOTED.match(line):

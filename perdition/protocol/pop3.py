@@ -5,7 +5,7 @@ from os import fsdecode, fsencode
 from perdition.failure import ConnectedToItself, Failure, Rejected, TLSNotPresent
 from perdition.protocol.base import SERVER_LINE_LIMIT, Protocol, unexpected
 from perdition.protocol.dialogue import (
-    BLANK,
+    REDACTED,
     Accepted,
     Credentials,
     Dialogue,
@@ -20,22 +20,24 @@ from perdition.protocol.dialogue import (
 )
 
 LINE_LIMIT = 4096
-"""Octets in a client's line; RFC 2449 asks for 255, long passwords want more."""
+"""Maximum octets in a client's line; RFC 2449 requires 255, long passwords need more."""
 CAPABILITY_LIMIT = 256
-"""Lines in a real server's answer to CAPA."""
+"""Maximum lines in a real server's response to CAPA."""
 
 
 def shown(line: bytes) -> bytes:
-    """Return a command as the log may have it: what is not known to be none may be a password."""
+    """Return a command as it may be logged; everything unknown could be a password."""
     command = line.partition(b" ")[0]
     if command.upper() in (b"USER", b"CAPA", b"STLS", b"QUIT"):
         return line
-    return command + b" " + BLANK if command.upper() == b"PASS" else BLANK
+    return command + b" " + REDACTED if command.upper() == b"PASS" else REDACTED
 
 
 def capabilities(terms: Terms) -> list[str]:
-    """Return the lines of our answer to CAPA: the manual's string, divided by dots or (before
-    perdition 1.18) by two spaces, with STLS where it can be had."""
+    """Return the lines of our response to CAPA, with STLS as it applies now.
+
+    The option separates them by dots or, as before perdition 1.18, by two spaces.
+    """
     delimiter = "  " if "  " in terms.capability else "."
     listed = [word for word in terms.capability.split(delimiter) if word and word != "STLS"]
     return [*listed, "STLS"] if terms.starttls else listed
@@ -46,7 +48,7 @@ class POP3(Protocol):
 
     capability_option = "pop_capability"
     alpn = "pop3"
-    farewell = b"QUIT\r\n"
+    logout_command = b"QUIT\r\n"
 
     def own_greeting(self, hostname: str) -> bytes:
         return b"+OK POP3 Ready " + fsencode(hostname)
@@ -65,7 +67,7 @@ class POP3(Protocol):
             command, space, argument = line.partition(b" ")
             match command.upper():
                 case _ if b"\0" in line:
-                    yield from refuse(b"-ERR a line must not hold a NUL\r\n")
+                    yield from refuse(b"-ERR a line must not contain NUL\r\n")
                 case b"USER" if argument and b" " not in argument:
                     user = argument
                     yield Write(b"+OK send the password\r\n")
@@ -77,7 +79,7 @@ class POP3(Protocol):
                     yield from refuse(b"-ERR use USER name first, then PASS password\r\n")
                 case b"CAPA" if not space:
                     listed = "".join(f"{word}\r\n" for word in capabilities(terms))
-                    yield Write(b"+OK what can be done here\r\n" + fsencode(listed) + b".\r\n")
+                    yield Write(b"+OK capabilities follow\r\n" + fsencode(listed) + b".\r\n")
                 case b"STLS" if terms.starttls and not space:
                     yield Write(b"+OK begin TLS\r\n")
                     yield StartTLS()
@@ -86,7 +88,7 @@ class POP3(Protocol):
                     yield Write(b"+OK bye\r\n")
                     return None
                 case b"AUTH":
-                    yield Write(b"-ERR only USER and PASS are known here\r\n")
+                    yield Write(b"-ERR use USER and PASS\r\n")
                 case _:
                     yield from refuse(b"-ERR use USER name, PASS password, CAPA or QUIT\r\n")
 
@@ -96,7 +98,7 @@ class POP3(Protocol):
         greeting = yield ReadLine(SERVER_LINE_LIMIT)
         if greeting == own_greeting:
             raise ConnectedToItself("its greeting is our own")
-        if not positive(greeting):
+        if not is_ok(greeting):
             raise unexpected("greeting", greeting)
         if upgrade is not StartTLSPolicy.NEVER:
             yield from self.upgrade(upgrade)
@@ -104,23 +106,23 @@ class POP3(Protocol):
         self.require_sendable(user, credentials.password)
         yield from self.command(b"USER " + user)
         password = b"PASS " + credentials.password + b"\r\n"
-        yield Write(password, shown=b"PASS " + BLANK + b"\r\n")
+        yield Write(password, shown=b"PASS " + REDACTED + b"\r\n")
         line = yield ReadLine(SERVER_LINE_LIMIT, redacted)
-        if not positive(line):
+        if not is_ok(line):
             raise Rejected(server_line=line)
         return Accepted(line)
 
     def command(self, command: bytes) -> Dialogue[None]:
-        """Send a command; raise Rejected unless the real server says yes."""
+        """Send a command; raises Rejected unless the reply is +OK."""
         yield Write(command + b"\r\n")
         line = yield ReadLine(SERVER_LINE_LIMIT)
-        if not positive(line):
+        if not is_ok(line):
             raise Rejected(server_line=line)
 
     def upgrade(self, upgrade: StartTLSPolicy) -> Dialogue[None]:
         """Negotiate TLS with the real server if it offers STLS.
 
-        Raises TLSNotPresent if it does not and we must, NegotiationFailed if it then refuses.
+        Raises TLSNotPresent if it does not but TLS is required, NegotiationFailed if it refuses.
         """
         if b"STLS" not in (yield from self.announced()):
             if upgrade is StartTLSPolicy.REQUIRED:
@@ -128,23 +130,23 @@ class POP3(Protocol):
             return
         yield Write(b"STLS\r\n")
         line = yield ReadLine(SERVER_LINE_LIMIT)
-        if not positive(line):
+        if not is_ok(line):
             raise unexpected("STLS", line)
         yield StartTLS()
 
     def announced(self) -> Dialogue[set[bytes]]:
-        """Ask the real server for its capabilities; one that has no CAPA has none."""
+        """Request the real server's capabilities; without CAPA it has none."""
         yield Write(b"CAPA\r\n")
         line = yield ReadLine(SERVER_LINE_LIMIT)
         listed: set[bytes] = set()
-        if not positive(line):
+        if not is_ok(line):
             return listed
         for _ in range(CAPABILITY_LIMIT):
             line = yield ReadLine(SERVER_LINE_LIMIT)
             if line == b".":
                 return listed
             listed.add(line.upper())
-        raise unexpected("CAPA without an end", line)
+        raise unexpected("CAPA: too many lines", line)
 
     def welcome(self, credentials: Credentials, accepted: Accepted, ok_line: str | None) -> bytes:
         if ok_line is None:
@@ -158,6 +160,6 @@ class POP3(Protocol):
         return fsencode(f"-ERR {code}{failure.reply}\r\n")
 
 
-def positive(line: bytes) -> bool:
-    """Tell whether a real server's answer says yes."""
+def is_ok(line: bytes) -> bool:
+    """Return whether a reply is +OK."""
     return line[:3].upper() == b"+OK"

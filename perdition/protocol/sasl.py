@@ -8,20 +8,20 @@ from perdition.protocol.dialogue import Credentials
 
 
 class BadMessage(ValueError):
-    """A client's message is no message of its mechanism."""
+    """A client's message is not valid for its mechanism; the text is for the client."""
 
 
 def decode_plain(message: bytes) -> Credentials:
-    """Read ``authorisation NUL user NUL password`` in base64; raise BadMessage.
+    """Decode ``authorisation NUL user NUL password`` in base64; raises BadMessage.
 
-    The user must not be empty; an empty password is for the real server to judge.
+    The user must not be empty; whether the password may be is up to the real server.
     """
     try:
         authorisation, user, password = b64decode(message, validate=True).split(b"\0")
     except (Error, ValueError) as error:
-        raise BadMessage("not a PLAIN message in base64") from error
+        raise BadMessage("expected a PLAIN message in base64") from error
     if not user:
-        raise BadMessage("no user name")
+        raise BadMessage("expected a user name")
     return Credentials(fsdecode(user), password, fsdecode(authorisation))
 
 

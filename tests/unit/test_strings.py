@@ -14,8 +14,8 @@ from perdition.protocol.strings import (
 )
 from tests.unit.scripted_dialogue import DialogueStarter
 
-INVITING = Grammar(line_limit=100, quoted_limit=20, go_on=b"+ go on\r\n", atoms=True)
-TERSE = Grammar(line_limit=100, quoted_limit=20, go_on=b"", atoms=False)
+INVITING = Grammar(line_limit=100, quoted_limit=20, continuation=b"+ go on\r\n", atoms=True)
+TERSE = Grammar(line_limit=100, quoted_limit=20, continuation=b"", atoms=False)
 
 
 def arguments(grammar: Grammar, line: bytes) -> Dialogue[list[bytes]]:
