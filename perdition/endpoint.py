@@ -1,10 +1,10 @@
-"""Addresses: of servers, as options and popmaps write them, and of both ends of a connection."""
+"""Server addresses, as in options and popmaps, and the ends of a connection."""
 
 from typing import Any, NamedTuple
 
 
 class Endpoint(NamedTuple):
-    """A host and a port, as names or numbers; an empty port means the default one."""
+    """A host and a port, each a name or a number; an empty port means the default port."""
 
     host: str
     port: str = ""
@@ -15,7 +15,7 @@ class Endpoint(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Endpoint":
-        """Read ``host[:port]``, ``[address][:port]`` or an IPv6 address without brackets."""
+        """Parse ``host[:port]``, ``[address][:port]`` or an IPv6 address without brackets."""
         if text.startswith("[") and "]" in text:
             host, _, rest = text[1:].partition("]")
             return cls(host, rest.removeprefix(":"))
@@ -26,12 +26,12 @@ class Endpoint(NamedTuple):
 
 
 def parse_endpoints(text: str) -> tuple[Endpoint, ...]:
-    """Read a list divided by commas."""
+    """Parse a list of endpoints, separated by commas."""
     return tuple(Endpoint.parse(part.strip()) for part in text.split(",") if part.strip())
 
 
-MAPPED = "::ffff:"
-"""What an IPv4 address has in front where it is written as an IPv6 one (RFC 4291)."""
+IPV4_MAPPED = "::ffff:"
+"""Prefix of IPv4-mapped IPv6 addresses (RFC 4291, section 2.5.5.2)."""
 
 
 class ConnectionEnds(NamedTuple):
@@ -44,15 +44,15 @@ class ConnectionEnds(NamedTuple):
 
     @classmethod
     def between(cls, peer: tuple[Any, ...], own: tuple[Any, ...]) -> "ConnectionEnds":
-        """Return the ends that a socket tells of itself.
+        """Return the ends from a socket's peer name and own name.
 
-        IPv4 that comes by a socket for both families is IPv4, in the log as for popmaps and limits.
+        IPv4-mapped addresses become IPv4 addresses for log, popmaps and limits.
         """
         (source, source_port, *_), (destination, destination_port, *_) = peer, own
         return cls(
-            source.removeprefix(MAPPED),
+            source.removeprefix(IPV4_MAPPED),
             source_port,
-            destination.removeprefix(MAPPED),
+            destination.removeprefix(IPV4_MAPPED),
             destination_port,
         )
 

@@ -1,4 +1,4 @@
-"""The scoreboard as Prometheus wants it: names, units and labels by its conventions."""
+"""The scoreboard as Prometheus metrics, with its conventions for names, units and labels."""
 
 from collections.abc import Iterator
 
@@ -27,13 +27,13 @@ from perdition.scoreboard import (
 )
 
 Columns = dict[tuple[str, ...], int]
-"""By the values of labels."""
+"""Columns of the scoreboard by label values."""
 
 NANOSECOND = 1e-9
 
 
 class ScoreboardCollector(Collector):
-    """Reads the scoreboard at each scrape. ``protocol`` is a label of all that it finds."""
+    """Reads the scoreboard at each scrape. Every metric has the label ``protocol``."""
 
     def __init__(self, scoreboard: Scoreboard, protocol: str) -> None:
         self.scoreboard = scoreboard
@@ -42,62 +42,65 @@ class ScoreboardCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         yield InfoMetricFamily(
             "perdition_build",
-            "The perdition that runs.",
+            "Version of the running perdition.",
             {"version": __version__, "protocol": self.protocol},
         )
         yield self.sessions()
-        for name, says, column in (
-            ("connections", "Connections of clients that were served.", Column.CONNECTIONS),
+        for name, help_text, column in (
+            ("connections", "Client connections that were served.", Column.CONNECTIONS),
             ("workers_started", "Workers that were started.", Column.STARTED),
-            ("workers_died", "Workers that have died unasked.", Column.DIED),
+            ("workers_died", "Workers that died unexpectedly.", Column.DIED),
         ):
-            yield self.counters(name, says, (), {(): column})
-        for name, says, label, columns in (
-            ("logins", "Attempts to log in, by what came of them.", "result", LOGINS),
-            ("popmap_answers", "What the popmap had for users.", "answer", POPMAP_ANSWERS),
-            ("session_bytes", "Octets from and to logged in clients.", "direction", OCTETS),
-            ("limits_hit", "Times that no client could be served.", "limit", LIMITS),
+            yield self.counters(name, help_text, (), {(): column})
+        for name, help_text, label, columns in (
+            ("logins", "Login attempts by result.", "result", LOGINS),
+            ("popmap_answers", "Popmap queries by answer.", "answer", POPMAP_ANSWERS),
+            (
+                "session_bytes",
+                "Octets from and to logged-in clients.",
+                "direction",
+                OCTETS,
+            ),
+            ("limits_hit", "How often a limit refused or delayed a client.", "limit", LIMITS),
         ):
             by_label: Columns = {(value,): column for value, column in columns.items()}
-            yield self.counters(name, says, (label,), by_label)
+            yield self.counters(name, help_text, (label,), by_label)
         by_peer: Columns = {
             (peer.value, version): column
             for peer, columns in TLS_LOGINS.items()
             for version, column in columns.items()
         }
-        says = "Successful logins with TLS, by its version on either side."
-        yield self.counters("tls_logins", says, ("peer", "version"), by_peer)
+        help_text = "Successful logins over TLS, by side and TLS version."
+        yield self.counters("tls_logins", help_text, ("peer", "version"), by_peer)
         yield self.times()
 
     def counters(
         self,
         name: str,
-        says: str,
+        help_text: str,
         labels: tuple[str, ...],
         columns: Columns,
     ) -> Metric:
-        """Return counters of a name, one for each of the labels' values."""
-        family = CounterMetricFamily(f"perdition_{name}", says, labels=("protocol", *labels))
+        """Return a family of counters, one for each combination of label values."""
+        family = CounterMetricFamily(f"perdition_{name}", help_text, labels=("protocol", *labels))
         for values, column in columns.items():
             family.add_metric((self.protocol, *values), self.scoreboard.total(column))
         return family
 
     def sessions(self) -> Metric:
-        """Return how many sessions there are now."""
-        says = "Sessions that are open now, before the login or established."
-        family = GaugeMetricFamily("perdition_sessions", says, labels=("protocol", "state"))
+        help_text = "Open sessions, before login or established."
+        family = GaugeMetricFamily("perdition_sessions", help_text, labels=("protocol", "state"))
         established = self.scoreboard.total(Column.ESTABLISHED)
-        # Workers go on counting while we read: at worst a session looks established too early.
+        # Workers count while we read: at worst a session appears established too early.
         before = max(0, self.scoreboard.total(Column.SESSIONS) - established)
         for state, count in (("before_login", before), ("established", established)):
             family.add_metric((self.protocol, state), count)
         return family
 
     def times(self) -> Metric:
-        """Return how long the stages of logins took."""
         family = HistogramMetricFamily(
             "perdition_login_stage_duration_seconds",
-            "Time that the stages of logins took, however they ended.",
+            "Duration of login stages, successful or not.",
             labels=("protocol", "stage"),
         )
         bounds = [str(bound * NANOSECOND) for bound in BOUNDS]

@@ -6,7 +6,7 @@ from perdition.log import printable
 
 
 class LoginRecord(NamedTuple):
-    """A login as its Auth line tells it. ``password`` is None where it must not be logged."""
+    """The content of an Auth line. ``password`` is None if it must not be logged."""
 
     authorisation: str
     user: str
@@ -19,17 +19,17 @@ class LoginRecord(NamedTuple):
 
 
 def connect_line(ends: object, inetd_pid: int = 0) -> str:
-    """Return the line of a client that has connected."""
+    """Return the line for a new connection."""
     return f"Connect: {ends}" + (f" {inetd_pid=}" if inetd_pid else "")
 
 
 def identities(authorisation: str, user: str) -> str:
-    """Return who logs in, as Auth and Close lines have it."""
+    """Return the user's part of Auth and Close lines."""
     return f'authorisation_id="{printable(authorisation)}" authentication_id="{printable(user)}"'
 
 
 def auth_line(ends: object, login: LoginRecord) -> str:
-    """Return the line of a login, ok or failed."""
+    """Return the line for a login, successful or failed."""
     password = "" if login.password is None else f' password="{printable(login.password)}"'
     return (
         f"Auth: {ends} client-secure={login.client_secure} "
@@ -40,9 +40,9 @@ def auth_line(ends: object, login: LoginRecord) -> str:
 
 
 def close_line(ends: object, authorisation: str, user: str, moved: tuple[int, int] | None) -> str:
-    """Return the line of a client that has gone.
+    """Return the line for a closed connection.
 
-    ``moved`` are the octets received from it and sent to it after its login, if it had one.
+    ``moved`` are the octets received from the client and sent to it after its login, if any.
     """
     octets = "" if moved is None else f" received={moved[0]} sent={moved[1]}"
     return f"Close: {ends} {identities(authorisation, user)}{octets}"

@@ -1,4 +1,4 @@
-"""Whose a certificate is, and whether that is who was meant (RFC 6125, RFC 9525)."""
+"""The identities in a certificate, and whether they match a host (RFC 6125, RFC 9525)."""
 
 from ipaddress import ip_address
 from typing import NamedTuple
@@ -7,17 +7,17 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 
-class Holder(NamedTuple):
+class CertificateNames(NamedTuple):
     """The DNS names, in lower case, and the IP addresses that a certificate is for."""
 
     names: tuple[str, ...]
     addresses: tuple[str, ...]
 
     @classmethod
-    def of(cls, certificate: x509.Certificate) -> "Holder":
-        """Read subjectAltName; only without any DNS name or address does the common name count.
+    def of(cls, certificate: x509.Certificate) -> "CertificateNames":
+        """Read subjectAltName; the common name counts only if that has no DNS name or address.
 
-        Raises what the library does for one that it cannot read: it is then nobody's.
+        Raises any exception of the library for a certificate that it cannot parse.
         """
         try:
             found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
@@ -33,8 +33,8 @@ class Holder(NamedTuple):
         ]
         return cls(tuple(common), tuple(name for name in common if is_address(name)))
 
-    def is_named(self, host: str) -> bool:
-        """Tell whether the holder has a DNS name or an IP address; ``*`` stands for one label."""
+    def matches(self, host: str) -> bool:
+        """Return whether the certificate is for a host; ``*`` matches one whole label."""
         if is_address(host):
             return any(ip_address(address) == ip_address(host) for address in self.addresses)
         host = ascii_form(host).lower().removesuffix(".")
@@ -43,7 +43,7 @@ class Holder(NamedTuple):
 
 
 def ascii_form(host: str) -> str:
-    """Return a host name as certificates have it (RFC 5890); one that has no such form as it is."""
+    """Return a host name's A-label form (RFC 5890); unchanged if it has none."""
     try:
         return host.encode("idna").decode()
     except UnicodeError:
@@ -51,7 +51,7 @@ def ascii_form(host: str) -> str:
 
 
 def is_address(host: str) -> bool:
-    """Tell whether a host is written as an IP address."""
+    """Return whether a host is an IP address."""
     try:
         ip_address(host)
     except ValueError:

@@ -1,4 +1,4 @@
-"""An established session: bytes in both directions, until it ends or idles too long."""
+"""An established session: forwards octets in both directions until it ends or is idle too long."""
 
 import fcntl
 import os
@@ -12,33 +12,33 @@ from perdition.net.stream import send_close_notify
 from perdition.net.transport import NOT_NOW, TLSTransport
 
 BUFFER = memoryview(bytearray(65536))
-"""One for the whole process: an idle session owns none."""
+"""Shared by all sessions of the process: an idle session needs no memory for one."""
 PIPE_SIZE = 262144
-"""Octets that a pipe holds in a bulk transfer."""
+"""Capacity in octets of a pipe for bulk transfers."""
 RECORD_SIZE = 16384
-"""Octets that a TLS record holds at the most (RFC 8446, section 5.1)."""
+"""Maximum number of octets in a TLS record (RFC 8446, section 5.1)."""
 BULK_ROUNDS = 4
-"""Pipes full that one session may move before the others have their turn."""
+"""How often one session may fill a pipe before other sessions get their turn."""
 UNREAD_ROUNDS = 16
-"""Buffers full of what nobody will get any more that are read before a connection is closed."""
+"""How many buffers of unread octets are read and discarded before a connection is closed."""
 SPARE_PIPES = 16
-"""Empty pipes that are kept."""
+"""Maximum number of empty pipes that are kept for reuse."""
 
 Pipe = tuple[int, int]
 Total = memoryview | list[int]
-"""A cell that all sessions add what they move in a direction to."""
+"""A counter of octets in one direction, shared by all sessions."""
 Connection = socket.socket | TLSTransport
 
 spare_pipes: list[Pipe] = []
 
 
 def tls_of(connection: Connection) -> TLSTransport | None:
-    """Return a connection if it is one with TLS."""
+    """Return the connection if it uses TLS."""
     return None if type(connection) is socket.socket else cast(TLSTransport, connection)
 
 
 def borrow_pipe() -> Pipe:
-    """Return an empty pipe."""
+    """Return an empty pipe; raises OSError."""
     if spare_pipes:
         return spare_pipes.pop()
     pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -48,7 +48,7 @@ def borrow_pipe() -> Pipe:
 
 
 def return_pipe(pipe: Pipe, empty: bool) -> None:
-    """Keep an empty pipe for the next who needs one, if there are not enough already."""
+    """Keep an empty pipe for reuse, up to SPARE_PIPES; close any other."""
     if empty and len(spare_pipes) < SPARE_PIPES:
         spare_pipes.append(pipe)
     else:
@@ -56,19 +56,19 @@ def return_pipe(pipe: Pipe, empty: bool) -> None:
         os.close(pipe[1])
 
 
-class Broken(Exception):
-    """A connection of a session has broken, and this is the one."""
+class ConnectionBroken(Exception):
+    """One of the session's connections was reset or failed."""
 
     def __init__(self, connection: Connection) -> None:
         super().__init__()
         self.connection = connection
 
 
-class Way(Handler):
-    """One direction of a session, and the handler of the socket that it comes from.
+class Flow(Handler):
+    """One direction of a session, and the handler of the socket that it reads from.
 
-    What the sink does not take at once is held, in ``held`` or (in bulk) in ``pipe``, and nothing
-    more is read until it is gone.
+    What the sink does not accept at once is held in ``held`` or (in bulk transfers) in ``pipe``,
+    and nothing more is read until it has been sent (back-pressure).
     """
 
     __slots__ = ("ended", "held", "octets", "pipe", "piped", "sink", "source", "splice", "total")
@@ -88,34 +88,34 @@ class Way(Handler):
 
     @property
     def blocked(self) -> bool:
-        """Whether the sink has yet to take something."""
+        """Whether octets are held until the sink accepts them."""
         return bool(self.held or self.piped)
 
     def ready(self, events: int) -> None:
-        """Move what can be moved, to and from the socket that is our source."""
+        """Forward what can be forwarded, to and from the socket that is our source."""
         splice = self.splice
         if splice.closed:
-            return  # by an earlier event of the same batch
+            return  # an earlier event of the same batch has closed it
         splice.last = splice.loop.now
         try:
             if events & WRITE:
                 splice.opposite(self).flush()
             if events & READ and not (self.ended or self.blocked or splice.closed):
                 self.move()
-        except Broken as broken:
-            splice.break_off(broken.connection)
+        except ConnectionBroken as broken:
+            splice.handle_broken(broken.connection)
 
     def fail(self) -> None:
-        """End the session, after a fault of ours."""
+        """End the session after an internal error."""
         self.splice.close()
 
     def count(self, octets: int) -> None:
-        """Count what has come from the source."""
+        """Count octets that were read from the source."""
         self.octets += octets
         self.total[0] += octets
 
     def move(self) -> None:
-        """Move what has arrived: a buffer full, and in bulk if that was not all."""
+        """Forward what has arrived: one buffer, and if that was full, the rest in bulk."""
         if tls_of(self.source):
             self.move_records()
             return
@@ -124,17 +124,17 @@ class Way(Handler):
         except BlockingIOError:
             return
         except OSError as error:
-            raise Broken(self.source) from error
+            raise ConnectionBroken(self.source) from error
         if not count:
-            self.end()
+            self.handle_end()
             return
         self.count(count)
         self.send(BUFFER[:count])
         if count == len(BUFFER) and not self.held and not tls_of(self.sink):
-            self.move_bulk()
+            self.move_in_bulk()
 
     def move_records(self) -> None:
-        """Move what has arrived by TLS: as many records as the buffer is sure to have room for."""
+        """Forward what has arrived over TLS: as many records as certainly fit in the buffer."""
         filled = 0
         ended = False
         try:
@@ -147,20 +147,20 @@ class Way(Handler):
         except NOT_NOW:
             pass
         except OSError as error:
-            raise Broken(self.source) from error
+            raise ConnectionBroken(self.source) from error
         self.count(filled)
         if filled:
             self.send(BUFFER[:filled])
         if ended:
-            self.end()
+            self.handle_end()
 
-    def put(self, octets: bytes) -> None:
-        """Send what the dialogue has read too much."""
+    def forward_unread(self, octets: bytes) -> None:
+        """Forward octets that the login dialogue has read but not used."""
         self.count(len(octets))
         self.send(memoryview(octets))
 
     def send(self, octets: memoryview) -> None:
-        """Send what the sink takes, and hold the rest."""
+        """Send as much as the sink accepts, and hold the rest."""
         if self.held:
             self.held += octets
             return
@@ -170,35 +170,35 @@ class Way(Handler):
             sent = 0
         except OSError as error:
             self.octets -= len(octets)
-            raise Broken(self.sink) from error
+            raise ConnectionBroken(self.sink) from error
         if sent < len(octets):
             self.held = bytes(octets[sent:])
             self.splice.watch()
 
-    def move_bulk(self) -> None:
-        """Move octets through a pipe, inside the kernel."""
+    def move_in_bulk(self) -> None:
+        """Forward octets through a pipe, inside the kernel."""
         try:
             self.pipe = borrow_pipe()
         except OSError:
-            return  # out of descriptors: the buffer will do
+            return  # out of descriptors: go on with the buffer
         for _ in range(BULK_ROUNDS):
             try:
                 count = os.splice(self.source.fileno(), self.pipe[1], PIPE_SIZE)
             except BlockingIOError:
                 break
             except OSError as error:
-                raise Broken(self.source) from error
+                raise ConnectionBroken(self.source) from error
             if not count:
-                break  # the end: the next read will tell
+                break  # end of file: the next read reports it
             self.count(count)
             self.piped += count
-            if not self.drain():
+            if not self.drain_pipe():
                 self.splice.watch()
                 return
         self.release_pipe()
 
-    def drain(self) -> bool:
-        """Move the pipe's octets to the sink; tell whether it took all."""
+    def drain_pipe(self) -> bool:
+        """Move the pipe's octets to the sink; return whether the pipe is empty now."""
         assert self.pipe
         while self.piped:
             try:
@@ -206,55 +206,55 @@ class Way(Handler):
             except BlockingIOError:
                 return False
             except OSError as error:
-                raise Broken(self.sink) from error
+                raise ConnectionBroken(self.sink) from error
         return True
 
     def release_pipe(self) -> None:
-        """Give the pipe back."""
+        """Return the pipe for reuse."""
         if self.pipe:
             return_pipe(self.pipe, empty=not self.piped)
             self.pipe = None
             self.piped = 0
 
-    def give_up(self) -> None:
-        """Move no more. What the sink has not taken does not count as moved."""
+    def discard(self) -> None:
+        """Stop forwarding. Octets that are still held do not count as forwarded."""
         self.ended = True
         self.octets -= len(self.held) + self.piped
         self.held = b""
         self.release_pipe()
 
     def flush(self) -> None:
-        """Send what is held, now that the sink takes more."""
-        if self.piped and self.drain():
+        """Send what is held, now that the sink accepts more."""
+        if self.piped and self.drain_pipe():
             self.release_pipe()
         if self.held:
             held, self.held = self.held, b""
             self.send(memoryview(held))
         if not self.blocked:
             if self.ended:
-                self.pass_end_on()
+                self.forward_end()
             else:
-                self.move_hidden()
+                self.move_pending()
             self.splice.watch()
 
-    def move_hidden(self) -> None:
-        """Move what TLS has decrypted already, which no selector sees."""
+    def move_pending(self) -> None:
+        """Forward what TLS has decrypted already, which no selector reports."""
         if tls_of(self.source) and not (self.blocked or self.splice.closed):
             self.move_records()
 
-    def end(self) -> None:
-        """The source sends no more."""
+    def handle_end(self) -> None:
+        """Handle the end of file from the source."""
         self.ended = True
         if not self.blocked:
-            self.pass_end_on()
+            self.forward_end()
         self.splice.watch()
 
-    def pass_end_on(self) -> None:
-        """Tell the sink that no more will come.
+    def forward_end(self) -> None:
+        """Forward the end of file.
 
-        A client that has said all may still await its answer, unless TLS to the real server
-        cannot tell that one so. A real server that has answered for the last time ends the
-        session: what a client says now reaches nobody.
+        A client that has closed its sending side may still wait for a reply, but TLS to the real
+        server has no half-close. The end of file from the real server ends the session, because
+        whatever the client sends after it cannot be delivered.
         """
         if self is self.splice.down or tls_of(self.sink):
             self.splice.close()
@@ -262,13 +262,13 @@ class Way(Handler):
         try:
             cast(socket.socket, self.sink).shutdown(socket.SHUT_WR)
         except OSError as error:
-            raise Broken(self.sink) from error
+            raise ConnectionBroken(self.sink) from error
 
 
 class Splice(ABC):
-    """A session after its login: two connections, two ways, and a limit to idleness.
+    """A session after its login: two connections, both directions, and an idle timeout.
 
-    ``timeout`` is in seconds (0: none). ``totals`` are those of what clients and real servers send.
+    ``timeout`` is in seconds (0: none). ``totals`` count what clients and real servers send.
     """
 
     __slots__ = ("client", "closed", "down", "last", "loop", "server", "timeout", "timer", "up")
@@ -285,54 +285,54 @@ class Splice(ABC):
         self.client = client
         self.server = server
         self.timeout = timeout
-        self.up = Way(self, client, server, totals[0])
-        self.down = Way(self, server, client, totals[1])
+        self.up = Flow(self, client, server, totals[0])
+        self.down = Flow(self, server, client, totals[1])
         self.closed = False
         self.last = loop.now
         self.timer: Timer | None = None
 
     @abstractmethod
     def note_idle(self) -> None:
-        """Do what is to be done before the session is closed for its idleness."""
+        """Called before the session is closed because of the idle timeout."""
 
     @abstractmethod
     def note_end(self) -> None:
-        """Do what is to be done once the connections are closed; called once."""
+        """Called once, after the connections have been closed."""
 
     def start(self, welcome: bytes, from_client: bytes, from_server: bytes) -> None:
-        """Send the client its welcome and both sides what the dialogues have read too much.
+        """Send the client its welcome, and both sides what the login dialogues have not used.
 
-        From then on bytes move until the end. The welcome does not count among them.
+        From then on octets are forwarded until the end. The welcome is not counted.
         """
         if self.timeout:
             self.timer = self.loop.call_later(self.timeout, self.check_idle)
         try:
             self.down.send(memoryview(welcome))
             if from_server:
-                self.down.put(from_server)
+                self.down.forward_unread(from_server)
             if from_client:
-                self.up.put(from_client)
-            for way in (self.up, self.down):
-                way.move_hidden()
+                self.up.forward_unread(from_client)
+            for flow in (self.up, self.down):
+                flow.move_pending()
             self.watch()
-        except Broken as broken:
-            self.break_off(broken.connection)
+        except ConnectionBroken as broken:
+            self.handle_broken(broken.connection)
 
-    def opposite(self, way: Way) -> Way:
-        """Return the way that goes the other way."""
-        return self.down if way is self.up else self.up
+    def opposite(self, flow: Flow) -> Flow:
+        """Return the opposite direction."""
+        return self.down if flow is self.up else self.up
 
     def watch(self) -> None:
-        """Watch each socket for what can be done with it now."""
+        """Watch each socket for the events that can be handled now."""
         if self.closed:
             return
-        for way, other in ((self.up, self.down), (self.down, self.up)):
-            read = 0 if way.ended or way.blocked else READ
+        for flow, other in ((self.up, self.down), (self.down, self.up)):
+            read = 0 if flow.ended or flow.blocked else READ
             write = WRITE if other.blocked else 0
-            self.loop.watch(way.source.fileno(), read | write, way)
+            self.loop.watch(flow.source.fileno(), read | write, flow)
 
     def check_idle(self) -> None:
-        """Close the session if nothing has moved for too long."""
+        """Close the session if nothing was forwarded for ``timeout`` seconds."""
         idle = self.loop.now - self.last
         if idle >= self.timeout:
             self.note_idle()
@@ -341,44 +341,44 @@ class Splice(ABC):
             self.timer = self.loop.call_later(self.timeout - idle, self.check_idle)
 
     def send_last(self, octets: bytes) -> None:
-        """Tell the client something, if it can be told at once and in its place."""
+        """Send the client a last notice, if nothing is held that must precede it."""
         if not self.down.blocked:
             with suppress(OSError):
                 self.client.send(octets)
 
-    def break_off(self, broken: Connection) -> None:
-        """Deal with a connection that has broken.
+    def handle_broken(self, broken: Connection) -> None:
+        """Handle a broken connection.
 
-        A real server may have said why before it left: the client still gets that.
+        A real server may have sent its reason before it left: the client still receives that.
         """
         if broken is self.client or self.down.ended:
             self.close()
             return
-        self.up.give_up()
+        self.up.discard()
         try:
             if not self.down.blocked:
                 self.down.move()
             self.watch()
-        except Broken:
+        except ConnectionBroken:
             self.close()
 
     def close(self) -> None:
-        """End the session now, whatever is still under way."""
+        """End the session now; discard what is still held."""
         if self.closed:
             return
         self.closed = True
         if self.timer:
             self.loop.timers.cancel(self.timer)
         with suppress(OSError):
-            # Octets left unread would make the system reset the connection, and with it what the
-            # client has yet to read.
+            # With unread octets the system would reset the connection, and the client could lose
+            # what it has not read yet.
             for _ in range(UNREAD_ROUNDS):
                 if not self.client.recv_into(BUFFER):
                     break
-        for way in (self.up, self.down):
-            self.loop.watch(way.source.fileno(), 0, way)
-            way.give_up()
-            if tls := tls_of(way.source):
+        for flow in (self.up, self.down):
+            self.loop.watch(flow.source.fileno(), 0, flow)
+            flow.discard()
+            if tls := tls_of(flow.source):
                 send_close_notify(tls)
-            way.source.close()
+            flow.source.close()
         self.note_end()

@@ -1,7 +1,7 @@
-"""TLS by pyOpenSSL: what both sides of perdition have in common.
+"""TLS with pyOpenSSL: what both sides of perdition have in common.
 
-The standard library's ``ssl`` can neither be told to accept one objection to a certificate and not
-another, nor be kept from reading on for as long as a peer sends nothing but handshake messages.
+The standard library's ``ssl`` cannot accept some verification errors of a certificate and not
+others, and its reads do not return while a peer keeps sending handshake messages.
 """
 
 import os
@@ -29,19 +29,19 @@ VERSIONS = {
     "tlsv1.3": SSL.TLS1_3_VERSION,
 }
 PARTIAL_WRITE = 0x1
-"""OpenSSL's SSL_MODE_ENABLE_PARTIAL_WRITE: a write ends after each record."""
+"""OpenSSL's SSL_MODE_ENABLE_PARTIAL_WRITE: a write returns after each record."""
 MOVING_WRITE_BUFFER = 0x2
-"""Its SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER: what is written again may have been copied meanwhile."""
+"""SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER: a write may be repeated from another address."""
 AUTO_RETRY = 0x4
-"""Its SSL_MODE_AUTO_RETRY: a read goes on until it has found something to return."""
+"""SSL_MODE_AUTO_RETRY: a read does not return between handshake messages."""
 RELEASE_BUFFERS = 0x10
-"""Its SSL_MODE_RELEASE_BUFFERS: an idle connection keeps none."""
+"""SSL_MODE_RELEASE_BUFFERS: an idle connection keeps no buffers."""
 
 
 def new_context(options: Options, side: str) -> SSL.Context:
-    """Return a context as the options want it on a side, listen or outgoing; raises StartupError.
+    """Return a context for a side ("listen" or "outgoing"), set by options; raises StartupError.
 
-    What pyOpenSSL turns on and gives no name to turn it off by, is turned off by a private one.
+    Some modes that pyOpenSSL sets can only be cleared through its private ``_lib``.
     """
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_mode(RELEASE_BUFFERS | MOVING_WRITE_BUFFER)
@@ -58,15 +58,16 @@ def new_context(options: Options, side: str) -> SSL.Context:
         context.set_cipher_list((ciphers or DEFAULT_CIPHERS).encode())
     except SSL.Error as error:
         raise StartupError(
-            f"{name} {ciphers}: no cipher of OpenSSL's; give a list as in ciphers(1)"
+            f"{name} {ciphers}: no such cipher; expected a list as in ciphers(1)"
         ) from error
     return context
 
 
-def authorities(options: Options) -> dict[str, str]:
-    """Return the options that tell which authorities are trusted, and what is given there.
+def authority_files(options: Options) -> dict[str, str]:
+    """Return the paths of trusted authorities by the options that name them.
 
-    Raises StartupError. The default ones need not be there: then no certificate can be verified.
+    Raises StartupError if a path does not exist. A missing default is left out; then no certificate
+    can be verified.
     """
     chain = options.ssl_ca_chain_file
     found = {}
@@ -75,34 +76,37 @@ def authorities(options: Options) -> dict[str, str]:
         if path and os.path.exists(path):
             found[name] = path
         elif path and path != OPTIONS[name].default:
-            raise StartupError(f"{name} {path}: there is no such file; give one that there is")
+            raise StartupError(f"{name} {path}: no such file; expected certificates in PEM")
     return found
 
 
-def trust(
+def load_authorities(
     context: SSL.Context,
     trusted: dict[str, str],
-    at: Callable[[str], AbstractContextManager[str]] = nullcontext,
+    opened: Callable[[str], AbstractContextManager[str]] = nullcontext,
 ) -> None:
-    """Have authorities trusted, whose files are found ``at`` other places; raises StartupError."""
+    """Load trusted authorities into a context; raises StartupError.
+
+    ``opened`` is a context manager that returns the path to read in place of an option's path.
+    """
     for name, path in trusted.items():
         try:
             if name == "ssl_ca_path":
                 call(context.load_verify_locations, None, path)
             else:
-                with at(path) as file:
+                with opened(path) as file:
                     call(context.load_verify_locations, file)
         except OSError as error:
             raise StartupError(
-                f"{name} {path}: {error_text(error)}; give authorities' certificates in PEM"
+                f"{name} {path}: {error_text(error)}; expected certificates in PEM"
             ) from error
 
 
 class Connection:
-    """A connection of pyOpenSSL with the face of an SSLSocket.
+    """A connection of pyOpenSSL with the interface of an SSLSocket.
 
-    A read ends after each handshake message: a peer that sends one KeyUpdate after the other (TLS
-    1.3) would else keep the whole worker in a single read.
+    A read returns after each handshake message, because a peer that sends one KeyUpdate after
+    another (TLS 1.3) would otherwise keep the whole worker in a single read.
     """
 
     __slots__ = ("connection", "sock")
@@ -113,7 +117,7 @@ class Connection:
         SSL._lib.SSL_clear_mode(self.connection._ssl, AUTO_RETRY)
 
     def do_handshake(self) -> None:
-        """Go on with the handshake; raises OSError."""
+        """Continue the handshake; raises OSError."""
         call(self.connection.do_handshake)
 
     def fileno(self) -> int:
@@ -138,7 +142,7 @@ class Connection:
         return str(self.connection.get_protocol_version_name())
 
     def unwrap(self) -> None:
-        """Tell the peer that we end."""
+        """Send close_notify."""
         call(self.connection.shutdown)
 
     def close(self) -> None:
@@ -148,7 +152,7 @@ class Connection:
 def call(function: Callable[..., T], *arguments: object, end: T | None = None) -> T:
     """Call a method of pyOpenSSL; raises WantRead, WantWrite, or TLSError.
 
-    ``end`` is returned when the peer has ended the connection.
+    ``end`` is returned if the peer has closed the connection.
     """
     try:
         return function(*arguments)
@@ -168,17 +172,17 @@ def call(function: Callable[..., T], *arguments: object, end: T | None = None) -
 def read(function: Callable[..., T], wanted: object, end: T) -> T:
     """Call a method of pyOpenSSL that reads; raises as ``call`` does, but never WantWrite.
 
-    Who asks for new keys and then reads no answers is left: waiting for that one would be a spin,
-    as there is always more to read.
+    A peer that requests new keys but does not read our KeyUpdates is disconnected: its socket is
+    always readable, so the loop would spin while it waits to write.
     """
     try:
         return call(function, wanted, end=end)
     except WantWrite:
-        raise TLSError("the peer asks for new keys and reads no answer") from None
+        raise TLSError("the peer sends KeyUpdate requests without reading replies") from None
 
 
 def warnings(options: Options) -> list[str]:
-    """Return what the system's OpenSSL makes of the options, where it is not what they say."""
+    """Return warnings about options that the system's OpenSSL does not honour."""
     library = SSL.OpenSSL_version(SSL.OPENSSL_VERSION).decode()
     found = []
     for side in ("listen", "outgoing"):
@@ -187,12 +191,12 @@ def warnings(options: Options) -> list[str]:
         too_low = TLS_VERSIONS.index(lowest) < TLS_VERSIONS.index("tlsv1.2")
         if too_low and NO_SECURITY not in getattr(options, ciphers):
             found.append(
-                f"ssl_{side}_min_proto_version is {lowest}, but {library} speaks nothing below "
-                f"tlsv1.2 at a security level above 0 ({ciphers} may end with :{NO_SECURITY})"
+                f"ssl_{side}_min_proto_version is {lowest}, but {library} allows nothing below "
+                f"tlsv1.2 at a security level above 0; append :{NO_SECURITY} to {ciphers}"
             )
         if getattr(options, f"ssl_{side}_compression"):
             found.append(
-                f"ssl_{side}_compression is on, but TLS 1.3 has none, and {library} "
-                "has it below that only where it was built with zlib"
+                f"ssl_{side}_compression is on, but TLS 1.3 has no compression, and {library} "
+                "supports it in older versions only if it was built with zlib"
             )
     return found

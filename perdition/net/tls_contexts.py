@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class TLSContexts:
     """TLS with clients and with real servers, as far as the options use it.
 
-    TLS libraries are imported only if they do. ``files`` are those that ``reload`` reads again;
+    TLS libraries are imported only if the options use TLS. ``files`` are read again at a reload;
     ``warnings`` are for the log.
     """
 
@@ -42,7 +42,7 @@ class TLSContexts:
         return contexts
 
     def load_listening(self, options: Options) -> None:
-        """Read certificates and keys, and ask for a passphrase if a key has one."""
+        """Read certificates and keys, and a passphrase if a key is encrypted."""
         from perdition.net import tls_listening
 
         content = {}

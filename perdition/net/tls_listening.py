@@ -1,4 +1,4 @@
-"""TLS with clients: the certificates that they are shown, and by whom."""
+"""TLS with clients: the certificates that perdition presents."""
 
 import os
 import socket
@@ -10,18 +10,18 @@ from cryptography import x509
 from OpenSSL import SSL, crypto
 
 from perdition.failure import StartupError
-from perdition.net.certificate import Holder
-from perdition.net.tls import Connection, authorities, call, new_context, trust
+from perdition.net.certificate import CertificateNames
+from perdition.net.tls import Connection, authority_files, call, load_authorities, new_context
 from perdition.net.transport import TLSError, error_text
 from perdition.options.table import Options
 
 STDIN = 0
 SESSION_ID_CONTEXT = b"perdition"
-"""OpenSSL resumes no session without one where client certificates are verified."""
+"""Without one, OpenSSL does not resume sessions if it verifies client certificates."""
 
 
 class Identity(NamedTuple):
-    """A certificate with those that vouch for it, and its key, as they are in their files."""
+    """A certificate with its chain and its key: the content of their files."""
 
     file: str
     certificates: bytes
@@ -29,21 +29,21 @@ class Identity(NamedTuple):
     passphrase: str
 
     def __repr__(self) -> str:
-        return f"Identity(file={self.file!r})"  # and no secret
+        return f"Identity(file={self.file!r})"  # without the secrets
 
     @property
-    def holder(self) -> Holder:
-        """Whose certificate it is; nobody's, if it is one that only OpenSSL understands."""
+    def names(self) -> CertificateNames:
+        """The certificate's names; none, if only OpenSSL can parse it."""
         try:
-            return Holder.of(x509.load_pem_x509_certificate(self.certificates))
-        except Exception:  # noqa: BLE001 - the library has many names for it
-            return Holder((), ())
+            return CertificateNames.of(x509.load_pem_x509_certificate(self.certificates))
+        except Exception:  # noqa: BLE001 - the library raises many types
+            return CertificateNames((), ())
 
     def load_into(self, context: SSL.Context) -> None:
-        """Make this the identity of new connections; raises StartupError."""
+        """Have the context present this identity; raises StartupError."""
         passphrase = os.fsencode(self.passphrase)
         try:
-            with in_memory(self.certificates) as certificates:
+            with memory_file(self.certificates) as certificates:
                 call(context.use_certificate_chain_file, certificates)
             key = call(crypto.load_privatekey, crypto.FILETYPE_PEM, self.key, passphrase)
             call(context.use_privatekey, key)
@@ -56,8 +56,8 @@ class Identity(NamedTuple):
 
 
 @contextmanager
-def in_memory(octets: bytes) -> Iterator[str]:
-    """Give octets the name of a file, for a while: some of OpenSSL reads files only."""
+def memory_file(octets: bytes) -> Iterator[str]:
+    """Return a path that has these octets as its content: some of OpenSSL only reads files."""
     descriptor = os.memfd_create("perdition", os.MFD_CLOEXEC)
     try:
         os.write(descriptor, octets)
@@ -67,20 +67,20 @@ def in_memory(octets: bytes) -> Iterator[str]:
 
 
 def listening_files(options: Options) -> dict[str, str]:
-    """Return the files that contexts are made of, each with the option that names it.
+    """Return the files that contexts are created from, each with the option that names it.
 
     Raises StartupError.
     """
     certificates, keys = options.ssl_cert_file, options.ssl_key_file
     if len(certificates) != len(keys):
         raise StartupError(
-            f"ssl_cert_file is given {len(certificates)} times and ssl_key_file {len(keys)} times; "
-            "give them in pairs"
+            f"ssl_cert_file is set {len(certificates)} times and ssl_key_file {len(keys)} times; "
+            "expected pairs"
         )
     files = dict.fromkeys(certificates, "ssl_cert_file") | dict.fromkeys(keys, "ssl_key_file")
     if options.ssl_ca_chain_file:
         files[options.ssl_ca_chain_file] = "ssl_ca_chain_file"
-    elif verifies_clients(options) and "ssl_ca_file" in authorities(options):
+    elif verifies_clients(options) and "ssl_ca_file" in authority_files(options):
         files[options.ssl_ca_file] = "ssl_ca_file"
     if options.ssl_dh_params_file:
         files[options.ssl_dh_params_file] = "ssl_dh_params_file"
@@ -88,12 +88,12 @@ def listening_files(options: Options) -> dict[str, str]:
 
 
 def verifies_clients(options: Options) -> bool:
-    """Tell whether a certificate that a client shows must be good."""
+    """Return whether a client's certificate, if it presents one, must be valid."""
     return not (options.ssl_no_cert_verify or options.ssl_no_client_cert_verify)
 
 
 def identities(options: Options, files: dict[str, bytes], passphrase: str) -> list[Identity]:
-    """Return the identities that clients are shown, from what is in their files."""
+    """Return the identities that are presented to clients, from the content of their files."""
     chain = b"\n" + files[options.ssl_ca_chain_file] if options.ssl_ca_chain_file else b""
     return [
         Identity(certificate, files[certificate] + chain, files[key], passphrase)
@@ -102,9 +102,9 @@ def identities(options: Options, files: dict[str, bytes], passphrase: str) -> li
 
 
 def read_passphrase(options: Options) -> str:
-    """Return the first line of where the keys' passphrase is; raises StartupError.
+    """Return the passphrase of the keys: the first line of its source; raises StartupError.
 
-    If no option tells where, and somebody sits at standard input, that one is asked.
+    If no option names a source, and standard input is a terminal, it is asked for there.
     """
     path, descriptor = options.ssl_passphrase_file, options.ssl_passphrase_fd
     if not path and descriptor is None and os.isatty(STDIN):
@@ -118,90 +118,90 @@ def read_passphrase(options: Options) -> str:
         ) as source:
             return os.fsdecode(source.readline().rstrip(b"\r\n"))
     except OSError as error:
-        raise StartupError(f"{where}: {error.strerror}; give a readable one") from error
+        raise StartupError(f"{where}: {error.strerror}; expected a readable one") from error
 
 
 class ListeningTLS:
-    """TLS with clients: a context for each identity, of which the first is for unknown names.
+    """TLS with clients: a context for each identity; the first one is the default.
 
-    A connection begins in the ``entrance`` and goes on in one of the contexts. The entrance has the
-    keys of session tickets. It comes from before the fork and stays, so that any worker resumes any
-    session.
+    A connection starts in ``initial_context`` and is switched to one of the others by SNI. The
+    initial context has the keys of session tickets. It is created before the fork and survives
+    reloads, so that any worker can resume any session.
     """
 
     def __init__(self, options: Options, files: dict[str, bytes], passphrase: str) -> None:
-        """Make the contexts of what is in the files; raises StartupError."""
+        """Create the contexts from the content of the files; raises StartupError."""
         self.options = options
         self.passphrase = passphrase
         self.protocol = options.service.protocol.alpn.encode()
-        self.authorities = authorities(options) if verifies_clients(options) else {}
-        self.entrance = self.context(files)
-        self.entrance.set_tlsext_servername_callback(self.choose)
+        self.authorities = authority_files(options) if verifies_clients(options) else {}
+        self.initial_context = self.context(files)
+        self.initial_context.set_tlsext_servername_callback(self.select_context)
         self.load(files)
 
     def load(self, files: dict[str, bytes]) -> None:
-        """Show clients what is in the files from now on; raises StartupError, changing nothing."""
-        contexts, holders = [], []
+        """Use the files for new connections; raises StartupError, and then nothing changes."""
+        contexts, names = [], []
         for identity in identities(self.options, files, self.passphrase):
             context = self.context(files)
             identity.load_into(context)
             contexts.append(context)
-            holders.append(identity.holder)
+            names.append(identity.names)
         self.contexts = contexts
-        self.holders = holders
+        self.names = names
 
     def context(self, files: dict[str, bytes]) -> SSL.Context:
-        """Return a context as the options want it, without an identity; raises StartupError."""
+        """Return a context without an identity, set by the options; raises StartupError."""
         context = new_context(self.options, "listen")
         context.set_session_id(SESSION_ID_CONTEXT)
-        context.set_options(SSL.OP_IGNORE_UNEXPECTED_EOF)  # who only half-closes awaits an answer
+        context.set_options(SSL.OP_IGNORE_UNEXPECTED_EOF)  # a half-close awaits a reply
         if not self.options.ssl_no_cipher_server_preference:
             context.set_options(SSL.OP_CIPHER_SERVER_PREFERENCE)
-        context.set_alpn_select_callback(self.agree)
+        context.set_alpn_select_callback(self.select_protocol)
         self.load_dh_parameters(context, files)
         if verifies_clients(self.options):
             context.set_verify(SSL.VERIFY_PEER, lambda *judged: bool(judged[-1]))
-            trust(context, self.authorities, lambda path: in_memory(files[path]))
+            load_authorities(context, self.authorities, lambda path: memory_file(files[path]))
         return context
 
     def load_dh_parameters(self, context: SSL.Context, files: dict[str, bytes]) -> None:
-        """Load Diffie-Hellman parameters, if a file has some; raises StartupError."""
+        """Load Diffie-Hellman parameters, if a file has them; raises StartupError."""
         path = self.options.ssl_dh_params_file
         try:
-            with in_memory(files[path or self.options.ssl_cert_file[0]]) as file:
+            with memory_file(files[path or self.options.ssl_cert_file[0]]) as file:
                 call(context.load_tmp_dh, file)
         except OSError as error:
-            if path:  # a certificate's file need not have any
+            if path:  # they are optional in a certificate's file
                 raise StartupError(
                     f"ssl_dh_params_file {path}: {error_text(error)}; "
-                    "give a file with DH PARAMETERS in PEM"
+                    "expected a file with DH PARAMETERS in PEM"
                 ) from error
 
     def wrap(self, sock: socket.socket) -> Connection:
-        """Return a client's socket with TLS, whose handshake is to come."""
-        wire = Connection(self.entrance, sock)
+        """Return a TLS connection over a client's socket, before its handshake."""
+        wire = Connection(self.initial_context, sock)
         wire.connection.set_accept_state()
         return wire
 
-    def choose(self, connection: SSL.Connection) -> None:
-        """Give a connection the context for the name that its client asks for, if for any."""
+    def select_context(self, connection: SSL.Connection) -> None:
+        """Switch a connection to the context for the server name that its client sent (SNI)."""
         name = (connection.get_servername() or b"").decode("latin-1")
         connection.set_context(
             next(
                 (
                     context
-                    for context, holder in zip(self.contexts, self.holders, strict=True)
-                    if name and holder.is_named(name)
+                    for context, found in zip(self.contexts, self.names, strict=True)
+                    if name and found.matches(name)
                 ),
                 self.contexts[0],
             )
         )
 
-    def agree(self, _: SSL.Connection, offered: list[bytes]) -> bytes:
-        """Return our protocol; refuse a client that offers only others by ALPN (RFC 7301).
+    def select_protocol(self, _: SSL.Connection, offered: list[bytes]) -> bytes:
+        """Return our protocol; refuse a client that only offers others in ALPN (RFC 7301).
 
-        A browser that is tricked into speaking to a mail port does that.
+        A browser that was tricked into connecting to a mail port does that.
         """
         if self.protocol not in offered:
-            raise TLSError("the client wants to speak another protocol (ALPN)")
+            raise TLSError("the client asks for another protocol (ALPN)")
         return self.protocol

@@ -5,8 +5,8 @@ from typing import Any
 
 from OpenSSL import SSL
 
-from perdition.net.certificate import Holder, ascii_form, is_address
-from perdition.net.tls import Connection, authorities, call, new_context, trust
+from perdition.net.certificate import CertificateNames, ascii_form, is_address
+from perdition.net.tls import Connection, authority_files, call, load_authorities, new_context
 from perdition.net.transport import TLSError
 from perdition.options.table import Options
 
@@ -14,26 +14,26 @@ NOT_YET_VALID = 9
 EXPIRED = 10
 SELF_SIGNED = 18
 SELF_SIGNED_AUTHORITY = 19
-OBJECTIONS = {
-    NOT_YET_VALID: "it is not yet valid",
-    EXPIRED: "it has expired",
-    SELF_SIGNED: "it is signed by itself",
-    SELF_SIGNED_AUTHORITY: "its authority is signed by itself and not known here",
-    20: "its issuer is not known here",
-    21: "its issuer is not known here",
+VERIFY_ERRORS = {
+    NOT_YET_VALID: "not yet valid",
+    EXPIRED: "expired",
+    SELF_SIGNED: "self-signed",
+    SELF_SIGNED_AUTHORITY: "self-signed authority that is not trusted",
+    20: "unknown issuer",
+    21: "unknown issuer",
 }
-"""OpenSSL's numbers (x509_vfy.h) of what the options can overlook, or sites often see."""
+"""OpenSSL's numbers (x509_vfy.h) of errors that options can accept, or that are common."""
 
 
 class OutgoingTLS:
-    """TLS with real servers, as the options want it."""
+    """TLS with real servers, set by the options."""
 
     def __init__(self, options: Options) -> None:
-        """Make the context; raises StartupError."""
+        """Create the context; raises StartupError."""
         self.options = options
         self.context = new_context(options, "outgoing")
-        trust(self.context, authorities(options))
-        self.overlooked = {
+        load_authorities(self.context, authority_files(options))
+        self.accepted_errors = {
             number
             for number, option in (
                 (EXPIRED, options.ssl_cert_accept_expired),
@@ -46,60 +46,65 @@ class OutgoingTLS:
         if options.ssl_no_cert_verify:
             self.context.set_verify(SSL.VERIFY_NONE, lambda *_: True)
         else:
-            self.context.set_verify(SSL.VERIFY_PEER, self.judge)
+            self.context.set_verify(SSL.VERIFY_PEER, self.verify)
 
-    def judge(
+    def verify(
         self, connection: SSL.Connection, certificate: Any, number: int, depth: int, ok: int
     ) -> bool:
-        """Accept or refuse a certificate of a chain; note why it was refused."""
-        objection = ""
+        """Accept or refuse a certificate of a chain; store the reason of a refusal."""
+        reason = ""
         if depth > self.options.ssl_cert_verify_depth:
-            objection = "it is further up than ssl_cert_verify_depth"
-        elif not ok and number not in self.overlooked:
-            objection = OBJECTIONS.get(number, f"OpenSSL's verify error {number}")
-        if objection:
+            reason = "depth exceeds ssl_cert_verify_depth"
+        elif not ok and number not in self.accepted_errors:
+            reason = VERIFY_ERRORS.get(number, f"OpenSSL's verify error {number}")
+        if reason:
             connection.set_app_data(
-                f"certificate of {certificate.get_subject().CN!r} at depth {depth}: {objection}"
+                f"certificate of {certificate.get_subject().CN!r} at depth {depth}: {reason}"
             )
-        return not objection
+        return not reason
 
     def wrap(self, sock: socket.socket, host: str) -> "ServerConnection":
-        """Return a real server's socket with TLS, whose handshake is to come."""
+        """Return a TLS connection over a real server's socket, before its handshake."""
         return ServerConnection(
-            self.context, sock, host, holder="" if self.options.ssl_no_cn_verify else host
+            self.context, sock, host, verified_host="" if self.options.ssl_no_cn_verify else host
         )
 
 
 class ServerConnection(Connection):
-    """A connection to a real server, which is told the ``host`` that it is meant to be.
+    """A connection to a real server, which gets ``host`` by SNI.
 
-    ``holder`` is whom its certificate must be for ("": anybody).
+    Its certificate must be for ``verified_host`` ("": for any host).
     """
 
-    __slots__ = ("holder",)
+    __slots__ = ("verified_host",)
 
-    def __init__(self, context: SSL.Context, sock: socket.socket, host: str, holder: str) -> None:
+    def __init__(
+        self, context: SSL.Context, sock: socket.socket, host: str, verified_host: str
+    ) -> None:
         super().__init__(context, sock)
-        self.holder = holder
+        self.verified_host = verified_host
         self.connection.set_connect_state()
         if not is_address(host):
             self.connection.set_tlsext_host_name(ascii_form(host).removesuffix(".").encode())
 
     def do_handshake(self) -> None:
-        """Go on with the handshake; raises OSError if it fails or the holder is another."""
+        """Continue the handshake; raises OSError, also if the certificate is for another host."""
         try:
             call(self.connection.do_handshake)
         except TLSError:
-            if objection := self.connection.get_app_data():
-                raise TLSError(objection) from None
+            if reason := self.connection.get_app_data():
+                raise TLSError(reason) from None
             raise
-        if self.holder and not self.is_for(self.holder):
-            raise TLSError(f"the certificate is not for {self.holder}")
+        if self.verified_host and not self.is_for(self.verified_host):
+            raise TLSError(f"the certificate is not for {self.verified_host}")
 
     def is_for(self, host: str) -> bool:
-        """Tell whether the peer's certificate is for a host, as far as it can be understood."""
+        """Return whether the peer's certificate is for a host; False if it cannot be parsed."""
         certificate = self.connection.get_peer_certificate()
-        try:
-            return bool(certificate) and Holder.of(certificate.to_cryptography()).is_named(host)
-        except Exception:  # noqa: BLE001 - the library has many names for it
+        if not certificate:
             return False
+        try:
+            names = CertificateNames.of(certificate.to_cryptography())
+        except Exception:  # noqa: BLE001 - the library raises many types
+            return False
+        return names.matches(host)

@@ -1,25 +1,25 @@
-"""What a stream and a splice need of a connection, be it a socket or TLS over one."""
+"""The interface that streams and splices use: a socket, or TLS over one."""
 
 from typing import Protocol
 
 
 class TLSError(OSError):
-    """OpenSSL, or what we demand of a peer, does not let TLS go on; ``strerror`` says why."""
+    """TLS failed, in OpenSSL or in our own checks of the peer; ``strerror`` has the reason."""
 
     def __init__(self, why: str) -> None:
         super().__init__(0, why)
 
 
 class WantRead(OSError):
-    """TLS goes on when there is something to read, whatever was asked of it."""
+    """TLS must read before it can continue, also when it was asked to write."""
 
 
 class WantWrite(OSError):
-    """TLS goes on when there is room to write, whatever was asked of it."""
+    """TLS must write before it can continue, also when it was asked to read."""
 
 
 NOT_NOW = (BlockingIOError, WantRead, WantWrite)
-"""What a connection raises that can neither read nor write without waiting."""
+"""Raised by a non-blocking connection that would have to wait."""
 
 
 NO_TLS = "the peer does not speak TLS"
@@ -29,11 +29,11 @@ REASONS = {
     "unknown protocol": NO_TLS,
     "wrong version number": NO_TLS,
 }
-"""OpenSSL's reasons that its own words do not explain to an operator."""
+"""Clearer texts for some of OpenSSL's reasons."""
 
 
 class TLSHandshakeFailed(Exception):
-    """TLS could not be negotiated; the text says why, for the log."""
+    """TLS could not be negotiated; the text is the reason, for the log."""
 
 
 class Transport(Protocol):
@@ -49,9 +49,9 @@ class Transport(Protocol):
 class TLSTransport(Transport, Protocol):
     """A non-blocking connection with TLS.
 
-    ``pending`` counts octets that are decrypted and wait in it, where no selector sees them.
-    ``unwrap`` tells the peer that nothing more will come. ``version`` is what OpenSSL calls the
-    version of TLS that was agreed on.
+    ``pending`` returns the number of decrypted octets that were not read yet, which no selector
+    reports. ``unwrap`` sends close_notify. ``version`` returns OpenSSL's name of the negotiated
+    version of TLS.
     """
 
     def do_handshake(self) -> None: ...
@@ -61,6 +61,6 @@ class TLSTransport(Transport, Protocol):
 
 
 def error_text(error: Exception) -> str:
-    """Return why OpenSSL, or the system, does not go on, in words."""
+    """Return the reason of an error of OpenSSL or of the system."""
     text = str(getattr(error, "strerror", None) or error)
     return REASONS.get(text, text)

@@ -1,4 +1,4 @@
-"""The way off the terminal."""
+"""Detaches the process from the terminal."""
 
 import os
 import resource
@@ -9,10 +9,10 @@ UMASK = 0o027
 
 
 def detach(preserved: Iterable[int]) -> int:
-    """Go on without the terminal, in a new process; return what ``release_parent`` wants.
+    """Continue in a new process without a terminal; return the argument for ``release_parent``.
 
-    This process waits until it is released, and ends with 0, or until the new one has died, and
-    ends with 1. Descriptors are closed except those that are to be ``preserved``.
+    The parent process exits with status 0 when it is released, or with 1 when the new one has
+    died. All descriptors are closed except those in ``preserved``.
     """
     source, sink = os.pipe2(os.O_CLOEXEC)
     if os.fork():
@@ -29,22 +29,22 @@ def detach(preserved: Iterable[int]) -> int:
 
 
 def python_daemon() -> Any:
-    """Return the library, which is told that no descriptors are allowed beyond those that are open.
+    """Import python-daemon with RLIMIT_NOFILE reported as the number of open descriptors.
 
-    It closes what is open; but its versions before 3 list at once all numbers that are allowed:
-    32 MiB of them where systemd starts us.
+    Versions before 3 create a list of all allowed descriptors when they are imported: 32 MiB under
+    systemd's limit.
     """
     count = max(map(int, os.listdir("/proc/self/fd"))) + 1
-    truth = resource.getrlimit
+    getrlimit = resource.getrlimit
     resource.getrlimit = lambda _: (count, count)
     try:
         import daemon
     finally:
-        resource.getrlimit = truth
+        resource.getrlimit = getrlimit
     return daemon
 
 
 def release_parent(sink: int) -> None:
-    """Let the process that was started end: everything runs."""
+    """Have the parent process exit with status 0, because startup is complete."""
     os.write(sink, b"\0")
     os.close(sink)

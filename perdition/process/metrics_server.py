@@ -1,4 +1,4 @@
-"""The metrics process: tells Prometheus what the scoreboard shows, and can do nothing else."""
+"""The metrics process: serves the scoreboard to Prometheus, without any privileges."""
 
 import os
 import resource
@@ -24,16 +24,16 @@ from perdition.privileges import Owner, bind_with_umask
 from perdition.scoreboard import Scoreboard
 
 SOCKET_UMASK = 0o117
-SCRAPES_AT_ONCE = 8
-"""A further scraper takes the place of who has been here for longest, and so must hang."""
-SCRAPER_SECONDS = 10.0
-"""How long a scraper may do nothing; Prometheus itself waits no longer."""
-DESCRIPTORS = 64
-"""What the process needs, and some to spare."""
+MAX_SCRAPES = 8
+"""Maximum number of simultaneous scrapes; one more disconnects the oldest, which must hang."""
+SCRAPE_SECONDS = 10.0
+"""Idle timeout of a scrape: Prometheus waits no longer by default."""
+MAX_DESCRIPTORS = 64
+"""Limit of open files: what the process needs, and some to spare."""
 
 
 def bind(address: Endpoint | str, owner: Owner) -> socket.socket:
-    """Return a socket that listens where scrapers are to come; raises StartupError."""
+    """Return a listening socket for ``metrics_address``; raises StartupError."""
     try:
         if isinstance(address, str):
             return bind_path(address, owner)
@@ -42,12 +42,12 @@ def bind(address: Endpoint | str, owner: Owner) -> socket.socket:
     except OSError as error:
         raise StartupError(
             f"metrics_address {address}: {error.strerror or error}; "
-            "give a free port of this host, or a file that can be made"
+            "expected a free port of this host, or a path where a socket can be created"
         ) from error
 
 
 def listens_at(sock: socket.socket, address: Endpoint | str) -> bool:
-    """Tell whether a socket listens at that address."""
+    """Return whether a socket is bound to that address."""
     if isinstance(address, str):
         return sock.family == socket.AF_UNIX and sock.getsockname() == address
     try:
@@ -57,7 +57,7 @@ def listens_at(sock: socket.socket, address: Endpoint | str) -> bool:
 
 
 def bind_path(path: str, owner: Owner) -> socket.socket:
-    """Return a Unix socket that listens, in place of one that a dead process left."""
+    """Return a listening Unix socket; it replaces one that nobody listens on."""
     if os.path.exists(path) and stat.S_ISSOCK(os.stat(path).st_mode):
         try:
             with socket.socket(socket.AF_UNIX) as caller:
@@ -79,12 +79,12 @@ def serve(
     log: Log,
     lifeline: int,
 ) -> NoReturn:
-    """Answer scrapers until the master has gone. The process must have no privileges any more."""
+    """Serve scrapers until the master has exited. Privileges must have been dropped before."""
     setproctitle(f"{name}: metrics")
-    for number in (signal.SIGINT, signal.SIGHUP):  # the terminal's, and what workers are told
+    for number in (signal.SIGINT, signal.SIGHUP):  # from the terminal, and the workers' reload
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    limit = min(DESCRIPTORS, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    limit = min(MAX_DESCRIPTORS, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     server = MetricsServer(sock, ScoreboardCollector(scoreboard, protocol), log)
     with selectors.DefaultSelector() as selector:
@@ -98,15 +98,15 @@ def serve(
 class ScrapeHandler(MetricsHandler):
     """One scraper's request."""
 
-    timeout = SCRAPER_SECONDS
+    timeout = SCRAPE_SECONDS
 
 
 class MetricsServer(ThreadingMixIn, TCPServer):
-    """Answers each scraper in a thread, a few at once, on a socket that listens already."""
+    """Serves each scraper in a thread, up to MAX_SCRAPES, on an existing listening socket."""
 
     daemon_threads = True
     timeout = 0
-    """To wait for a scraper that has left again: ``serve`` has waited for one that was there."""
+    """Do not wait for a connection: ``serve`` has seen one, which may be closed again."""
 
     def __init__(self, sock: socket.socket, collector: ScoreboardCollector, log: Log) -> None:
         registry = CollectorRegistry()
@@ -119,10 +119,10 @@ class MetricsServer(ThreadingMixIn, TCPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self.scrapes[request] = None
-        for longest in list(self.scrapes)[:-SCRAPES_AT_ONCE]:
-            self.scrapes.pop(longest, None)
-            with suppress(OSError):  # it has left meanwhile
-                longest.shutdown(socket.SHUT_RDWR)
+        for oldest in list(self.scrapes)[:-MAX_SCRAPES]:
+            self.scrapes.pop(oldest, None)
+            with suppress(OSError):  # it has disconnected
+                oldest.shutdown(socket.SHUT_RDWR)
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
@@ -131,5 +131,5 @@ class MetricsServer(ThreadingMixIn, TCPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         error = sys.exception()
-        if not isinstance(error, OSError):  # scrapers may leave as they like
+        if not isinstance(error, OSError):  # a scraper may disconnect at any time
             self.log.error(f"metrics: {type(error).__name__}: {error}")

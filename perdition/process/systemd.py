@@ -1,7 +1,4 @@
-"""What a service manager such as systemd and its service say to each other.
-
-Sockets that it has opened come by sd_listen_fds(3); what there is to tell goes by sd_notify(3).
-"""
+"""The protocol of a service manager such as systemd: sd_listen_fds(3) and sd_notify(3)."""
 
 import os
 import socket
@@ -17,10 +14,10 @@ FIRST_DESCRIPTOR = 3
 def passed_sockets() -> list[socket.socket]:
     """Return the listening sockets that the service manager has passed to this process.
 
-    Raises StartupError for anything else that it has passed. Nobody is told of them again: what
-    the environment says is for this process alone.
+    Raises StartupError for any other descriptor. The variables are removed from the environment,
+    because they are not meant for child processes.
     """
-    getproctitle()  # titles go to where the environment was, which is found while it is whole
+    getproctitle()  # it finds the memory for titles only while the environment is unchanged
     pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
     os.environ.pop("LISTEN_FDNAMES", None)
     if pid != str(os.getpid()) or not count.isdecimal():
@@ -29,7 +26,7 @@ def passed_sockets() -> list[socket.socket]:
 
 
 def checked(descriptor: int) -> socket.socket:
-    """Return a descriptor as the listening socket that it must be; raises StartupError."""
+    """Return the listening TCP socket of a descriptor; raises StartupError if it is not one."""
     try:
         os.set_inheritable(descriptor, False)
         sock = socket.socket(fileno=descriptor)
@@ -38,14 +35,14 @@ def checked(descriptor: int) -> socket.socket:
         raise StartupError(f"LISTEN_FDS: descriptor {descriptor}: {error.strerror}") from error
     if not listens or sock.family not in (socket.AF_INET, socket.AF_INET6):
         raise StartupError(
-            f"LISTEN_FDS: descriptor {descriptor} does not listen for TCP connections; "
-            "give the socket unit ListenStream= with a port, and Accept=no"
+            f"LISTEN_FDS: descriptor {descriptor} is not a listening TCP socket; "
+            "expected a socket unit with ListenStream=PORT and Accept=no"
         )
     return sock
 
 
 def notify(*assignments: str) -> None:
-    """Tell the service manager something, if there is one that wants to hear it."""
+    """Send assignments such as READY=1 to the service manager, if there is one."""
     path = os.environ.get("NOTIFY_SOCKET")
     if not path:
         return

@@ -117,15 +117,15 @@ def tls_of(authority: Authority, use: str) -> TLS:
 
 IMPOSTORS = {
     "good": "",
-    "of an authority below ours": "it is further up than ssl_cert_verify_depth",
-    "expired": "it has expired",
-    "of an expired authority": "it (has expired|is further up)",
-    "not yet valid": "it is not yet valid",
-    "of an authority not yet valid": "it is (not yet valid|further up)",
-    "self-signed": "it is signed by itself",
-    "self-signed and expired": "it (is signed by itself|has expired)",
-    "of an unknown root": "its authority is signed by itself",
-    "of an issuer that it hides": "its issuer is not known",
+    "of an authority below ours": "depth exceeds ssl_cert_verify_depth",
+    "expired": "expired",
+    "of an expired authority": "(expired|depth exceeds ssl_cert_verify_depth)",
+    "not yet valid": "not yet valid",
+    "of an authority not yet valid": "(not yet valid|depth exceeds ssl_cert_verify_depth)",
+    "self-signed": "self-signed",
+    "self-signed and expired": "(self-signed|expired)",
+    "of an unknown root": "self-signed authority that is not trusted",
+    "of an issuer that it hides": "unknown issuer",
     "for another name": "the certificate is not for 127.0.0.1",
 }
 """Certificates of real servers, and what the log says where one is not accepted."""

@@ -3,7 +3,7 @@
 import pytest
 from cryptography import x509
 
-from perdition.net.certificate import Holder, is_address
+from perdition.net.certificate import CertificateNames, is_address
 from tests.support.authority import VALID, alternative_names, ec_key, signed
 
 
@@ -31,7 +31,7 @@ def certificate(common_name: str, *names: str) -> x509.Certificate:
     ],
 )
 def test_name_in_subject_alternative_name_matches(names: list[str], host: str) -> None:
-    assert Holder.of(certificate("other.example", *names)).is_named(host)
+    assert CertificateNames.of(certificate("other.example", *names)).matches(host)
 
 
 @pytest.mark.parametrize(
@@ -55,17 +55,19 @@ def test_name_in_subject_alternative_name_matches(names: list[str], host: str) -
     ],
 )
 def test_other_names_do_not_match(names: list[str], host: str) -> None:
-    assert not Holder.of(certificate(host or "x", *names)).is_named(host)
+    assert not CertificateNames.of(certificate(host or "x", *names)).matches(host)
 
 
 @pytest.mark.parametrize("host", ["mail.example", "MAIL.example", "192.0.2.1"])
 def test_common_name_matches_if_there_is_no_other_name(host: str) -> None:
-    assert Holder.of(certificate(host.lower())).is_named(host)
-    assert not Holder.of(certificate(host.lower())).is_named("other.example")
+    assert CertificateNames.of(certificate(host.lower())).matches(host)
+    assert not CertificateNames.of(certificate(host.lower())).matches("other.example")
 
 
 def test_common_name_is_ignored_beside_other_names() -> None:
-    assert not Holder.of(certificate("mail.example", "pop.example")).is_named("mail.example")
+    assert not CertificateNames.of(certificate("mail.example", "pop.example")).matches(
+        "mail.example"
+    )
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "::1", "2001:db8::1"])
@@ -84,4 +86,4 @@ def test_common_name_is_ignored_beside_names_that_cannot_be_read() -> None:
     party = ("mail.example", ec_key())
     found = x509.load_pem_x509_certificate(signed(party, party, VALID, unreadable))
     with pytest.raises(ValueError):  # noqa: PT011 - the library's own text
-        Holder.of(found)
+        CertificateNames.of(found)

@@ -14,7 +14,7 @@ from OpenSSL import SSL
 from perdition.net import splice as module
 from perdition.net import tls
 from perdition.net.loop import Loop
-from perdition.net.splice import BUFFER, PIPE_SIZE, SPARE_PIPES, Connection, Splice, Way
+from perdition.net.splice import BUFFER, PIPE_SIZE, SPARE_PIPES, Connection, Flow, Splice
 from perdition.net.tls import MOVING_WRITE_BUFFER
 from perdition.net.transport import NOT_NOW, WantRead
 
@@ -215,9 +215,9 @@ def counts(splice: Splice) -> tuple[int, int]:
     return splice.up.octets, splice.down.octets
 
 
-def held_octets(way: Way) -> int:
+def held_octets(flow: Flow) -> int:
     """How many octets the splice holds for one direction."""
-    return len(way.held) + way.piped
+    return len(flow.held) + flow.piped
 
 
 def test_welcome_is_sent_first_and_then_the_leftovers(session: SpliceUnderTest) -> None:
@@ -244,8 +244,8 @@ def test_every_octet_arrives_both_ways_at_once(session: SpliceUnderTest, count: 
     assert session.until_client_has(count) == down
     assert counts(session.splice) == (count, count)
     assert session.splice.totals == ([count], [count])
-    for way in (session.splice.up, session.splice.down):
-        assert (way.held, way.pipe) == (b"", None), "an idle session owns no buffer and no pipe"
+    for flow in (session.splice.up, session.splice.down):
+        assert (flow.held, flow.pipe) == (b"", None), "an idle session owns no buffer and no pipe"
     assert len(module.spare_pipes) <= SPARE_PIPES
 
 

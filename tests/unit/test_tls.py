@@ -45,7 +45,7 @@ def read(wanted: Options) -> dict[str, bytes]:
 
 def test_certificates_and_keys_come_in_pairs() -> None:
     alone = Options(ssl_cert_file=("a", "b"), ssl_key_file=("a",))
-    with pytest.raises(StartupError, match="ssl_cert_file is given 2 times and ssl_key_file 1"):
+    with pytest.raises(StartupError, match="ssl_cert_file is set 2 times and ssl_key_file 1"):
         listening_files(alone)
 
 
@@ -72,13 +72,13 @@ def test_keys_and_passphrases_are_not_shown(certificate: Certificate) -> None:
 def test_bad_certificate_leaves_the_loaded_ones(certificate: Certificate) -> None:
     wanted = options(certificate, ssl_listen_min_proto_version="tlsv1.2")
     listening = ListeningTLS(wanted, read(wanted), "")
-    holders = listening.holders
+    names = listening.names
     files = dict.fromkeys(listening_files(wanted), b"rubbish")
 
     with pytest.raises(StartupError, match=f"ssl_cert_file {certificate.certificate}"):
         listening.load(files)
 
-    assert listening.holders == holders
+    assert listening.names == names
 
 
 @pytest.mark.parametrize(
