@@ -1,5 +1,7 @@
 """Limits per client address, over all workers: connections, and the delay after failed logins.
 
+All IPv6 addresses of a site count as one, because a client can use any of them.
+
 The memory is shared and created before the fork. Each worker writes its own share and reads all of
 them, so there are no locks. An address has one cell in each of two tables, by two hashes; two
 addresses are confused only if both cells are the same.
@@ -21,16 +23,21 @@ FORGET_SECONDS = 60.0
 """The failures of an address expire after this time without another one."""
 SITE_OCTETS = 6
 """Octets of an IPv6 address that identify a site: the largest site has a /48 (RFC 6177)."""
+GUESSES = 10
+"""Wrong guesses of an address that each worker remembers."""
+GUESS_SIZE = 2
+"""Octets of a remembered guess. An address has two cells, which keep different halves of a hash."""
 
 
 class Share:
     """A worker's part of the memory: connections and failed logins of each cell.
 
-    ``failed_at`` is in seconds of the monotonic clock; ``guesses`` has a hash of the last
-    credentials.
+    ``failed_at`` is in seconds of the monotonic clock; ``guesses`` has GUESSES halves of hashes of
+    credentials for each cell, the latest first. A share has 896 KiB; the system provides only the
+    pages that were written to.
     """
 
-    SIZE = 2 * CELLS * (2 + 2 + 4 + 4)
+    SIZE = 2 * CELLS * (2 + 2 + 4 + GUESSES * GUESS_SIZE)
 
     def __init__(self, memory: memoryview) -> None:
         cells = 2 * CELLS
@@ -38,12 +45,23 @@ class Share:
         self.connections = memory[: 2 * cells].cast("H")
         self.failures = memory[2 * cells : 4 * cells].cast("H")
         self.failed_at = memory[4 * cells : 8 * cells].cast("I")
-        self.guesses = memory[8 * cells : 12 * cells].cast("I")
+        self.guesses = memory[8 * cells :].cast("H")
 
     def clear_connections(self) -> None:
         """Clear the connections of a worker that has died."""
         size = self.connections.nbytes
         self.memory[:size] = bytes(size)
+
+    def remembers(self, cell: int, guess: int) -> bool:
+        """Return whether a guess is among the last ones of a cell."""
+        first = cell * GUESSES
+        return guess in self.guesses[first : first + GUESSES].tolist()
+
+    def remember(self, cell: int, guess: int) -> None:
+        """Add a guess to those of a cell, in place of the oldest."""
+        first, end = cell * GUESSES, (cell + 1) * GUESSES
+        self.guesses[first + 1 : end] = self.guesses[first : end - 1]
+        self.guesses[first] = guess
 
 
 class ClientLimits:
@@ -75,32 +93,32 @@ class ClientLimits:
         return one % CELLS, CELLS + two % CELLS
 
     def connections(self, address: str) -> int:
-        """Return how many connections an address has, over all workers."""
+        """Return how many connections the site of an address has, over all workers."""
         return min(
             sum(share.connections[cell] for share in self.shares)
-            for cell in self.cells(address.encode())
+            for cell in self.cells(site_of(address))
         )
 
     def change_connections(self, address: str, change: int) -> None:
-        """Count a connection more (+1) or one less (-1) for an address."""
-        for cell in self.cells(address.encode()):
+        """Count a connection more (+1) or one less (-1) for the site of an address."""
+        for cell in self.cells(site_of(address)):
             self.own.connections[cell] += change
 
     def record_failure(self, address: str, user: bytes, password: bytes) -> float:
         """Count a failed login; return the delay of its refusal in seconds.
 
-        Repeated credentials, as a mail client with an old password sends them, are no guesses and
-        do not increase the delay.
+        Repeated credentials, as mail clients with old passwords send them, are no guesses and do
+        not increase the delay.
         """
-        cells = self.cells(throttle_key(address))
-        (guess,) = struct.unpack_from("I", self.keyed_hash(user, password))
-        repeated = all(any(share.guesses[cell] == guess for share in self.shares) for cell in cells)
+        cells = self.cells(site_of(address))
+        halves = struct.unpack_from("HH", self.keyed_hash(user, password))
+        guess = list(zip(cells, halves, strict=True))
         now = int(monotonic())
-        if not repeated:
-            for cell in cells:
+        if not all(any(share.remembers(*half) for share in self.shares) for half in guess):
+            for cell, half in guess:
                 count = 1 + self.recent_failures(self.own, cell, now)
                 self.own.failures[cell] = min(count, MAX_FAILURES)
-                self.own.guesses[cell] = guess
+                self.own.remember(cell, half)
         for cell in cells:
             self.own.failed_at[cell] = now
         count = min(
@@ -114,8 +132,8 @@ class ClientLimits:
         return share.failures[cell] if now - share.failed_at[cell] <= FORGET_SECONDS else 0
 
 
-def throttle_key(address: str) -> bytes:
-    """Return the key for throttling: the IPv4 address, or the /48 of an IPv6 address."""
+def site_of(address: str) -> bytes:
+    """Return what limits apply to: the IPv4 address, or the /48 of an IPv6 address."""
     if ":" not in address:
         return address.encode()
     number, _, _ = address.partition("%")

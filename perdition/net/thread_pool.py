@@ -1,4 +1,4 @@
-"""Threads for what would block the loop; each kind of resource has a pool of its own."""
+"""Threads for calls that would block the loop; each kind of resource has its own pool."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -13,11 +13,11 @@ T = TypeVar("T")
 
 
 class ThreadPoolFull(Exception):
-    """A pool has as many calls waiting as it may."""
+    """The maximum number of calls is waiting already."""
 
 
 class ThreadPool:
-    """Threads for calls that block, and a bound on how many calls may wait for one."""
+    """Threads for blocking calls; at most ``waiting`` more calls may wait for a thread."""
 
     def __init__(self, loop: Loop, name: str, threads: int, waiting: int) -> None:
         self.loop = loop
@@ -28,7 +28,7 @@ class ThreadPool:
 
     @cached_property
     def executor(self) -> "ThreadPoolExecutor":
-        """The threads; neither they nor their library are there before the first call."""
+        """The threads; they are started, and their module imported, by the first call."""
         from concurrent.futures import ThreadPoolExecutor
 
         return ThreadPoolExecutor(self.threads, self.name)
@@ -36,14 +36,14 @@ class ThreadPool:
     async def call(self, seconds: float, function: Callable[..., T], *arguments: object) -> T:
         """Return what the function returns, or raise what it raises.
 
-        Raises TimeoutError after some seconds (0: never), PoolFull at once if too many wait.
-        The thread of a call that nobody waits for any more is busy until the call returns.
+        Raises TimeoutError after ``seconds`` (0: never), and ThreadPoolFull at once if too many
+        calls wait. After a timeout the thread stays busy until its call returns.
         """
         if self.calls >= self.limit:
             raise ThreadPoolFull(f"{self.calls} calls are waiting already")
         self.calls += 1
         future = self.executor.submit(function, *arguments)
-        future.add_done_callback(self.count_down)
+        future.add_done_callback(self.call_ended)
 
         def arm(task: Task) -> Callable[[], None]:
             return self.await_result(task, future, seconds)
@@ -51,23 +51,23 @@ class ThreadPool:
         await suspend(arm)
         return future.result()
 
-    def count_down(self, _: "Future[Any]") -> None:
-        """Note that a call has ended (in its thread; the loop's thread counts)."""
-        self.loop.call_soon_from_thread(self.ended)
+    def call_ended(self, _: "Future[Any]") -> None:
+        """Have the loop's thread count the end of a call; runs in the call's thread."""
+        self.loop.call_soon_from_thread(self.make_room)
 
-    def ended(self) -> None:
-        """Make room for another call."""
+    def make_room(self) -> None:
+        """Allow another call, after one has ended."""
         self.calls -= 1
 
     def await_result(self, task: Task, future: "Future[Any]", seconds: float) -> Callable[[], None]:
-        """Wake the task when the future is done or its time is over, whichever comes first."""
+        """Wake the task when the future is done or the time has expired, whichever is first."""
         timer: Timer | None = None
         awaited = True
 
         def disarm() -> None:
             nonlocal awaited
             awaited = False
-            future.cancel()  # it may still wait for a thread
+            future.cancel()  # if it still waits for a thread
             if timer:
                 self.loop.timers.cancel(timer)
 
@@ -76,11 +76,11 @@ class ThreadPool:
                 disarm()
                 task.wake()
 
-        def late() -> None:
+        def expired() -> None:
             disarm()
             task.wake(error=TimeoutError())
 
         if seconds:
-            timer = self.loop.call_later(seconds, late)
+            timer = self.loop.call_later(seconds, expired)
         future.add_done_callback(lambda _: self.loop.call_soon_from_thread(done))
         return disarm

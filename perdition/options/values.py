@@ -1,14 +1,14 @@
-"""Values of options that other modules ask about: name states, use of TLS, password logging."""
+"""Types of option values that other modules use: name states, use of TLS, password logging."""
 
 from enum import Enum
 from typing import NamedTuple
 
 TLS_VERSIONS = ("sslv3", "tlsv1", "tlsv1.1", "tlsv1.2", "tlsv1.3")
-"""As options name them, lowest first."""
+"""As written in options, lowest first."""
 
 
 class State(Enum):
-    """Where in a session a user name is used."""
+    """The steps of a login that use a user name."""
 
     SERVERNAME_LOOKUP = "servername_lookup"
     LOCAL_AUTHENTICATION = "local_authentication"
@@ -24,7 +24,7 @@ STATE_NAMES = {
 
 
 DEFAULT_DEPTH = 1
-"""How many levels ``add_domain`` strips from a host's name, unless it is told."""
+"""How many levels ``add_domain`` strips from a host's name by default."""
 
 
 class States(NamedTuple):
@@ -71,7 +71,7 @@ class SSLMode(NamedTuple):
 
 
 class LogPassword(Enum):
-    """Of which logins the password is logged."""
+    """The logins whose password is logged."""
 
     NEVER = "never"
     OK = "ok"

@@ -48,6 +48,47 @@ def test_repeated_wrong_password_does_not_increase_the_delay(clients: ClientLimi
     assert delays == [2, 2, 2, 2]
 
 
+def counted(clients: ClientLimits) -> int:
+    """How many guesses from HOME are counted, over all workers."""
+    cell, _ = clients.cells(HOME.encode())
+    return sum(share.failures[cell] for share in clients.shares)
+
+
+@pytest.mark.parametrize("worker", [0, 1])
+def test_ten_wrong_passwords_in_turn_are_counted_once_each(
+    worker: int, clients: ClientLimits
+) -> None:
+    """As of several mail clients with old passwords at one address."""
+    old = [b"old password %d" % number for number in range(10)]
+    for password in old:
+        clients.record_failure(HOME, b"joe", password)
+    clients.use_share(worker)
+    for password in old * 3:
+        clients.record_failure(HOME, b"joe", password)
+    assert counted(clients) == len(old)
+    clients.record_failure(HOME, b"joe", b"a guess")
+    assert counted(clients) == len(old) + 1
+
+
+def test_two_wrong_passwords_in_turn_do_not_increase_the_delay(clients: ClientLimits) -> None:
+    passwords = (b"old", b"older") * 3
+    delays = [clients.record_failure(HOME, b"joe", password) for password in passwords]
+    assert delays == [2, 4, 4, 4, 4, 4]
+
+
+def test_eleventh_wrong_guess_replaces_the_oldest(clients: ClientLimits) -> None:
+    for number in range(11):
+        clients.record_failure(HOME, b"joe", b"guess %d" % number)
+    clients.record_failure(HOME, b"joe", b"guess 1")
+    assert counted(clients) == 11
+    clients.record_failure(HOME, b"joe", b"guess 0")
+    assert counted(clients) == 12
+
+
+def test_memory_of_a_worker_is_small(clients: ClientLimits) -> None:
+    assert len(clients.own.memory) < 2**20
+
+
 def test_one_password_for_many_users_increases_the_delay(clients: ClientLimits) -> None:
     users = (b"ann", b"joe", b"max")
     assert [clients.record_failure(HOME, user, b"12345") for user in users] == [2, 4, 8]
@@ -70,9 +111,15 @@ def test_guesses_from_one_ipv6_network_count_together(
     assert clients.record_failure(other, b"joe", b"two") == delay
 
 
-def test_connections_from_one_ipv6_network_are_counted_by_address(clients: ClientLimits) -> None:
+@pytest.mark.parametrize(
+    ("other", "count"),
+    [("2001:db8::2", 1), ("2001:db8:0:ffff::1", 1), ("2001:db8::1%eth0", 1), ("2001:db8:1::1", 0)],
+)
+def test_connections_from_one_ipv6_network_count_together(
+    other: str, count: int, clients: ClientLimits
+) -> None:
     clients.change_connections("2001:db8::1", +1)
-    assert clients.connections("2001:db8::2") == 0
+    assert clients.connections(other) == count
 
 
 def test_shared_memory_holds_no_password(clients: ClientLimits) -> None:
