@@ -12,7 +12,7 @@ from tests.support.folders import public_folder
 
 
 @runtime_checkable
-class Witness(Protocol):
+class HasEvidence(Protocol):
     """Whatever can tell what happened: when a test fails, its fixtures are asked."""
 
     def evidence(self) -> str: ...
@@ -33,7 +33,7 @@ def pytest_runtest_makereport(
         # A fixture that only prepares another one is the same witness under two names.
         witnesses = {id(value): (name, value) for name, value in item.funcargs.items()}
         for name, value in witnesses.values():
-            if isinstance(value, Witness):
+            if isinstance(value, HasEvidence):
                 report.sections.append((name, value.evidence()))
     return report
 

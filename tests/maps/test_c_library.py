@@ -18,7 +18,7 @@ from perdition.popmap import Destination, PopMap, Query
 from perdition.popmap.c_library import CLibraryMap
 from perdition.popmap.kinds import open_map
 from perdition.username import Ends
-from tests.support.proxy import ROOT
+from tests.support.folders import ROOT
 from tests.support.wait import until
 
 ENDS = Ends("192.0.2.1", 4242, "192.0.2.9", 143)

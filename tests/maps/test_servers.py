@@ -15,13 +15,7 @@ from perdition.username import Ends
 from tests.support import processes
 from tests.support.folders import public_folder
 from tests.support.map_server import MapServer
-from tests.support.map_servers import (
-    AuthService,
-    MariaDB,
-    OpenLDAP,
-    PostgreSQL,
-    Redis,
-)
+from tests.support.map_servers import AuthService, MariaDB, OpenLDAP, PostgreSQL, Redis
 
 ENDS = Ends("192.0.2.1", 4242, "192.0.2.9", 143)
 SERVERS: list[type[MapServer]] = [MariaDB, PostgreSQL, OpenLDAP, Redis, AuthService]

@@ -14,14 +14,15 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import PrivateFormat
 
-from tests.process.conftest import PASSWORD, Started, needs_root
+from tests.process.conftest import PASSWORD, needs_root
 from tests.support import processes
 from tests.support.authority import Authority, ec_key, encrypt
+from tests.support.client_connection import ClientTLS, LoggedInClient, RawConnection
 from tests.support.dovecot import Certificate
-from tests.support.proxy import BIN, Proxy
-from tests.support.session import TLS, Session
+from tests.support.folders import BIN
+from tests.support.perdition import PerditionProcess, Perditions
+from tests.support.processes import ProcessInfo
 from tests.support.wait import DEADLINE, until
-from tests.support.wire import Wire
 
 PASSPHRASE = "correct horse"
 USAGE = os.EX_USAGE
@@ -39,9 +40,9 @@ def shown(certificate: Certificate) -> tuple[str | Path, ...]:
     return ("--ssl_mode", "ssl_listen", *files)
 
 
-def holder(proxy: Proxy, authority: Authority, host: str = "localhost") -> str:
+def holder(proxy: PerditionProcess, authority: Authority, host: str = "localhost") -> str:
     """Whose certificate a new client is shown: its common name."""
-    with Wire.to(proxy.address) as wire:
+    with RawConnection.to(proxy.address) as wire:
         certificate = wire.start_tls(authority.trusted(), host).getpeercert(binary_form=True)
     assert certificate, "no certificate is shown"
     return x509.load_der_x509_certificate(certificate).subject.rfc4514_string().removeprefix("CN=")
@@ -71,7 +72,9 @@ def test_passphrase_from_a_file(
     locked: Certificate, passphrase: Path, authority: Authority, folder: Path
 ) -> None:
     """ssl_passphrase_file: its first line."""
-    with Proxy("imap4", folder, *shown(locked), "--ssl_passphrase_file", passphrase) as proxy:
+    with PerditionProcess(
+        "imap4", folder, *shown(locked), "--ssl_passphrase_file", passphrase
+    ) as proxy:
         assert holder(proxy, authority) == "locked"
 
 
@@ -82,7 +85,9 @@ def test_passphrase_from_a_descriptor(
     with passphrase.open() as source:
         number = source.fileno()
         option = ("--ssl_passphrase_fd", str(number))
-        with Proxy("imap4", folder, *shown(locked), *option, descriptors=[number]) as proxy:
+        with PerditionProcess(
+            "imap4", folder, *shown(locked), *option, descriptors=[number]
+        ) as proxy:
             assert holder(proxy, authority) == "locked"
 
 
@@ -92,7 +97,7 @@ def test_passphrase_from_standard_input(
     """Where no option tells another place."""
     with (
         passphrase.open() as source,
-        Proxy("imap4", folder, *shown(locked), stdin=source.fileno()) as proxy,
+        PerditionProcess("imap4", folder, *shown(locked), stdin=source.fileno()) as proxy,
     ):
         assert holder(proxy, authority) == "locked"
 
@@ -119,7 +124,7 @@ def test_passphrase_is_asked_for_on_a_terminal(
     """Nobody sees what is typed."""
     typist = Thread(target=type_unseen, args=(terminal, PASSPHRASE))
     typist.start()
-    with Proxy("imap4", folder, *shown(locked), stdin=terminal[1]) as proxy:
+    with PerditionProcess("imap4", folder, *shown(locked), stdin=terminal[1]) as proxy:
         assert holder(proxy, authority) == "locked"
         assert PASSPHRASE not in proxy.evidence()
     typist.join()
@@ -222,12 +227,12 @@ def new(authority: Authority) -> Certificate:
     return authority.issue("new")
 
 
-def everybody_shows(proxy: Proxy, authority: Authority, name: str) -> bool:
+def everybody_shows(proxy: PerditionProcess, authority: Authority, name: str) -> bool:
     """Whether client after client, whichever worker they come to, is shown that certificate."""
     return all(holder(proxy, authority) == name for _ in range(16))
 
 
-def expect_shown(proxy: Proxy, authority: Authority, name: str) -> None:
+def expect_shown(proxy: PerditionProcess, authority: Authority, name: str) -> None:
     """Wait until every worker shows that certificate."""
     until(
         lambda: everybody_shows(proxy, authority, name),
@@ -237,14 +242,14 @@ def expect_shown(proxy: Proxy, authority: Authority, name: str) -> None:
 
 @needs_root
 def test_renewed_certificate_is_taken_up_while_a_session_stays(
-    started: Started, authority: Authority, old: Certificate, new: Certificate
+    perditions: Perditions, authority: Authority, old: Certificate, new: Certificate
 ) -> None:
     """Also where only root may read the key, and nobody but the workers has to be told."""
-    proxy = started.foreground("imap4", *shown(old), "--workers", "2")
+    proxy = perditions.start("imap4", *shown(old), "--workers", "2")
     workers = proxy.workers()
     assert holder(proxy, authority) == "old"
-    tls = TLS("ssl", authority.trusted())
-    with Session(proxy.address, "imap4", "joe", PASSWORD, tls) as session:
+    tls = ClientTLS("ssl", authority.trusted())
+    with LoggedInClient(proxy.address, "imap4", "joe", PASSWORD, tls) as session:
         copy(new, old)
         os.kill(proxy.pid, signal.SIGHUP)
         expect_shown(proxy, authority, "new")
@@ -274,13 +279,13 @@ def have_another_key(certificate: Certificate, other: Certificate) -> None:
 @pytest.mark.parametrize("spoil", [be_rubbish, be_gone, be_a_pipe, have_another_key])
 def test_bad_renewed_certificate_is_refused_and_the_old_one_kept(
     spoil: Callable[[Certificate, Certificate], None],
-    started: Started,
+    perditions: Perditions,
     authority: Authority,
     old: Certificate,
     new: Certificate,
 ) -> None:
     """The log says why, and which file is meant; a better one is then taken up."""
-    proxy = started.foreground("imap4", *shown(old), "--workers", "2")
+    proxy = perditions.start("imap4", *shown(old), "--workers", "2")
     spoil(old, new)
 
     os.kill(proxy.pid, signal.SIGHUP)
@@ -294,11 +299,11 @@ def test_bad_renewed_certificate_is_refused_and_the_old_one_kept(
 
 @needs_root
 def test_one_bad_certificate_of_several_keeps_them_all(
-    started: Started, authority: Authority, old: Certificate, new: Certificate
+    perditions: Perditions, authority: Authority, old: Certificate, new: Certificate
 ) -> None:
     """A site never shows a mixture."""
     second = authority.issue("second", ["second.example"])
-    proxy = started.foreground("imap4", *shown(old), *shown(second))
+    proxy = perditions.start("imap4", *shown(old), *shown(second))
     copy(new, old)
     be_rubbish(second, new)
 
@@ -311,12 +316,12 @@ def test_one_bad_certificate_of_several_keeps_them_all(
 
 @needs_root
 def test_bad_configuration_keeps_the_certificate(
-    started: Started, authority: Authority, old: Certificate, new: Certificate, folder: Path
+    perditions: Perditions, authority: Authority, old: Certificate, new: Certificate, folder: Path
 ) -> None:
     """A mistake anywhere leaves everything as it was."""
     configuration = folder / "perdition.conf"
     configuration.write_text("timeout 100\n")
-    proxy = started.foreground("imap4", *shown(old), "--workers", "2", "-f", configuration)
+    proxy = perditions.start("imap4", *shown(old), "--workers", "2", "-f", configuration)
     copy(new, old)
     configuration.write_text("timeout soon\n")
 
@@ -331,10 +336,10 @@ def test_bad_configuration_keeps_the_certificate(
 
 @needs_root
 def test_worker_that_starts_later_has_the_renewed_certificate(
-    started: Started, authority: Authority, old: Certificate, new: Certificate
+    perditions: Perditions, authority: Authority, old: Certificate, new: Certificate
 ) -> None:
     """It comes from a master that has taken it up too."""
-    proxy = started.foreground("imap4", *shown(old), "--workers", "1")
+    proxy = perditions.start("imap4", *shown(old), "--workers", "1")
     copy(new, old)
     os.kill(proxy.pid, signal.SIGHUP)
     expect_shown(proxy, authority, "new")
@@ -347,10 +352,10 @@ def test_worker_that_starts_later_has_the_renewed_certificate(
 
 @needs_root
 def test_several_sighups_at_once_end_with_what_is_there(
-    started: Started, authority: Authority, old: Certificate, new: Certificate
+    perditions: Perditions, authority: Authority, old: Certificate, new: Certificate
 ) -> None:
     """However they overtake each other."""
-    proxy = started.foreground("imap4", *shown(old), "--workers", "2")
+    proxy = perditions.start("imap4", *shown(old), "--workers", "2")
     copy(new, old)
     for _ in range(20):
         os.kill(proxy.pid, signal.SIGHUP)
@@ -360,13 +365,13 @@ def test_several_sighups_at_once_end_with_what_is_there(
 
 @needs_root
 def test_worker_that_cannot_read_the_renewed_certificate_says_so(
-    started: Started, authority: Authority, old: Certificate, new: Certificate
+    perditions: Perditions, authority: Authority, old: Certificate, new: Certificate
 ) -> None:
     """Or clients would be shown, by chance, the one or the other, and nobody knew."""
-    proxy = started.foreground("imap4", *shown(old), "--workers", "1")
+    proxy = perditions.start("imap4", *shown(old), "--workers", "1")
     [worker] = proxy.workers()
 
-    def roots() -> list[processes.Process]:
+    def roots() -> list[ProcessInfo]:
         return [process for process in proxy.processes() if process.uid == 0]
 
     until(lambda: any("helper" in root.title for root in roots()), proxy.evidence)
@@ -389,12 +394,12 @@ def test_worker_that_cannot_read_the_renewed_certificate_says_so(
 @needs_root
 @pytest.mark.parametrize("deadly", [signal.SIGTERM, signal.SIGKILL])
 def test_who_stays_root_ends_with_the_master(
-    deadly: signal.Signals, started: Started, old: Certificate
+    deadly: signal.Signals, perditions: Perditions, old: Certificate
 ) -> None:
     """Who reads keys again is nobody whom the network reaches, and does not outlive the rest."""
-    proxy = started.foreground("imap4", *shown(old))
+    proxy = perditions.start("imap4", *shown(old))
 
-    def find_roots() -> list[processes.Process] | None:
+    def find_roots() -> list[ProcessInfo] | None:
         found = [process for process in proxy.processes() if process.uid == 0]
         return found if any("helper" in root.title for root in found) else None
 
@@ -407,8 +412,8 @@ def test_who_stays_root_ends_with_the_master(
 
 
 @needs_root
-def test_nobody_stays_root_where_no_certificate_is_shown(started: Started) -> None:
+def test_nobody_stays_root_where_no_certificate_is_shown(perditions: Perditions) -> None:
     """TLS with real servers alone needs nothing that is root's."""
-    proxy = started.foreground("imap4", "--ssl_mode", "ssl_outgoing")
+    proxy = perditions.start("imap4", "--ssl_mode", "ssl_outgoing")
 
     assert 0 not in [process.uid for process in proxy.processes()], proxy.evidence()

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.conftest import PASSWORD, Clients, Started, fails, needs_root, refused
-from tests.support.family import Member
-from tests.support.proxy import Proxy
+from tests.process.conftest import PASSWORD, fails, needs_root
+from tests.support.client_connection import OpenClients, RepeatedLogins
+from tests.support.perdition import PerditionProcess, Perditions
+from tests.support.processes import ProcessInfo, refuses_connections
 from tests.support.saved import saved
-from tests.support.users import Users
 from tests.support.wait import DEADLINE, until
 
 pytestmark = needs_root
@@ -39,26 +39,26 @@ class Endless(NoMap):
 
 
 @pytest.fixture
-def proxy(started: Started, pam_permits: None) -> Proxy:
+def proxy(perditions: Perditions, pam_permits: None) -> PerditionProcess:
     """A perdition with processes of all kinds."""
-    return started.foreground("imap4", *WITH_HELPER)
+    return perditions.start("imap4", *WITH_HELPER)
 
 
 @pytest.fixture
-def users(proxy: Proxy) -> Iterator[Users]:
+def users(proxy: PerditionProcess) -> Iterator[RepeatedLogins]:
     """Some have logged in already, and they go on."""
-    with Users(proxy, PASSWORD) as found:
+    with RepeatedLogins(proxy, PASSWORD) as found:
         found.expect_successes()
         yield found
 
 
-def pids(proxy: Proxy, kind: str) -> set[int]:
+def pids(proxy: PerditionProcess, kind: str) -> set[int]:
     """The processes of that kind; those that ask PAM are of none."""
     form = re.compile(rf"{proxy.name}: {kind}( \d.*)?")
     return {each.pid for each in proxy.processes() if form.fullmatch(each.title)}
 
 
-def the_helper(proxy: Proxy) -> set[int]:
+def the_helper(proxy: PerditionProcess) -> set[int]:
     """The helper, once nobody else has its title: what asks PAM has it at first."""
 
     def look() -> set[int] | None:
@@ -68,7 +68,7 @@ def the_helper(proxy: Proxy) -> set[int]:
     return until(look, proxy.evidence)
 
 
-def both_workers(proxy: Proxy) -> set[int]:
+def both_workers(proxy: PerditionProcess) -> set[int]:
     """The two workers, once both are there: perdition listens before."""
 
     def look() -> set[int] | None:
@@ -83,7 +83,7 @@ def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-def expect_another(proxy: Proxy, kind: str, old: set[int], count: int) -> set[int]:
+def expect_another(proxy: PerditionProcess, kind: str, old: set[int], count: int) -> set[int]:
     """Wait until as many as there were are there, without the one that was killed."""
 
     def look() -> set[int] | None:
@@ -93,7 +93,7 @@ def expect_another(proxy: Proxy, kind: str, old: set[int], count: int) -> set[in
     return until(look, lambda: f"another {kind} than {old}\n{proxy.evidence()}", SOON)
 
 
-def test_worker(proxy: Proxy, users: Users, clients: Clients) -> None:
+def test_worker(proxy: PerditionProcess, users: RepeatedLogins, clients: OpenClients) -> None:
     """Another one comes; the others' sessions and everybody's logins go on; the log tells."""
     held = [clients.log_in(proxy) for _ in range(10)]
     before = pids(proxy, "worker")
@@ -113,19 +113,19 @@ def test_worker(proxy: Proxy, users: Users, clients: Clients) -> None:
     assert len(users.failures) <= 1, users.failures
 
 
-def test_workers_share_no_line(started: Started, pam_permits: None) -> None:
+def test_workers_share_no_line(perditions: Perditions, pam_permits: None) -> None:
     """Nobody can ask the helper, or get orders, in another's place: only clients are for all."""
-    proxy = started.foreground("imap4", *WITH_HELPER)
+    proxy = perditions.start("imap4", *WITH_HELPER)
     before = both_workers(proxy)
     kill(min(before))
-    workers = [Member(pid) for pid in expect_another(proxy, "worker", before, len(before))]
+    workers = [ProcessInfo(pid) for pid in expect_another(proxy, "worker", before, len(before))]
 
     one, two = (worker.sockets() for worker in workers)
 
     assert len(one & two) == 1, f"{workers} have {one} and {two}"
 
 
-def test_workers_again_and_again(proxy: Proxy, users: Users) -> None:
+def test_workers_again_and_again(proxy: PerditionProcess, users: RepeatedLogins) -> None:
     """Each of them in turn, several times: users hardly see it, and none is lost for good."""
     for _ in range(3):
         for victim in sorted(pids(proxy, "worker")):
@@ -137,7 +137,7 @@ def test_workers_again_and_again(proxy: Proxy, users: Users) -> None:
     assert proxy.terminate() == 0, proxy.evidence()
 
 
-def test_helper(proxy: Proxy, users: Users, clients: Clients) -> None:
+def test_helper(proxy: PerditionProcess, users: RepeatedLogins, clients: OpenClients) -> None:
     """Another one comes and is asked; who is logged in notices nothing."""
     held = clients.log_in(proxy)
     workers = pids(proxy, "worker")
@@ -152,7 +152,7 @@ def test_helper(proxy: Proxy, users: Users, clients: Clients) -> None:
     assert pids(proxy, "worker") == workers, proxy.evidence()
 
 
-def test_keeper(proxy: Proxy, users: Users, clients: Clients) -> None:
+def test_keeper(proxy: PerditionProcess, users: RepeatedLogins, clients: OpenClients) -> None:
     """The helper goes on without it, and so do users; an operator is told what to do."""
     held = clients.log_in(proxy)
     workers = pids(proxy, "worker")
@@ -168,7 +168,7 @@ def test_keeper(proxy: Proxy, users: Users, clients: Clients) -> None:
     assert (pids(proxy, "worker"), the_helper(proxy)) == (workers, helper)
 
 
-def test_keeper_then_the_end(proxy: Proxy, users: Users) -> None:
+def test_keeper_then_the_end(proxy: PerditionProcess, users: RepeatedLogins) -> None:
     """A helper that nobody keeps any more ends with the others."""
     kill(*pids(proxy, "keeper"))
     proxy.wait_for_log("keeper has died")
@@ -177,7 +177,7 @@ def test_keeper_then_the_end(proxy: Proxy, users: Users) -> None:
     until(lambda: not proxy.processes(), lambda: f"nobody is left\n{proxy.evidence()}", SOON)
 
 
-def test_master(proxy: Proxy, users: Users, clients: Clients) -> None:
+def test_master(proxy: PerditionProcess, users: RepeatedLogins, clients: OpenClients) -> None:
     """All others end, with closing lines; the address is free for the next master."""
     held = clients.log_in(proxy)
 
@@ -187,28 +187,25 @@ def test_master(proxy: Proxy, users: Users, clients: Clients) -> None:
 
     held.read_to_end()
     proxy.wait_for_log(f"Close: {held.own_address}->")
-    assert refused(proxy.address)
+    assert refuses_connections(proxy.address)
 
 
-def test_master_of_a_daemon(started: Started, clients: Clients) -> None:
+def test_master_of_a_daemon(perditions: Perditions, clients: OpenClients) -> None:
     """Its pid file stays behind, and does not keep the next one from starting."""
-    first = started.daemon("imap4", *FEW)
+    first = perditions.start_daemon("imap4", *FEW)
     kill(first.pid)
     assert first.wait() == -signal.SIGKILL
     until(lambda: not first.processes(), first.evidence, SOON)
     assert first.written_pid() == first.pid
 
-    second = started.prepared("imap4", *FEW, pid_file=first.pid_file)
+    second = perditions.new_daemon("imap4", *FEW, pid_file=first.pid_file)
     second.launch()
     until(lambda: second.written_pid() not in (0, first.pid), second.evidence)
-    second.adopt()
-    try:
+    with second.running():
         clients.log_in(second).use()
-    finally:
-        second.__exit__(None, None, None)
 
 
-def test_master_and_worker_at_once(proxy: Proxy, users: Users) -> None:
+def test_master_and_worker_at_once(proxy: PerditionProcess, users: RepeatedLogins) -> None:
     """As the kernel may do when memory runs out: nobody is left."""
     victims = [proxy.pid, *pids(proxy, "worker"), *pids(proxy, "keeper")]
     for victim in victims:
@@ -218,9 +215,9 @@ def test_master_and_worker_at_once(proxy: Proxy, users: Users) -> None:
     until(lambda: not proxy.processes(), lambda: f"nobody is left\n{proxy.evidence()}", SOON)
 
 
-def test_worker_that_dies_at_once(started: Started, clients: Clients) -> None:
+def test_worker_that_dies_at_once(perditions: Perditions, clients: OpenClients) -> None:
     """It is tried again, ever more rarely, until it lives; the other one serves meanwhile."""
-    proxy = started.foreground("imap4", *FEW)
+    proxy = perditions.start("imap4", *FEW)
     survivor, _ = sorted(both_workers(proxy))
 
     def delays_of_the_doomed() -> list[float] | None:
@@ -255,24 +252,24 @@ def endless_map() -> Iterator[tuple[str, ...]]:
 
 
 def test_worker_that_spins_without_a_master(
-    endless_map: tuple[str, ...], started: Started, clients: Clients
+    endless_map: tuple[str, ...], perditions: Perditions, clients: OpenClients
 ) -> None:
     """A master would replace it; it does not keep the port from the next one either way."""
-    proxy = started.foreground("imap4", "--workers", "1", *endless_map)
+    proxy = perditions.start("imap4", "--workers", "1", *endless_map)
     clients.connect(proxy).send(b"a LOGIN joe pw\r\n")
     [worker] = pids(proxy, "worker")
-    until(lambda: Member(worker).cpu_seconds() > 1, lambda: f"it spins\n{proxy.evidence()}")
+    until(lambda: ProcessInfo(worker).cpu_seconds() > 1, lambda: f"it spins\n{proxy.evidence()}")
 
     kill(proxy.pid)
     proxy.wait()
 
     until(lambda: not proxy.processes(), lambda: f"nobody is left\n{proxy.evidence()}", 60)
-    assert refused(proxy.address)
+    assert refuses_connections(proxy.address)
 
 
-def test_worker_that_is_stuck(started: Started, clients: Clients) -> None:
+def test_worker_that_is_stuck(perditions: Perditions, clients: OpenClients) -> None:
     """It holds up no more than its own sessions: it is noticed, killed and replaced."""
-    proxy = started.foreground("imap4", *FEW)
+    proxy = perditions.start("imap4", *FEW)
     before = both_workers(proxy)
     victim = min(before)
 
@@ -288,10 +285,10 @@ def test_worker_that_is_stuck(started: Started, clients: Clients) -> None:
 
 @pytest.mark.parametrize(("resource", "count"), [("nofile", 3), ("nproc", 1)])
 def test_worker_that_cannot_start(
-    resource: str, count: int, started: Started, clients: Clients
+    resource: str, count: int, perditions: Perditions, clients: OpenClients
 ) -> None:
     """The system has no room for it: the others go on, the log tells, and once it can it comes."""
-    proxy = started.foreground("imap4", *FEW, "-u", "12345")
+    proxy = perditions.start("imap4", *FEW, "-u", "12345")
     survivor, victim = sorted(both_workers(proxy))
     limit(proxy, resource, count)
 
@@ -306,9 +303,9 @@ def test_worker_that_cannot_start(
     assert proxy.terminate() == 0, proxy.evidence()
 
 
-def limit(proxy: Proxy, resource: str, count: int) -> None:
+def limit(proxy: PerditionProcess, resource: str, count: int) -> None:
     """Have the system give the master no more than that; its own user may change it again."""
-    uids, gids, _ = Member(proxy.pid).ids()
+    uids, gids, _ = ProcessInfo(proxy.pid).ids()
     subprocess.run(
         [
             *("setpriv", "--reuid", *uids, "--regid", *gids, "--clear-groups"),
@@ -318,7 +315,7 @@ def limit(proxy: Proxy, resource: str, count: int) -> None:
     )
 
 
-def announced_delays(proxy: Proxy) -> list[float]:
+def announced_delays(proxy: PerditionProcess) -> list[float]:
     """How long the log says that workers have to wait, in turn, where they have to."""
     lines = proxy.logged(r"worker \d+ \(pid")
     return [float(found[1]) for line in lines if (found := re.search(r"in ([\d.]+) s$", line))]

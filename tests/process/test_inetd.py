@@ -11,14 +11,13 @@ import pytest
 
 from tests.process.conftest import PASSWORD, every_protocol, needs_root
 from tests.support.authority import Authority
-from tests.support.family import Member, descendants
-from tests.support.proxy import BIN
+from tests.support.client_connection import PROTOCOLS, ClientTLS, RawConnection, read_greeting
+from tests.support.folders import BIN
+from tests.support.processes import ProcessInfo, descendants
 from tests.support.real_server import RealServer
 from tests.support.saved import saved
-from tests.support.session import DIALOGUES, TLS, hear_greeting
 from tests.support.superserver import TCPD, ByHand, OpenBsdInetd, SuperServer, Xinetd
 from tests.support.wait import DEADLINE, until
-from tests.support.wire import Wire
 
 pytestmark = needs_root
 
@@ -95,13 +94,13 @@ def program(protocol: str) -> Path:
     return BIN / f"perdition.{protocol}"
 
 
-def log_in_and_out(wire: Wire, protocol: str, tls: TLS | None = None) -> None:
+def log_in_and_out(wire: RawConnection, protocol: str, tls: ClientTLS | None = None) -> None:
     """A whole session: greeting, login, a question, the farewell, the end."""
-    dialogue = DIALOGUES[protocol]
-    hear_greeting(wire, protocol, tls)
-    for command, answer in (*dialogue.credentials("joe", PASSWORD), dialogue.question):
+    commands = PROTOCOLS[protocol]
+    read_greeting(wire, protocol, tls)
+    for command, answer in (*commands.credentials("joe", PASSWORD), commands.noop):
         wire.ask(command, answer)
-    wire.send(dialogue.farewell + b"\r\n")
+    wire.send(commands.logout + b"\r\n")
     wire.read_to_end()
 
 
@@ -126,7 +125,7 @@ def test_several_at_once(kind: type[SuperServer], inetd: Inetd) -> None:
     with inetd.start(kind, "imap4", False) as superserver:
         clients = [superserver.connect() for _ in range(5)]
         for client in clients:
-            client.read_until(DIALOGUES["imap4"].greeting)
+            client.read_until(PROTOCOLS["imap4"].greeting)
         assert len(children(superserver)) == len(clients), children(superserver)
         for client in clients:
             client.send(b"z LOGOUT\r\n")
@@ -135,9 +134,9 @@ def test_several_at_once(kind: type[SuperServer], inetd: Inetd) -> None:
         until(lambda: not children(superserver), lambda: f"no {children(superserver)}")
 
 
-def children(superserver: SuperServer) -> list[Member]:
+def children(superserver: SuperServer) -> list[ProcessInfo]:
     """Whom it has started and who still lives."""
-    return [member for member in descendants(superserver.pid) if member.alive()]
+    return [member for member in descendants(superserver.pid) if member.is_alive()]
 
 
 def test_exit_status_for_a_super_server(inetd: Inetd) -> None:
@@ -161,7 +160,7 @@ def test_tcpd_has_its_say(kind: type[SuperServer], inetd: Inetd) -> None:
             assert client.read_to_end() == b""
         HOSTS_DENY.write_text("perdition.pop3: 127.0.0.1\n")
         with superserver.connect() as client:
-            client.read_until(DIALOGUES["imap4"].greeting)
+            client.read_until(PROTOCOLS["imap4"].greeting)
     assert inetd.log().count("Connect: ") == 1, inetd.log()
 
 
@@ -223,8 +222,8 @@ def test_pair_of_sockets(inetd: Inetd) -> None:
 def test_user_and_group(inetd: Inetd) -> None:
     """The one process of a session is not root, and has no further groups."""
     with ByHand("setpriv", "--groups", "4,24", program("imap4"), *inetd.arguments("imap4")) as own:
-        own.client.read_until(DIALOGUES["imap4"].greeting)
-        member = Member(own.process.pid)
+        own.client.read_until(PROTOCOLS["imap4"].greeting)
+        member = ProcessInfo(own.process.pid)
         until(lambda: member.title == "perdition.imap4: inetd", lambda: member.title)
         assert member.ids() == ({"65534"}, {"65534"}, []), member.ids()
         assert not descendants(own.process.pid)
@@ -233,7 +232,7 @@ def test_user_and_group(inetd: Inetd) -> None:
 def test_client_that_goes_without_a_word(inetd: Inetd) -> None:
     """The process ends, with its closing line."""
     with ByHand(program("imap4"), *inetd.arguments("imap4")) as served:
-        served.client.read_until(DIALOGUES["imap4"].greeting)
+        served.client.read_until(PROTOCOLS["imap4"].greeting)
         served.client.close()
         assert served.status() == 0, inetd.log()
     inetd.wait_for_log("Close: ")
@@ -253,8 +252,8 @@ def test_signal(number: signal.Signals, inetd: Inetd) -> None:
     """It ends the session, with its closing line."""
     with ByHand(program("imap4"), *inetd.arguments("imap4")) as served:
         client = served.client
-        client.read_until(DIALOGUES["imap4"].greeting)
-        for command, answer in DIALOGUES["imap4"].credentials("joe", PASSWORD):
+        client.read_until(PROTOCOLS["imap4"].greeting)
+        for command, answer in PROTOCOLS["imap4"].credentials("joe", PASSWORD):
             client.ask(command, answer)
         served.process.send_signal(number)
         client.read_to_end()
@@ -273,7 +272,7 @@ def test_tls(protocol: str, use: str, inetd: Inetd, folder: Path) -> None:
         protocol, f"ssl_mode {mode}", f"ssl_cert_file {certificate}", f"ssl_key_file {key}"
     )
     with ByHand(program(protocol), *arguments) as served:
-        log_in_and_out(served.client, "imap4", TLS(use, authority.trusted()))
+        log_in_and_out(served.client, "imap4", ClientTLS(use, authority.trusted()))
         assert served.status() == 0, inetd.log()
     inetd.wait_for_log(f"Auth: .* client-secure={use} .* status=ok")
 

@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.process.conftest import needs_root
+from tests.support.client_connection import PROTOCOLS, RawConnection
 from tests.support.processes import free_ports
-from tests.support.session import DIALOGUES
 from tests.support.wait import DEADLINE, until
-from tests.support.wire import Wire
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "initscripts"
@@ -248,13 +247,13 @@ def test_restart(host: Host) -> None:
 def test_restart_ends_no_session(host: Host) -> None:
     """Who was connected before goes on where they were."""
     host.does("start")
-    with Wire.to(("127.0.0.1", host.ports["IMAP4"])) as client:
-        client.read_until(DIALOGUES["imap4"].greeting)
+    with RawConnection.to(("127.0.0.1", host.ports["IMAP4"])) as client:
+        client.read_until(PROTOCOLS["imap4"].greeting)
 
         said = host.does("restart").stdout
 
         assert "perdition.imap4 is started anew" in said
-        client.ask(*DIALOGUES["imap4"].question)
+        client.ask(*PROTOCOLS["imap4"].noop)
         assert "perdition.imap4 is stopped" in host.does("stop").stdout
         client.read_to_end()
 

@@ -9,19 +9,17 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.process.conftest import PASSWORD, Clients, Started, fails, needs_root
-from tests.support.family import Member
-from tests.support.proxy import Proxy
-from tests.support.session import DIALOGUES
+from tests.process.conftest import PASSWORD, fails, needs_root
+from tests.support.client_connection import PROTOCOLS, OpenClients, RawConnection
+from tests.support.perdition import PerditionProcess, Perditions
 from tests.support.wait import until
-from tests.support.wire import Wire
 
 pytestmark = needs_root
 
 LIMIT = 7
 MANY = 100
 WORKERS = ("--workers", "3")
-GREETING = DIALOGUES["imap4"].greeting
+GREETING = PROTOCOLS["imap4"].greeting
 
 FEW_DESCRIPTORS = 128
 """Far more than a worker needs for itself."""
@@ -29,15 +27,15 @@ SOME_TIME = 2.5
 """Seconds in which a loop that does not rest would be noticed."""
 
 
-def rush(proxy: Proxy, clients: Clients, count: int = MANY) -> list[Wire]:
+def rush(proxy: PerditionProcess, clients: OpenClients, count: int = MANY) -> list[RawConnection]:
     """Connect that many clients at once, each in a thread; those that are greeted."""
-    found: list[Wire] = []
+    found: list[RawConnection] = []
     lock, together = threading.Lock(), threading.Barrier(count)
 
     def arrive() -> None:
         together.wait()
         wire = clients.connect(proxy, resets=True)
-        first = wire.first_words()
+        first = wire.read_line_or_end()
         with lock:
             if first:
                 assert re.match(GREETING, first), first
@@ -51,9 +49,11 @@ def rush(proxy: Proxy, clients: Clients, count: int = MANY) -> list[Wire]:
     return found
 
 
-def expect_room_for(proxy: Proxy, clients: Clients, count: int) -> list[Wire]:
+def expect_room_for(
+    proxy: PerditionProcess, clients: OpenClients, count: int
+) -> list[RawConnection]:
     """Wait until that many are served, and see that it is not one more."""
-    served: list[Wire] = []
+    served: list[RawConnection] = []
 
     def full() -> bool:
         served.extend(rush(proxy, clients, 3))
@@ -65,9 +65,9 @@ def expect_room_for(proxy: Proxy, clients: Clients, count: int) -> list[Wire]:
     return served
 
 
-def test_exact_in_a_rush(started: Started, clients: Clients) -> None:
+def test_exact_in_a_rush(perditions: Perditions, clients: OpenClients) -> None:
     """A hundred at once: as many are served as may be, the others are closed without a word."""
-    proxy = started.foreground("imap4", *WORKERS, "-L", str(LIMIT))
+    proxy = perditions.start("imap4", *WORKERS, "-L", str(LIMIT))
 
     served = rush(proxy, clients)
 
@@ -78,7 +78,7 @@ def test_exact_in_a_rush(started: Started, clients: Clients) -> None:
     assert sum(proxy.expect_sessions(LIMIT).values()) == LIMIT
 
 
-def leave_politely(wires: list[Wire]) -> None:
+def leave_politely(wires: list[RawConnection]) -> None:
     """By LOGOUT."""
     for wire in wires:
         wire.send(b"z LOGOUT\r\n")
@@ -86,13 +86,13 @@ def leave_politely(wires: list[Wire]) -> None:
         wire.close()
 
 
-def leave_by_reset(wires: list[Wire]) -> None:
+def leave_by_reset(wires: list[RawConnection]) -> None:
     """As a client that crashes."""
     for wire in wires:
         wire.close()
 
 
-def leave_after_a_failed_login(wires: list[Wire]) -> None:
+def leave_after_a_failed_login(wires: list[RawConnection]) -> None:
     """While the answer is still due."""
     for wire in wires:
         wire.send(b"a LOGIN joe wrong\r\n")
@@ -105,19 +105,24 @@ def leave_after_a_failed_login(wires: list[Wire]) -> None:
     [(leave_politely, 3), (leave_by_reset, 3), (leave_after_a_failed_login, 1)],
 )
 def test_places_come_back(
-    leave: Callable[[list[Wire]], None], rounds: int, started: Started, clients: Clients
+    leave: Callable[[list[RawConnection]], None],
+    rounds: int,
+    perditions: Perditions,
+    clients: OpenClients,
 ) -> None:
     """However clients leave, the same number may come after them, time and again."""
-    proxy = started.foreground("imap4", *WORKERS, "-L", str(LIMIT))
+    proxy = perditions.start("imap4", *WORKERS, "-L", str(LIMIT))
     served = expect_room_for(proxy, clients, LIMIT)
     for _ in range(rounds):
         leave(served)
         served = expect_room_for(proxy, clients, LIMIT)
 
 
-def test_places_of_logged_in_clients_come_back(started: Started, clients: Clients) -> None:
+def test_places_of_logged_in_clients_come_back(
+    perditions: Perditions, clients: OpenClients
+) -> None:
     """Sessions count too, and no longer than they last."""
-    proxy = started.foreground("imap4", *WORKERS, "-L", str(LIMIT))
+    proxy = perditions.start("imap4", *WORKERS, "-L", str(LIMIT))
     for _ in range(2):
         sessions = [clients.log_in(proxy) for _ in range(LIMIT)]
         assert not rush(proxy, clients)
@@ -127,9 +132,9 @@ def test_places_of_logged_in_clients_come_back(started: Started, clients: Client
     expect_room_for(proxy, clients, LIMIT)
 
 
-def test_places_of_a_killed_worker_come_back(started: Started, clients: Clients) -> None:
+def test_places_of_a_killed_worker_come_back(perditions: Perditions, clients: OpenClients) -> None:
     """What it held is free again, no more and no less; the others' clients stay."""
-    proxy = started.foreground("imap4", *WORKERS, "-L", str(LIMIT))
+    proxy = perditions.start("imap4", *WORKERS, "-L", str(LIMIT))
     for _ in range(2):
         served = expect_room_for(proxy, clients, LIMIT)
         counts = proxy.expect_sessions(LIMIT)
@@ -145,37 +150,37 @@ def test_places_of_a_killed_worker_come_back(started: Started, clients: Clients)
         proxy.expect_sessions(0)
 
 
-def has_ended(wire: Wire) -> bool:
+def has_ended(wire: RawConnection) -> bool:
     """Whether nobody answers there any more."""
     return fails(lambda: wire.ask(b"a NOOP", rb"a OK.*\r\n"))
 
 
-def test_one_place(started: Started, clients: Clients) -> None:
+def test_one_place(perditions: Perditions, clients: OpenClients) -> None:
     """The smallest limit, over several workers: one after the other is served."""
-    proxy = started.foreground("imap4", *WORKERS, "-L", "1")
+    proxy = perditions.start("imap4", *WORKERS, "-L", "1")
     for _ in range(5):
         [wire] = expect_room_for(proxy, clients, 1)
         leave_politely([wire])
 
 
-def test_no_limit(started: Started, clients: Clients) -> None:
+def test_no_limit(perditions: Perditions, clients: OpenClients) -> None:
     """0 means that everybody is served."""
-    proxy = started.foreground("imap4", *WORKERS, "-L", "0")
+    proxy = perditions.start("imap4", *WORKERS, "-L", "0")
 
     assert len(rush(proxy, clients)) == MANY, proxy.evidence()
 
 
-def test_more_than_a_pipe_holds(started: Started, clients: Clients) -> None:
+def test_more_than_a_pipe_holds(perditions: Perditions, clients: OpenClients) -> None:
     """A limit beyond 65536 is either in effect or refused, not a start that hangs."""
-    proxy = started.foreground("imap4", *WORKERS, "-L", "100000")
+    proxy = perditions.start("imap4", *WORKERS, "-L", "100000")
 
     assert len(rush(proxy, clients)) == MANY, proxy.evidence()
 
 
-def test_limit_that_the_system_cannot_hold(started: Started) -> None:
+def test_limit_that_the_system_cannot_hold(perditions: Perditions) -> None:
     """It is refused in one line."""
     told = subprocess.run(
-        started.prepared("imap4", "-L", "99999999999").command,
+        perditions.new_daemon("imap4", "-L", "99999999999").command,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -188,29 +193,29 @@ def test_limit_that_the_system_cannot_hold(started: Started) -> None:
     assert "connection_limit" in line, line
 
 
-def test_out_of_descriptors(started: Started, clients: Clients) -> None:
+def test_out_of_descriptors(perditions: Perditions, clients: OpenClients) -> None:
     """Nobody new gets in for a while; the worker rests, says it once, and comes to itself.
 
     Whoever has got in can log in: what that takes is not given away to others.
     """
-    proxy = started.foreground(
+    proxy = perditions.start(
         "imap4",
         *("--workers", "1", "--no_bind_banner"),
-        before=("prlimit", f"--nofile={FEW_DESCRIPTORS}:{FEW_DESCRIPTORS}"),
+        prefix=("prlimit", f"--nofile={FEW_DESCRIPTORS}:{FEW_DESCRIPTORS}"),
     )
     [worker] = proxy.workers()
     crowd = [clients.connect(proxy) for _ in range(FEW_DESCRIPTORS + 20)]
     pattern = "Too many open files"
     proxy.wait_for_log(pattern)
-    served = [wire for wire in crowd if wire.has_heard()]
+    served = [wire for wire in crowd if wire.has_unread()]
     assert 20 < len(served) <= FEW_DESCRIPTORS / 2, f"{len(served)} are served"
     for wire in served:
         wire.read_until(GREETING)
         wire.ask(f"a LOGIN joe {PASSWORD}".encode(), rb"(?m)^a OK.*\r\n")
 
-    before = Member(worker.pid).cpu_seconds()
+    before = worker.cpu_seconds()
     wait_for_nothing(lambda: len(proxy.logged(pattern)) > 1)
-    used = Member(worker.pid).cpu_seconds() - before
+    used = worker.cpu_seconds() - before
 
     assert used < SOME_TIME / 4, f"{used:.2f} s of CPU in {SOME_TIME} s of nothing to do"
     lines = proxy.logged(pattern)
@@ -221,7 +226,7 @@ def test_out_of_descriptors(started: Started, clients: Clients) -> None:
             wire.read_until(GREETING)
             wire.close()
     clients.log_in(proxy).use()
-    assert proxy.workers() == [worker._replace(title=proxy.workers()[0].title)], proxy.evidence()
+    assert [each.pid for each in proxy.workers()] == [worker.pid], proxy.evidence()
     assert len(lines) == 1, f"one line would do: {lines}"
 
 
@@ -233,9 +238,9 @@ def wait_for_nothing(look: Callable[[], bool]) -> None:
         return
 
 
-def test_descriptors_are_made_use_of(started: Started) -> None:
+def test_descriptors_are_made_use_of(perditions: Perditions) -> None:
     """The soft limit is raised to the hard one at start."""
-    proxy = started.foreground("imap4", *WORKERS, before=("prlimit", "--nofile=100:2000"))
+    proxy = perditions.start("imap4", *WORKERS, prefix=("prlimit", "--nofile=100:2000"))
 
     for process in proxy.processes():
-        assert Member(process.pid).descriptor_limits() == ["2000", "2000"], process
+        assert process.descriptor_limits() == ["2000", "2000"], process

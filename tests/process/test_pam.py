@@ -15,23 +15,14 @@ from typing import Self
 import pytest
 
 from perdition.process.helper import LOGINS_AT_ONCE, LOGINS_OF_A_USER
-from tests.process.conftest import (
-    ACCOUNT,
-    NAMES,
-    PASSWORD,
-    Clients,
-    Started,
-    every_protocol,
-    needs_root,
-)
-from tests.support.family import Member, descendants
-from tests.support.folders import public_folder
-from tests.support.proxy import BIN, Proxy
+from tests.process.conftest import ACCOUNT, NAMES, PASSWORD, every_protocol, needs_root
+from tests.support.client_connection import PROTOCOLS, OpenClients, RawConnection
+from tests.support.folders import BIN, public_folder
+from tests.support.perdition import PerditionProcess, Perditions
+from tests.support.processes import ProcessInfo, descendants
 from tests.support.saved import saved
-from tests.support.session import DIALOGUES
 from tests.support.superserver import ByHand
 from tests.support.wait import DEADLINE, until
-from tests.support.wire import Wire
 
 pytestmark = needs_root
 
@@ -153,45 +144,49 @@ class Nowhere:
         return False
 
 
-def try_to_log_in(clients: Clients, proxy: Proxy, user: str, password: str = PASSWORD) -> Wire:
+def try_to_log_in(
+    clients: OpenClients, proxy: PerditionProcess, user: str, password: str = PASSWORD
+) -> RawConnection:
     """Give user and password, and do not wait for what comes of it."""
     wire = clients.connect(proxy)
     give_credentials(wire, proxy.protocol, user, password)
     return wire
 
 
-def give_credentials(wire: Wire, protocol: str, user: str, password: str = PASSWORD) -> None:
+def give_credentials(
+    wire: RawConnection, protocol: str, user: str, password: str = PASSWORD
+) -> None:
     """Come as far as to what the password is answered with."""
-    wire.read_until(DIALOGUES[protocol].greeting)
-    *first, (last, _) = DIALOGUES[protocol].credentials(user, password)
+    wire.read_until(PROTOCOLS[protocol].greeting)
+    *first, (last, _) = PROTOCOLS[protocol].credentials(user, password)
     for command, answer in first:
         wire.ask(command, answer)
     wire.send(last + b"\r\n")
 
 
-def auth_line(proxy: Proxy, wire: Wire) -> str:
+def auth_line(proxy: PerditionProcess, wire: RawConnection) -> str:
     """What the log says of that client's login."""
     return proxy.wait_for_log(f"Auth: {wire.own_address}->")[0]
 
 
 def welcome(protocol: str) -> bytes:
     """The pattern of the answer to a right password."""
-    _, answer = DIALOGUES[protocol].credentials("", "")[-1]
+    _, answer = PROTOCOLS[protocol].credentials("", "")[-1]
     return answer
 
 
-def helper_of(proxy: Proxy) -> Member:
+def helper_of(proxy: PerditionProcess) -> ProcessInfo:
     """The process that asks PAM; right after the start it may still have to come."""
     return until(lambda: helper_or_none(proxy), lambda: f"a helper\n{proxy.evidence()}")
 
 
-def helper_or_none(proxy: Proxy) -> Member | None:
+def helper_or_none(proxy: PerditionProcess) -> ProcessInfo | None:
     """The process that asks PAM, while there is one."""
     found = [each.pid for each in proxy.processes() if each.title.endswith(": helper")]
-    return Member(found[0]) if found else None
+    return ProcessInfo(found[0]) if found else None
 
 
-def authenticating(proxy: Proxy) -> list[int]:
+def authenticating(proxy: PerditionProcess) -> list[int]:
     """The processes that ask PAM about one login each."""
     return [each.pid for each in proxy.processes() if each.title.endswith("authenticating")]
 
@@ -200,16 +195,18 @@ def authenticating(proxy: Proxy) -> list[int]:
 
 
 @every_protocol
-def test_right_password(protocol: str, started: Started, clients: Clients, unix: None) -> None:
+def test_right_password(
+    protocol: str, perditions: Perditions, clients: OpenClients, unix: None
+) -> None:
     """The user is let through, by workers that are not root, and PAM's process has gone."""
-    proxy = started.foreground(protocol, *FEW)
+    proxy = perditions.start(protocol, *FEW)
 
     session = clients.log_in(proxy, ACCOUNT)
     session.use()
 
     assert auth_line(proxy, session).endswith("status=ok")
     for worker in proxy.workers():
-        uids, gids, groups = Member(worker.pid).ids()
+        uids, gids, groups = worker.ids()
         assert "0" not in uids | gids, worker
         assert not groups, worker
     assert helper_of(proxy).ids()[0] == {"0"}
@@ -217,10 +214,10 @@ def test_right_password(protocol: str, started: Started, clients: Clients, unix:
 
 
 @every_protocol
-def test_refusals(protocol: str, started: Started, clients: Clients, unix: None) -> None:
+def test_refusals(protocol: str, perditions: Perditions, clients: OpenClients, unix: None) -> None:
     """Wrong password, no such user, an account that has expired: the real server is not asked."""
     with Nowhere() as nowhere:
-        proxy = started.foreground(protocol, *FEW, "-s", nowhere.name)
+        proxy = perditions.start(protocol, *FEW, "-s", nowhere.name)
         tries = [
             try_to_log_in(clients, proxy, ACCOUNT, "wrong"),
             try_to_log_in(clients, proxy, "no-such-user"),
@@ -233,18 +230,20 @@ def test_refusals(protocol: str, started: Started, clients: Clients, unix: None)
         assert not nowhere.was_asked()
 
 
-def test_right_password_after_a_wrong_one(started: Started, clients: Clients, unix: None) -> None:
+def test_right_password_after_a_wrong_one(
+    perditions: Perditions, clients: OpenClients, unix: None
+) -> None:
     """On the same connection: a failed try is not the last."""
-    proxy = started.foreground("imap4", *FEW)
+    proxy = perditions.start("imap4", *FEW)
     wire = try_to_log_in(clients, proxy, ACCOUNT, "wrong")
     wire.read_until(rb"a NO.*\r\n")
 
-    [(command, answer)] = DIALOGUES["imap4"].credentials(ACCOUNT, PASSWORD)
+    [(command, answer)] = PROTOCOLS["imap4"].credentials(ACCOUNT, PASSWORD)
     wire.ask(command, answer)
 
 
 def test_password_of_any_octets(
-    started: Started, clients: Clients, pam_service: Path, folder: Path
+    perditions: Perditions, clients: OpenClients, pam_service: Path, folder: Path
 ) -> None:
     """PAM gets them as they are."""
     password = 'p "q\\ é%s$HOME;`id`'
@@ -253,7 +252,7 @@ def test_password_of_any_octets(
     pam_service.write_text(
         f"auth required pam_exec.so expose_authtok quiet {script}\naccount required pam_permit.so\n"
     )
-    proxy = started.foreground("managesieve", *FEW)
+    proxy = perditions.start("managesieve", *FEW)
 
     wire = try_to_log_in(clients, proxy, "joe", password)
     auth_line(proxy, wire)
@@ -284,9 +283,11 @@ def told(folder: Path, pam_service: Path) -> Path:
 
 
 @every_protocol
-def test_what_modules_know(protocol: str, started: Started, clients: Clients, told: Path) -> None:
+def test_what_modules_know(
+    protocol: str, perditions: Perditions, clients: OpenClients, told: Path
+) -> None:
     """Service, user and the client's address; authentication first, then the account."""
-    proxy = started.foreground(protocol, *FEW)
+    proxy = perditions.start(protocol, *FEW)
 
     clients.log_in(proxy)
 
@@ -310,11 +311,16 @@ def test_what_modules_know(protocol: str, started: Started, clients: Clients, to
     ],
 )
 def test_name_in_the_state(
-    options: tuple[str, ...], typed: str, local: str, started: Started, clients: Clients, told: Path
+    options: tuple[str, ...],
+    typed: str,
+    local: str,
+    perditions: Perditions,
+    clients: OpenClients,
+    told: Path,
 ) -> None:
     """PAM is asked about the name as the state local_authentication makes it."""
-    proxy = started.foreground("imap4", *FEW, *options)
-    server = started.target("imap4")[-1]
+    proxy = perditions.start("imap4", *FEW, *options)
+    server = perditions.server_options("imap4")[-1]
 
     clients.log_in(proxy, typed.format(server=server)).use()
 
@@ -349,9 +355,9 @@ def in_turn(count: int) -> Iterator[str]:
     return islice(cycle(NAMES), count)
 
 
-def test_several_at_once(started: Started, clients: Clients, gate: Path) -> None:
+def test_several_at_once(perditions: Perditions, clients: OpenClients, gate: Path) -> None:
     """Twenty are asked about before the first has an answer."""
-    proxy = started.foreground("imap4", *FEW)
+    proxy = perditions.start("imap4", *FEW)
     tries = [try_to_log_in(clients, proxy, user) for user in in_turn(20)]
     until(lambda: waiting(gate) == len(tries), lambda: f"{waiting(gate)}\n{proxy.evidence()}")
 
@@ -361,9 +367,11 @@ def test_several_at_once(started: Started, clients: Clients, gate: Path) -> None
         wire.read_until(welcome("imap4"))
 
 
-def test_more_than_are_asked_about_at_once(started: Started, clients: Clients, gate: Path) -> None:
+def test_more_than_are_asked_about_at_once(
+    perditions: Perditions, clients: OpenClients, gate: Path
+) -> None:
     """Further ones wait for their turn; who leaves meanwhile makes room."""
-    proxy = started.foreground("imap4", *FEW, "--authenticate_timeout", "120")
+    proxy = perditions.start("imap4", *FEW, "--authenticate_timeout", "120")
     gone = clients.connect(proxy, resets=True)
     give_credentials(gone, "imap4", "joe")
     tries = [try_to_log_in(clients, proxy, user) for user in in_turn(LOGINS_AT_ONCE - 1)]
@@ -378,9 +386,11 @@ def test_more_than_are_asked_about_at_once(started: Started, clients: Clients, g
         wire.read_until(welcome("imap4"))
 
 
-def test_client_that_does_not_wait(started: Started, clients: Clients, gate: Path) -> None:
+def test_client_that_does_not_wait(
+    perditions: Perditions, clients: OpenClients, gate: Path
+) -> None:
     """It goes while PAM is asked: its answer is nobody else's."""
-    proxy = started.foreground("imap4", "--workers", "1", "-a")
+    proxy = perditions.start("imap4", "--workers", "1", "-a")
     gone = try_to_log_in(clients, proxy, "joe")
     stays = try_to_log_in(clients, proxy, "joe")
     until(lambda: waiting(gate) == 2, proxy.evidence)
@@ -392,9 +402,9 @@ def test_client_that_does_not_wait(started: Started, clients: Clients, gate: Pat
     proxy.wait_for_log(f"Close: {gone.own_address}->")
 
 
-def test_module_that_hangs(started: Started, clients: Clients, odd: None) -> None:
+def test_module_that_hangs(perditions: Perditions, clients: OpenClients, odd: None) -> None:
     """It delays its own user only, and not for ever; its process is ended."""
-    proxy = started.foreground("imap4", *FEW, "--authenticate_timeout", "3")
+    proxy = perditions.start("imap4", *FEW, "--authenticate_timeout", "3")
     hanging = [try_to_log_in(clients, proxy, "hangs") for _ in range(5)]
     until(lambda: len(authenticating(proxy)) == 5, proxy.evidence)
 
@@ -408,10 +418,10 @@ def test_module_that_hangs(started: Started, clients: Clients, odd: None) -> Non
 
 
 def test_module_that_hangs_for_ever_more_logins(
-    started: Started, clients: Clients, odd: None
+    perditions: Perditions, clients: OpenClients, odd: None
 ) -> None:
     """However many they are, all others are asked about as before."""
-    proxy = started.foreground("imap4", *FEW)
+    proxy = perditions.start("imap4", *FEW)
     for _ in range(LOGINS_AT_ONCE + 10):
         try_to_log_in(clients, proxy, "hangs")
     until(lambda: len(authenticating(proxy)) == LOGINS_OF_A_USER, proxy.evidence)
@@ -419,9 +429,9 @@ def test_module_that_hangs_for_ever_more_logins(
     clients.log_in(proxy).use()
 
 
-def test_end_while_a_module_hangs(started: Started, clients: Clients, odd: None) -> None:
+def test_end_while_a_module_hangs(perditions: Perditions, clients: OpenClients, odd: None) -> None:
     """Nobody waits for it then."""
-    proxy = started.foreground("imap4", *FEW)
+    proxy = perditions.start("imap4", *FEW)
     try_to_log_in(clients, proxy, "hangs")
     until(lambda: authenticating(proxy), proxy.evidence)
 
@@ -430,10 +440,12 @@ def test_end_while_a_module_hangs(started: Started, clients: Clients, odd: None)
 
 
 @pytest.mark.parametrize("user", ["aborts", "breaks", "leaves"])
-def test_module_that_crashes(user: str, started: Started, clients: Clients, odd: None) -> None:
+def test_module_that_crashes(
+    user: str, perditions: Perditions, clients: OpenClients, odd: None
+) -> None:
     """Its user is not let in; the helper and everybody else notice nothing."""
     with Nowhere() as nowhere:
-        proxy = started.foreground("imap4", *FEW, "-s", nowhere.name)
+        proxy = perditions.start("imap4", *FEW, "-s", nowhere.name)
         helper = helper_of(proxy).pid
 
         wire = try_to_log_in(clients, proxy, user)
@@ -442,16 +454,16 @@ def test_module_that_crashes(user: str, started: Started, clients: Clients, odd:
         assert line.endswith(UNAVAILABLE), line
         assert not nowhere.was_asked(), f"{user} is let in"
         assert helper_of(proxy).pid == helper, proxy.evidence()
-    proxy = started.foreground("imap4", *FEW)
+    proxy = perditions.start("imap4", *FEW)
     clients.log_in(proxy).use()
 
 
-def test_no_service_file(started: Started, clients: Clients, pam_service: Path) -> None:
+def test_no_service_file(perditions: Perditions, clients: OpenClients, pam_service: Path) -> None:
     """What `other` says counts; with neither, nobody is let in."""
     with saved(OTHER) as other:
         pam_service.unlink(missing_ok=True)
         other.write_text("auth required pam_deny.so\naccount required pam_deny.so\n")
-        proxy = started.foreground("imap4", *FEW)
+        proxy = perditions.start("imap4", *FEW)
         denied = try_to_log_in(clients, proxy, "joe")
         assert "failed: local authentication failure" in auth_line(proxy, denied)
 
@@ -463,10 +475,10 @@ def test_no_service_file(started: Started, clients: Clients, pam_service: Path) 
         clients.log_in(proxy).use()
 
 
-def test_missing_module(started: Started, clients: Clients, pam_service: Path) -> None:
+def test_missing_module(perditions: Perditions, clients: OpenClients, pam_service: Path) -> None:
     """A mistake in the service file lets nobody in, and is the operator's to see."""
     pam_service.write_text("auth required pam_no_such.so\naccount required pam_permit.so\n")
-    proxy = started.foreground("imap4", *FEW)
+    proxy = perditions.start("imap4", *FEW)
 
     wire = try_to_log_in(clients, proxy, "joe")
 
@@ -476,9 +488,11 @@ def test_missing_module(started: Started, clients: Clients, pam_service: Path) -
 # A helper that dies.
 
 
-def test_helper_dies_during_a_login(started: Started, clients: Clients, gate: Path) -> None:
+def test_helper_dies_during_a_login(
+    perditions: Perditions, clients: OpenClients, gate: Path
+) -> None:
     """That login fails for now, and the next is the new helper's."""
-    proxy = started.foreground("imap4", *FEW)
+    proxy = perditions.start("imap4", *FEW)
     wire = try_to_log_in(clients, proxy, "joe")
     until(lambda: waiting(gate), proxy.evidence)
     helper = helper_of(proxy)
@@ -495,9 +509,9 @@ def test_helper_dies_during_a_login(started: Started, clients: Clients, gate: Pa
     until(lambda: not authenticating(proxy), proxy.evidence)
 
 
-def test_no_helper_without_need(started: Started) -> None:
+def test_no_helper_without_need(perditions: Perditions) -> None:
     """Where neither PAM nor certificates are used, nobody stays root."""
-    proxy = started.foreground("imap4", "--workers", "2")
+    proxy = perditions.start("imap4", "--workers", "2")
 
     assert [each.uid for each in proxy.processes() if each.uid == 0] == [], proxy.evidence()
 
@@ -505,26 +519,26 @@ def test_no_helper_without_need(started: Started) -> None:
 # inetd mode.
 
 
-def by_hand(started: Started, folder: Path, protocol: str) -> ByHand:
+def by_hand(perditions: Perditions, folder: Path, protocol: str) -> ByHand:
     """perdition for one client, with local authentication."""
     options = ("-f", "", "-F", str(folder / "log"), "-a", "--authenticate_timeout", "3")
-    return ByHand(BIN / f"perdition.{protocol}", *started.target(protocol), *options)
+    return ByHand(BIN / f"perdition.{protocol}", *perditions.server_options(protocol), *options)
 
 
 @every_protocol
-def test_inetd_mode(protocol: str, started: Started, folder: Path, unix: None) -> None:
+def test_inetd_mode(protocol: str, perditions: Perditions, folder: Path, unix: None) -> None:
     """As in any other mode; the process that serves is not root, and nothing stays."""
-    with by_hand(started, folder, protocol) as served:
+    with by_hand(perditions, folder, protocol) as served:
         give_credentials(served.client, protocol, ACCOUNT)
         served.client.read_until(welcome(protocol))
-        assert "0" not in Member(served.process.pid).ids()[0]
+        assert "0" not in ProcessInfo(served.process.pid).ids()[0]
         served.client.close()
         assert served.status() == 0, (folder / "log").read_text()
 
 
-def test_inetd_mode_wrong_password(started: Started, folder: Path, unix: None) -> None:
+def test_inetd_mode_wrong_password(perditions: Perditions, folder: Path, unix: None) -> None:
     """It is refused."""
-    with by_hand(started, folder, "imap4") as served:
+    with by_hand(perditions, folder, "imap4") as served:
         give_credentials(served.client, "imap4", ACCOUNT, "wrong")
         served.client.read_until(rb"a NO.*\r\n")
         served.client.close()
@@ -532,20 +546,22 @@ def test_inetd_mode_wrong_password(started: Started, folder: Path, unix: None) -
     assert REFUSED in (folder / "log").read_text()
 
 
-def test_inetd_mode_module_that_chatters(started: Started, folder: Path, odd: None) -> None:
+def test_inetd_mode_module_that_chatters(perditions: Perditions, folder: Path, odd: None) -> None:
     """What a module writes to standard output or error does not reach the client."""
-    with by_hand(started, folder, "imap4") as served:
+    with by_hand(perditions, folder, "imap4") as served:
         give_credentials(served.client, "imap4", "chatters")
         line = served.client.read_line()
     assert re.match(rb"a NO|\* ", line), f"the client gets {line!r}"
 
 
-def test_inetd_mode_killed_while_a_module_hangs(started: Started, folder: Path, odd: None) -> None:
+def test_inetd_mode_killed_while_a_module_hangs(
+    perditions: Perditions, folder: Path, odd: None
+) -> None:
     """The client sees the end, and nobody stays behind."""
-    with by_hand(started, folder, "imap4") as served:
+    with by_hand(perditions, folder, "imap4") as served:
         give_credentials(served.client, "imap4", "hangs")
 
-        def asked() -> list[Member]:
+        def asked() -> list[ProcessInfo]:
             everybody = descendants(served.process.pid)
             return [each for each in everybody if each.title.endswith("authenticating")]
 
@@ -554,7 +570,7 @@ def test_inetd_mode_killed_while_a_module_hangs(started: Started, folder: Path, 
         os.kill(served.process.pid, signal.SIGKILL)
         served.client.read_to_end()
         until(
-            lambda: not [each for each in everybody if each.alive()],
+            lambda: not [each for each in everybody if each.is_alive()],
             lambda: f"left: {everybody}",
             deadline=DEADLINE,
         )

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.conftest import Clients, Started, needs_root, refused
-from tests.support.family import Member
-from tests.support.proxy import Proxy
-from tests.support.session import greeted
+from tests.process.conftest import needs_root
+from tests.support.client_connection import OpenClients, connect_and_read_greeting
+from tests.support.perdition import PerditionProcess, Perditions
+from tests.support.processes import ProcessInfo, refuses_connections
 from tests.support.wait import DEADLINE, until
 
 pytestmark = needs_root
@@ -67,7 +67,7 @@ def pass_on(descriptors: list[int]) -> list[str]:
     return ["bash", "-c", PASS_ON, "pass_on", " ".join(map(str, descriptors))]
 
 
-def passed(proxy: Proxy, *sockets: socket.socket) -> Proxy:
+def passed(proxy: PerditionProcess, *sockets: socket.socket) -> PerditionProcess:
     """The same, with sockets passed to it."""
     free = [os.dup2(sock.fileno(), 100 + number) for number, sock in enumerate(sockets)]
     proxy.command[:0] = pass_on(free)
@@ -75,25 +75,25 @@ def passed(proxy: Proxy, *sockets: socket.socket) -> Proxy:
     return proxy
 
 
-def test_sockets_that_are_passed(started: Started, clients: Clients) -> None:
+def test_sockets_that_are_passed(perditions: Perditions, clients: OpenClients) -> None:
     """They are served, in the place of those that the options would have it listen to."""
     with listening() as one, listening() as two:
-        proxy = passed(started.unstarted("imap4", *FEW), one, two)
+        proxy = passed(perditions.new("imap4", *FEW), one, two)
         proxy.address = one.getsockname()
         proxy.port = one.getsockname()[1]
-        started.enter(proxy)
+        perditions.enter(proxy)
 
         for sock in (one, two):
-            with greeted(sock.getsockname(), "imap4"):
+            with connect_and_read_greeting(sock.getsockname(), "imap4"):
                 pass
         clients.log_in(proxy).use()
-        assert Member(proxy.pid).title == "perdition.imap4: master", "init scripts go by that"
+        assert ProcessInfo(proxy.pid).title == "perdition.imap4: master", "init scripts go by that"
         position = proxy.command.index("-l")
-        assert refused(("127.0.0.1", int(proxy.command[position + 1])))
+        assert refuses_connections(("127.0.0.1", int(proxy.command[position + 1])))
 
 
 def test_passed_sockets_stay_at_a_takeover(
-    started: Started, clients: Clients, folder: Path
+    perditions: Perditions, clients: OpenClients, folder: Path
 ) -> None:
     """The successor, who is passed none, listens to them as well, and to nothing else.
 
@@ -105,30 +105,30 @@ def test_passed_sockets_stay_at_a_takeover(
     )
     with passed_one:
         port = passed_one.getsockname()[1]
-        first = passed(started.unstarted("imap4", *FEW, "--pid_file", pid_file), passed_one)
+        first = passed(perditions.new("imap4", *FEW, "--pid_file", pid_file), passed_one)
         first.port, first.address = port, ("127.0.0.1", port)
-        started.enter(first)
+        perditions.enter(first)
     until(pid_file.exists, first.evidence)  # the port listened before
     options = (*FEW, "-b", "", "-l", str(port))  # the same port, as a unit's and the service's are
     for _ in range(2):
-        second = started.prepared("imap4", *options, "--takeover", pid_file=pid_file)
+        second = perditions.new_daemon("imap4", *options, "--takeover", pid_file=pid_file)
         second.port, second.address = first.port, first.address
-        started.enter(second)
+        perditions.enter(second)
 
     clients.log_in(second).use()
-    with greeted(("::1", port), "imap4"):
+    with connect_and_read_greeting(("::1", port), "imap4"):
         pass
 
 
 @pytest.mark.parametrize("kind", ["datagram", "connected", "file"])
-def test_what_is_no_listening_socket(kind: str, started: Started) -> None:
+def test_what_is_no_listening_socket(kind: str, perditions: Perditions) -> None:
     """Perdition says what is wrong with it, and does not start."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram, listening() as server:
         connected = socket.create_connection(server.getsockname())
         with connected, Path("/dev/null").open() as file:
             all_of_them = {"datagram": datagram.fileno(), "connected": connected.fileno()}
             number = os.dup2((all_of_them | {"file": file.fileno()})[kind], 100)
-            command = [*pass_on([number]), *started.unstarted("imap4", *FEW).command]
+            command = [*pass_on([number]), *perditions.new("imap4", *FEW).command]
             done = subprocess.run(
                 command,
                 pass_fds=[number],
@@ -142,11 +142,11 @@ def test_what_is_no_listening_socket(kind: str, started: Started) -> None:
 
 
 def test_is_told_of_start_reload_and_end(
-    started: Started, clients: Clients, manager: Manager, monkeypatch: pytest.MonkeyPatch
+    perditions: Perditions, clients: OpenClients, manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ready when clients are served, also after a reload; the sessions there are; the end."""
     monkeypatch.setenv("NOTIFY_SOCKET", str(manager.path))
-    proxy = started.foreground("imap4", *FEW)
+    proxy = perditions.start("imap4", *FEW)
 
     assert f"MAINPID={proxy.pid}" in manager.hears("READY=1")
     clients.log_in(proxy)
@@ -160,17 +160,17 @@ def test_is_told_of_start_reload_and_end(
 
 
 def test_is_told_of_a_new_master(
-    started: Started, manager: Manager, monkeypatch: pytest.MonkeyPatch
+    perditions: Perditions, manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a takeover another process is the service; the old one says nothing of its end."""
     monkeypatch.setenv("NOTIFY_SOCKET", str(manager.path))
-    first = started.daemon("imap4", *FEW)
+    first = perditions.start_daemon("imap4", *FEW)
     manager.hears("READY=1")
-    second = started.prepared(
+    second = perditions.new_daemon(
         "imap4", *FEW, "-l", str(first.port), "--takeover", pid_file=first.pid_file
     )
     second.port, second.address = first.port, first.address
-    started.enter(second)
+    perditions.enter(second)
 
     assert f"MAINPID={second.pid}" in manager.hears("READY=1")
     assert first.wait() == 0
@@ -180,10 +180,10 @@ def test_is_told_of_a_new_master(
 
 
 def test_manager_that_does_not_listen(
-    started: Started, clients: Clients, folder: Path, monkeypatch: pytest.MonkeyPatch
+    perditions: Perditions, clients: OpenClients, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Perdition serves all the same."""
     monkeypatch.setenv("NOTIFY_SOCKET", str(folder / "nobody"))
-    proxy = started.foreground("imap4", *FEW)
+    proxy = perditions.start("imap4", *FEW)
 
     clients.log_in(proxy).use()

@@ -13,9 +13,9 @@ import pytest
 from tests.process.conftest import ACCOUNT, PASSWORD, needs_root
 from tests.support import sandbox
 from tests.support.booted import SYSTEMD, BootedMachine
-from tests.support.family import Member
-from tests.support.folders import public_folder
-from tests.support.proxy import ROOT, Proxy
+from tests.support.folders import ROOT, public_folder
+from tests.support.perdition import PerditionProcess
+from tests.support.processes import ProcessInfo
 from tests.support.wait import DEADLINE
 
 pytestmark = needs_root
@@ -86,10 +86,10 @@ class Host:
         """What systemd has for a property of a unit."""
         return self.does(f"systemctl show -P {name} {unit}").strip()
 
-    def members(self, unit: str) -> list[Member]:
+    def members(self, unit: str) -> list[ProcessInfo]:
         """The processes of a unit, as this machine numbers them."""
         group = self.machine.control_group / f"system.slice/system-perdition.slice/{unit}"
-        return [Member(int(pid)) for pid in (group / "cgroup.procs").read_text().split()]
+        return [ProcessInfo(int(pid)) for pid in (group / "cgroup.procs").read_text().split()]
 
     def reads_mail(self, url: str, password: str = PASSWORD, options: str = "") -> bool:
         """Whether a client gets a message."""
@@ -321,9 +321,9 @@ def test_tests_run_in_the_sandbox(folder: Path) -> None:
     """What the unit does not allow, no perdition that a test starts can need unnoticed."""
     if reason := sandbox.missing():
         pytest.skip(reason)
-    with Proxy("imap4", folder, "-M", "", "-s", "127.0.0.1:1") as proxy:
+    with PerditionProcess("imap4", folder, "-M", "", "-s", "127.0.0.1:1") as proxy:
         for process in proxy.processes():
-            assert Member(process.pid).status("Seccomp") == ["2"]
+            assert process.status("Seccomp") == ["2"]
 
 
 def test_apparmor_profile_is_sound() -> None:

@@ -21,10 +21,10 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.support.conversation import RecordedSocket
-from tests.support.folders import public_folder
-from tests.support.proxy import BIN, ROOT, Proxy, popmap
+from tests.support.folders import BIN, ROOT, public_folder
+from tests.support.perdition import PerditionProcess, popmap
 from tests.support.real_server import RealServer
+from tests.support.recorded_socket import RecordedSocket
 from tests.support.sieve import SieveClient
 
 
@@ -81,7 +81,7 @@ def give_up_root() -> None:
         os.setuid(nobody.pw_uid)
 
 
-def stand_up(folder: Path, stack: ExitStack) -> list[Proxy]:
+def stand_up(folder: Path, stack: ExitStack) -> list[PerditionProcess]:
     """Two real servers, the popmap, and a perdition for each protocol in front."""
     north, south = USERS
     heading("Two real servers, each with one user")
@@ -101,7 +101,7 @@ def stand_up(folder: Path, stack: ExitStack) -> list[Proxy]:
     proxies = []
     for protocol, port in first.ports.items():
         options = ("--outgoing_port", str(port), "--map_library_opt", file, "--workers", "1")
-        proxies.append(stack.enter_context(Proxy(protocol, folder, *options)))
+        proxies.append(stack.enter_context(PerditionProcess(protocol, folder, *options)))
         say(f"$ {shlex.join(proxies[-1].command).removeprefix(f'{BIN}/')}")
     return proxies
 
@@ -112,7 +112,7 @@ def real_server(user: User, ports: list[int] | None = None) -> RealServer:
     return RealServer(user.server, users, user.address, ports or (0, 0, 0))
 
 
-def show_sessions(proxies: list[Proxy]) -> None:
+def show_sessions(proxies: list[PerditionProcess]) -> None:
     """Log every user in over each protocol, look around, read, log out, and show it all."""
     sessions = [(user, proxy) for user in USERS for proxy in proxies]
     visits = []
@@ -192,7 +192,7 @@ CLIENTS: dict[str, Callable[[RecordedSocket, User], Iterator[None]]] = {
 }
 
 
-def tell_commands(proxies: list[Proxy]) -> None:
+def tell_commands(proxies: list[PerditionProcess]) -> None:
     """How to connect with clients of one's own."""
     pop3, imap4, managesieve = (proxy.port for proxy in proxies)
     joe, ann = (f"--user {user.name}:{user.password}" for user in USERS)

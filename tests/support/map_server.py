@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from tests.support import processes
-from tests.support.proxy import ROOT
+from tests.support.folders import ROOT
 from tests.support.wait import DEADLINE, until
 
 

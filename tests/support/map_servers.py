@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from tests.support import processes
+from tests.support.folders import BIN, ROOT
 from tests.support.map_server import MapServer
-from tests.support.proxy import BIN, ROOT
 
 
 def makedb(kind: str, lines: str, *options: str) -> str:

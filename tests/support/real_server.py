@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
-from tests.support.proxy import ROOT
+from tests.support.folders import ROOT
 from tests.support.wait import DEADLINE
 
 

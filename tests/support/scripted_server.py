@@ -7,10 +7,14 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from tests.support.proxy import Proxy
-from tests.support.session import DIALOGUES, TLS, greeted
+from tests.support.client_connection import (
+    PROTOCOLS,
+    ClientTLS,
+    RawConnection,
+    connect_and_read_greeting,
+)
+from tests.support.perdition import PerditionProcess
 from tests.support.wait import DEADLINE
-from tests.support.wire import Wire
 
 PASSWORD = "secret-of-joe"
 
@@ -79,44 +83,44 @@ class ScriptedServer:
     ) -> None:
         self._listener.close()
 
-    def accept(self) -> Wire:
+    def accept(self) -> RawConnection:
         """The next connection that perdition makes."""
-        return Wire(self._listener.accept()[0])
+        return RawConnection(self._listener.accept()[0])
 
 
 @contextmanager
 def visited(
     server: ScriptedServer,
-    proxy: Proxy,
+    proxy: PerditionProcess,
     user: str = "joe",
-    tls: TLS | None = None,
+    tls: ClientTLS | None = None,
     behind: bytes = b"",
-) -> Iterator[tuple[Wire, Wire]]:
+) -> Iterator[tuple[RawConnection, RawConnection]]:
     """A client that gives its password, and the connection that perdition then makes for it.
 
     What is to be `behind` the client's login goes in the same TLS record.
     """
-    with greeted(proxy.address, proxy.protocol, tls) as client:
-        exchanges = DIALOGUES[proxy.protocol].credentials(user, PASSWORD)
+    with connect_and_read_greeting(proxy.address, proxy.protocol, tls) as client:
+        exchanges = PROTOCOLS[proxy.protocol].credentials(user, PASSWORD)
         client.send(b"".join(command + b"\r\n" for command, _ in exchanges) + behind)
         with server.accept() as wire:
             yield client, wire
 
 
-def play(wire: Wire, exchanges: Iterable[Exchange]) -> None:
+def play(wire: RawConnection, exchanges: Iterable[Exchange]) -> None:
     """Await each command and answer it."""
     for command, answer in exchanges:
         wire.read_until(command)
         wire.send(answer)
 
 
-def let_in(wire: Wire, protocol: str) -> None:
+def let_in(wire: RawConnection, protocol: str) -> None:
     """Greet, and accept whoever comes."""
     wire.send(PARTS[protocol].greeting)
     play(wire, PARTS[protocol].login)
 
 
-def go_on_with_tls(wire: Wire, protocol: str, context: ssl.SSLContext) -> None:
+def go_on_with_tls(wire: RawConnection, protocol: str, context: ssl.SSLContext) -> None:
     """Greet, offer TLS, and do what it takes until the login comes."""
     part = PARTS[protocol]
     wire.send(part.greeting)

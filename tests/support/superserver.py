@@ -9,10 +9,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.support.client_connection import RawConnection
+from tests.support.folders import ROOT
 from tests.support.processes import free_ports, listening
-from tests.support.proxy import ROOT
 from tests.support.wait import DEADLINE, until
-from tests.support.wire import Wire
 
 TCPD = "/usr/sbin/tcpd"
 _UNPACKED = ROOT / ".venv" / "xinetd" / "usr" / "sbin" / "xinetd"
@@ -86,9 +86,9 @@ class SuperServer:
         """Its process id."""
         return self._process.pid
 
-    def connect(self) -> Wire:
+    def connect(self) -> RawConnection:
         """A client, whose program is being started."""
-        return Wire.to(self.address)
+        return RawConnection.to(self.address)
 
     def evidence(self) -> str:
         """What it said."""
@@ -185,7 +185,7 @@ class ByHand:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             ours = socket.create_connection(listener.getsockname(), DEADLINE)
             theirs, _ = listener.accept()
-        self.client = Wire(ours)
+        self.client = RawConnection(ours)
         with theirs:
             end = theirs.fileno()
             self.process = subprocess.Popen(

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.folders import BIN
 from tests.support.map_servers import AuthService
-from tests.support.proxy import BIN, popmap
+from tests.support.perdition import popmap
 
 USERS = {"joe": "max@north:1143", "ann": "south", "@example.org": "domain"}
 

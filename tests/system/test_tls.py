@@ -14,10 +14,16 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from tests.support.authority import Authority, rsa_key, showing
-from tests.support.clients import CLIENTS, Login
+from tests.support.client_connection import (
+    PROTOCOLS,
+    ClientTLS,
+    RawConnection,
+    connect_and_read_greeting,
+)
 from tests.support.dovecot import Certificate, Dovecot
 from tests.support.folders import public_folder
-from tests.support.proxy import Proxy, popmap
+from tests.support.mail_clients import CLIENTS, ClientSettings
+from tests.support.perdition import PerditionProcess, Perditions, popmap
 from tests.support.scripted_server import (
     PARTS,
     ScriptedServer,
@@ -26,11 +32,9 @@ from tests.support.scripted_server import (
     play,
     visited,
 )
-from tests.support.session import DIALOGUES, TLS, greeted
 from tests.support.sieve import SieveClient
 from tests.support.wait import DEADLINE
-from tests.support.wire import Wire
-from tests.system.conftest import PASSWORDS, Proxies
+from tests.system.conftest import PASSWORDS
 
 WORDS = {"joe": "windward", "ann": "leeward"}
 """One of these is in whatever a user reads, and in nothing that the other one reads."""
@@ -41,13 +45,13 @@ OUTGOING = {"plaintext": "none", "starttls": "tls_outgoing_force", "ssl": "ssl_o
 
 REACHED = {
     (protocol, outgoing)
-    for protocol in DIALOGUES
+    for protocol in PROTOCOLS
     for outgoing in OUTGOING
     if (protocol, outgoing) != ("managesieve", "ssl")
 }
 """The ways to a Dovecot: its ManageSieve has no port for TLS, but STARTTLS."""
 
-every_protocol = pytest.mark.parametrize("protocol", DIALOGUES)
+every_protocol = pytest.mark.parametrize("protocol", PROTOCOLS)
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +68,9 @@ def certificate(authority: Authority) -> Certificate:
 
 
 @pytest.fixture(scope="module")
-def tls(authority: Authority) -> dict[str, TLS]:
+def tls(authority: Authority) -> dict[str, ClientTLS]:
     """Each way in which a client that trusts the authority can use TLS."""
-    return {use: TLS(use, authority.trusted()) for use in LISTENING}
+    return {use: ClientTLS(use, authority.trusted()) for use in LISTENING}
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +96,7 @@ def homes(certificate: Certificate) -> Iterator[dict[str, Dovecot]]:
 @pytest.fixture(scope="module")
 def in_front(
     homes: dict[str, Dovecot], authority: Authority, certificate: Certificate
-) -> Iterator[dict[tuple[str, str, str], Proxy]]:
+) -> Iterator[dict[tuple[str, str, str], PerditionProcess]]:
     """A perdition for each protocol and each way to use TLS on either side."""
     with public_folder() as folder, ExitStack() as stack:
         found = {}
@@ -106,7 +110,7 @@ def in_front(
                     *("--ssl_mode", f"{listening},{OUTGOING[outgoing]}"),
                     *("--ssl_ca_file", authority.file, *shown(certificate)),
                 )
-                proxy = stack.enter_context(Proxy(protocol, folder, *options))
+                proxy = stack.enter_context(PerditionProcess(protocol, folder, *options))
                 found[protocol, use, outgoing] = proxy
         yield found
 
@@ -136,7 +140,7 @@ def test_user_reads_their_own(
     use: str,
     outgoing: str,
     user: str,
-    in_front: dict[tuple[str, str, str], Proxy],
+    in_front: dict[tuple[str, str, str], PerditionProcess],
     authority: Authority,
     folder: Path,
 ) -> None:
@@ -146,7 +150,9 @@ def test_user_reads_their_own(
         pytest.skip(reason)
     proxy = in_front[client.protocol, use, outgoing]
 
-    text = client.read(Login(proxy.port, user, PASSWORDS[user], use, authority.file), folder)
+    text = client.read(
+        ClientSettings(proxy.port, user, PASSWORDS[user], use, authority.file), folder
+    )
 
     assert [word for word in WORDS.values() if word in text] == [WORDS[user]], text
     proxy.wait_for_log(
@@ -160,15 +166,15 @@ def test_user_reads_their_own(
 def test_openssl_client_logs_in(
     protocol: str,
     use: str,
-    in_front: dict[tuple[str, str, str], Proxy],
+    in_front: dict[tuple[str, str, str], PerditionProcess],
     authority: Authority,
 ) -> None:
     """openssl s_client, by which operators look at servers, gets through to the real server."""
     if not shutil.which("openssl"):
         pytest.skip("openssl is not installed")
     proxy = in_front[protocol, use, "plaintext"]
-    dialogue = DIALOGUES[protocol]
-    commands = [command for command, _ in dialogue.credentials("joe", PASSWORDS["joe"])]
+    commands = PROTOCOLS[protocol]
+    login = [command for command, _ in commands.credentials("joe", PASSWORDS["joe"])]
     service = {"pop3": "pop3", "imap4": "imap", "managesieve": "sieve"}[protocol]
 
     done = subprocess.run(
@@ -177,7 +183,7 @@ def test_openssl_client_logs_in(
             *("-CAfile", authority.file, "-verify_return_error", "-verify_hostname", "localhost"),
             *(("-starttls", service) if use == "starttls" else ()),
         ],
-        input=b"\n".join([*commands, dialogue.question[0], dialogue.farewell, b""]),
+        input=b"\n".join([*login, commands.noop[0], commands.logout, b""]),
         capture_output=True,
         timeout=DEADLINE,
         check=False,
@@ -185,7 +191,7 @@ def test_openssl_client_logs_in(
 
     told = (done.stdout + done.stderr).decode()
     assert done.returncode == 0, told
-    assert re.search(dialogue.question[1], done.stdout), told
+    assert re.search(commands.noop[1], done.stdout), told
 
 
 FEATURES = {
@@ -199,7 +205,7 @@ ADVICE = {"pop3": {"STLS"}, "imap4": {"STARTTLS", "LOGINDISABLED"}, "managesieve
 """What perdition may add to it."""
 
 
-def advice(wire: Wire, protocol: str) -> set[str]:
+def advice(wire: RawConnection, protocol: str) -> set[str]:
     """What perdition advises a client to do, when that one asks."""
     question, end, always = FEATURES[protocol]
     words = re.findall(r"[\w.]+", wire.ask(question, end).decode())
@@ -223,32 +229,32 @@ def test_features_tell_what_is_possible_now(
     mode: str,
     before: set[str] | None,
     use: str | None,
-    proxies: Proxies,
+    perditions: Perditions,
     certificate: Certificate,
-    tls: dict[str, TLS],
+    tls: dict[str, ClientTLS],
 ) -> None:
     """STARTTLS, STLS and LOGINDISABLED are there before the handshake, and gone after it."""
-    proxy = proxies.start(protocol, "-M", "", "--ssl_mode", mode, *shown(certificate))
+    proxy = perditions.start(protocol, "-M", "", "--ssl_mode", mode, *shown(certificate))
 
     if before is not None:
-        with greeted(proxy.address, protocol) as client:
+        with connect_and_read_greeting(proxy.address, protocol) as client:
             assert advice(client, protocol) == before & ADVICE[protocol]
     if use:
-        with greeted(proxy.address, protocol, tls[use]) as client:
+        with connect_and_read_greeting(proxy.address, protocol, tls[use]) as client:
             assert advice(client, protocol) == set()
 
 
 def test_no_password_is_accepted_before_tls_where_tls_is_forced(
-    proxies: Proxies, certificate: Certificate, tls: dict[str, TLS]
+    perditions: Perditions, certificate: Certificate, tls: dict[str, ClientTLS]
 ) -> None:
     """It is refused in clear words, the real server hears nothing of it, and TLS mends it."""
     with ScriptedServer() as server, ExitStack() as stack:
         clients = []
-        for protocol, dialogue in DIALOGUES.items():
+        for protocol, commands in PROTOCOLS.items():
             options = ("-M", "", "-s", server.name, "--ssl_mode", "tls_listen_force")
-            proxy = proxies.start(protocol, *options, *shown(certificate))
-            client = stack.enter_context(greeted(proxy.address, protocol))
-            for command, _ in dialogue.credentials("joe", PASSWORDS["joe"]):
+            proxy = perditions.start(protocol, *options, *shown(certificate))
+            client = stack.enter_context(connect_and_read_greeting(proxy.address, protocol))
+            for command, _ in commands.credentials("joe", PASSWORDS["joe"]):
                 client.send(command + b"\r\n")
             clients.append((proxy, client))
 
@@ -256,21 +262,21 @@ def test_no_password_is_accepted_before_tls_where_tls_is_forced(
             client.read_until(rb"(?m)^(a NO \[PRIVACYREQUIRED\] |-ERR |NO .*)TLS not present")
             proxy.wait_for_log('client-secure=plaintext .* status="failed: TLS not present"')
 
-        with visited(server, proxies.of("imap4"), tls=tls["starttls"]) as (client, real):
+        with visited(server, perditions.of("imap4"), tls=tls["starttls"]) as (client, real):
             let_in(real, "imap4")
             client.read_until(rb"(?m)^a OK")
 
 
 @pytest.mark.parametrize("service", ["POP3S", "IMAP4S"])
 def test_services_for_tls_need_no_mode(
-    service: str, proxies: Proxies, authority: Authority, certificate: Certificate
+    service: str, perditions: Perditions, authority: Authority, certificate: Certificate
 ) -> None:
     """POP3S and IMAP4S use TLS from the first byte on both sides."""
     protocol = service[:-1].lower()
     options = ("-M", "", "--protocol", service, "--ssl_ca_file", authority.file)
     with ScriptedServer() as server:
-        proxy = proxies.start(protocol, *options, "-s", server.name, *shown(certificate))
-        tls = TLS("ssl", authority.trusted())
+        proxy = perditions.start(protocol, *options, "-s", server.name, *shown(certificate))
+        tls = ClientTLS("ssl", authority.trusted())
         with visited(server, proxy, tls=tls) as (client, real):
             real.start_tls(showing(certificate))
             let_in(real, protocol)
@@ -281,13 +287,13 @@ def test_services_for_tls_need_no_mode(
 
 @contextmanager
 def handshake(
-    proxy: Proxy, context: ssl.SSLContext, host: str = "localhost"
+    proxy: PerditionProcess, context: ssl.SSLContext, host: str = "localhost"
 ) -> Iterator[ssl.SSLSocket]:
     """A client's TLS with perdition, as far as to the end of the handshake.
 
     With TLS 1.3 that is before perdition has judged the client; `greeting` tells.
     """
-    with Wire.to(proxy.address) as wire:
+    with RawConnection.to(proxy.address) as wire:
         yield wire.start_tls(context, host)
 
 
@@ -300,12 +306,12 @@ def holder(tls: ssl.SSLSocket) -> str:
 
 
 @pytest.fixture(scope="module")
-def with_two_names(authority: Authority) -> Iterator[Proxy]:
+def with_two_names(authority: Authority) -> Iterator[PerditionProcess]:
     """A perdition that has a certificate for mail, and one for pop and whatever is wild."""
     mail = authority.issue("mail", ["mail.example"])
     pop = authority.issue("pop", ["pop.example", "*.wild.example"])
     options = ("-M", "", "--ssl_mode", "ssl_listen", *shown(mail, pop))
-    with public_folder() as folder, Proxy("imap4", folder, *options) as proxy:
+    with public_folder() as folder, PerditionProcess("imap4", folder, *options) as proxy:
         yield proxy
 
 
@@ -322,7 +328,7 @@ def with_two_names(authority: Authority) -> Iterator[Proxy]:
     ],
 )
 def test_client_is_shown_the_certificate_for_the_name_it_asks_for(
-    asked: str, expected: str, with_two_names: Proxy, authority: Authority
+    asked: str, expected: str, with_two_names: PerditionProcess, authority: Authority
 ) -> None:
     """The first one is for names that none is for, and for clients that tell no name."""
     context = authority.trusted()
@@ -334,13 +340,13 @@ def test_client_is_shown_the_certificate_for_the_name_it_asks_for(
 
 @pytest.mark.parametrize("chain", ["in ssl_cert_file", "in ssl_ca_chain_file"])
 def test_client_is_shown_who_vouches_for_the_certificate(
-    chain: str, proxies: Proxies, authority: Authority, folder: Path
+    chain: str, perditions: Perditions, authority: Authority, folder: Path
 ) -> None:
     """A client that knows only the root can verify it."""
     middle = Authority(folder, "middle", authority)
     alone = chain != "in ssl_cert_file"
     options = ("--ssl_ca_chain_file", middle.file) if alone else ()
-    proxy = proxies.start(
+    proxy = perditions.start(
         *("imap4", "-M", "", "--ssl_mode", "ssl_listen", *options),
         *shown(middle.issue(chain=not alone)),
     )
@@ -368,7 +374,7 @@ every_limit = pytest.mark.parametrize(
 other."""
 
 
-def agreed(wire: Wire, context: ssl.SSLContext, host: str | None = None) -> str | None:
+def agreed(wire: RawConnection, context: ssl.SSLContext, host: str | None = None) -> str | None:
     """The version of TLS that is agreed upon, None if there is none."""
     try:
         return wire.start_tls(context, host).version()
@@ -382,20 +388,20 @@ def test_versions_with_clients(
     version: str,
     peer: dict[str, ssl.TLSVersion],
     spoken: str | None,
-    proxies: Proxies,
+    perditions: Perditions,
     authority: Authority,
     certificate: Certificate,
 ) -> None:
     """ssl_listen_min_proto_version and ssl_listen_max_proto_version."""
     option = (f"--ssl_listen_{limit}_proto_version", version)
-    proxy = proxies.start(
+    proxy = perditions.start(
         "imap4", "-M", "", "--ssl_mode", "ssl_listen", *option, *shown(certificate)
     )
     context = authority.trusted()
     for name, value in peer.items():
         setattr(context, name, value)
 
-    with Wire.to(proxy.address) as wire:
+    with RawConnection.to(proxy.address) as wire:
         assert agreed(wire, context, "localhost") == spoken
     if not spoken:
         proxy.wait_for_log("no TLS with the client: (unsupported protocol|.*version)")
@@ -407,7 +413,7 @@ def test_versions_with_real_servers(
     version: str,
     peer: dict[str, ssl.TLSVersion],
     spoken: str | None,
-    proxies: Proxies,
+    perditions: Perditions,
     authority: Authority,
     certificate: Certificate,
 ) -> None:
@@ -419,7 +425,7 @@ def test_versions_with_real_servers(
         setattr(context, name, value)
     with ScriptedServer() as server:
         target = ("-M", "", "-s", server.name, "--ssl_mode", "ssl_outgoing")
-        proxy = proxies.start("imap4", *target, *option, *trust)
+        proxy = perditions.start("imap4", *target, *option, *trust)
 
         with visited(server, proxy) as (_, real):
             assert agreed(real, context) == spoken
@@ -447,13 +453,13 @@ def test_cipher_with_clients(
     options: tuple[str, ...],
     wanted: str,
     chosen: str,
-    proxies: Proxies,
+    perditions: Perditions,
     authority: Authority,
     certificate: Certificate,
 ) -> None:
     """ssl_listen_ciphers are allowed, and their order counts unless the client's is to."""
     mode = ("--ssl_mode", "ssl_listen", "--ssl_listen_max_proto_version", "tlsv1.2")
-    proxy = proxies.start("imap4", "-M", "", *mode, *options, *shown(certificate))
+    proxy = perditions.start("imap4", "-M", "", *mode, *options, *shown(certificate))
     context = authority.trusted()
     context.set_ciphers(wanted)
 
@@ -462,13 +468,13 @@ def test_cipher_with_clients(
 
 
 def test_cipher_with_real_servers(
-    proxies: Proxies, authority: Authority, certificate: Certificate
+    perditions: Perditions, authority: Authority, certificate: Certificate
 ) -> None:
     """Only ssl_outgoing_ciphers are offered, whatever the real server would like more."""
     context = showing(certificate)
     context.set_ciphers(f"{WEAK}:{STRONG}")
     with ScriptedServer() as server:
-        proxy = proxies.start(
+        proxy = perditions.start(
             *("imap4", "-M", "", "-s", server.name, "--ssl_mode", "ssl_outgoing"),
             *("--ssl_outgoing_ciphers", STRONG, "--ssl_outgoing_max_proto_version", "tlsv1.2"),
             *("--ssl_ca_file", authority.file),
@@ -480,7 +486,7 @@ def test_cipher_with_real_servers(
 
 @pytest.mark.parametrize("place", ["ssl_dh_params_file", "ssl_cert_file"])
 def test_diffie_hellman_parameters_are_the_sites_own(
-    place: str, proxies: Proxies, authority: Authority, folder: Path
+    place: str, perditions: Perditions, authority: Authority, folder: Path
 ) -> None:
     """They come from a file of their own, or stand with the certificate."""
     if not shutil.which("openssl"):
@@ -493,7 +499,7 @@ def test_diffie_hellman_parameters_are_the_sites_own(
     if place == "ssl_cert_file":
         own.certificate.write_bytes(own.certificate.read_bytes() + made)
     option = ("--ssl_dh_params_file", file) if place == "ssl_dh_params_file" else ()
-    proxy = proxies.start("imap4", "-M", "", "--ssl_mode", "ssl_listen", *option, *shown(own))
+    proxy = perditions.start("imap4", "-M", "", "--ssl_mode", "ssl_listen", *option, *shown(own))
 
     told = subprocess.run(
         [
@@ -523,14 +529,14 @@ def test_client_certificate(
     options: tuple[str, ...],
     client: str | None,
     welcome: bool,
-    proxies: Proxies,
+    perditions: Perditions,
     authority: Authority,
     certificate: Certificate,
     folder: Path,
 ) -> None:
     """A client need not show one, but one that it shows must be verified, unless told not to."""
     vouching = {"known": authority, "stranger": Authority(folder, "unknown")}
-    proxy = proxies.start(
+    proxy = perditions.start(
         *("imap4", "-M", "", "--ssl_mode", "ssl_listen", "--ssl_ca_file", authority.file),
         *(*options, *shown(certificate)),
     )
@@ -539,10 +545,10 @@ def test_client_certificate(
         context.load_cert_chain(*vouching[client].issue(client))
 
     if welcome:
-        greeted(proxy.address, "imap4", TLS("ssl", context)).close()
+        connect_and_read_greeting(proxy.address, "imap4", ClientTLS("ssl", context)).close()
     else:
         with pytest.raises(ssl.SSLError, match="UNKNOWN_CA"):
-            greeted(proxy.address, "imap4", TLS("ssl", context))
+            connect_and_read_greeting(proxy.address, "imap4", ClientTLS("ssl", context))
         proxy.wait_for_log("no TLS with the client: certificate verify failed")
 
 
@@ -554,12 +560,12 @@ def test_alpn(
     protocol: str,
     name: str,
     peer: dict[str, ssl.TLSVersion],
-    proxies: Proxies,
+    perditions: Perditions,
     authority: Authority,
     certificate: Certificate,
 ) -> None:
     """The protocol is answered; a browser that was tricked into coming here is turned away."""
-    proxy = proxies.start(protocol, "-M", "", "--ssl_mode", "ssl_listen", *shown(certificate))
+    proxy = perditions.start(protocol, "-M", "", "--ssl_mode", "ssl_listen", *shown(certificate))
     context = authority.trusted()
     for key, value in peer.items():
         setattr(context, key, value)
@@ -578,13 +584,13 @@ def test_alpn(
 @pytest.mark.parametrize("peer", [UP_TO_1_2, {}], ids=["tlsv1.2", "tlsv1.3"])
 def test_any_worker_resumes_a_session(
     peer: dict[str, ssl.TLSVersion],
-    proxies: Proxies,
+    perditions: Perditions,
     authority: Authority,
     certificate: Certificate,
 ) -> None:
     """Whichever worker a client comes to, it need not begin anew."""
     mode = ("--ssl_mode", "ssl_listen", "--workers", "2")
-    proxy = proxies.start("imap4", "-M", "", *mode, *shown(certificate))
+    proxy = perditions.start("imap4", "-M", "", *mode, *shown(certificate))
     context = authority.trusted()
     for key, value in peer.items():
         setattr(context, key, value)
@@ -611,7 +617,7 @@ def test_real_server_is_told_which_name_is_wanted(
     use: str,
     host: str,
     told: str | None,
-    proxies: Proxies,
+    perditions: Perditions,
     authority: Authority,
     certificate: Certificate,
 ) -> None:
@@ -621,7 +627,7 @@ def test_real_server_is_told_which_name_is_wanted(
     context.sni_callback = lambda _socket, name, _context: names.append(name)
     with ScriptedServer() as server:
         mode = ("--ssl_mode", OUTGOING[use], "--ssl_ca_file", authority.file)
-        proxy = proxies.start("imap4", "-M", "", "-s", f"{host}:{server.port}", *mode)
+        proxy = perditions.start("imap4", "-M", "", "-s", f"{host}:{server.port}", *mode)
         with visited(server, proxy) as (client, real):
             if use == "ssl":
                 real.start_tls(context)
@@ -636,9 +642,9 @@ def test_real_server_is_told_which_name_is_wanted(
 
 @pytest.mark.parametrize("side", ["listen", "outgoing"])
 def test_log_tells_what_openssl_really_allows(
-    side: str, proxies: Proxies, certificate: Certificate
+    side: str, perditions: Perditions, certificate: Certificate
 ) -> None:
     """The manual's lowest version, tlsv1, is spoken nowhere any more."""
-    proxy = proxies.start("imap4", "-M", "", "--ssl_mode", f"ssl_{side}", *shown(certificate))
+    proxy = perditions.start("imap4", "-M", "", "--ssl_mode", f"ssl_{side}", *shown(certificate))
 
     proxy.wait_for_log(f"ssl_{side}_min_proto_version is tlsv1, but OpenSSL .* below tlsv1.2")

@@ -15,22 +15,17 @@ from typing import TypeVar
 import pytest
 from OpenSSL import SSL
 
-from tests.support import processes
 from tests.support.authority import EXPIRED, HERE, NOT_YET_VALID, Authority, self_signed, showing
+from tests.support.client_connection import (
+    PROTOCOLS,
+    ClientTLS,
+    RawConnection,
+    connect_and_read_greeting,
+)
 from tests.support.dovecot import Certificate
 from tests.support.folders import public_folder
-from tests.support.proxy import Proxy
-from tests.support.scripted_server import (
-    PARTS,
-    PASSWORD,
-    ScriptedServer,
-    let_in,
-    play,
-    visited,
-)
-from tests.support.session import DIALOGUES, TLS, greeted
-from tests.support.wire import Wire
-from tests.system.conftest import Proxies
+from tests.support.perdition import PerditionProcess, Perditions
+from tests.support.scripted_server import PARTS, PASSWORD, ScriptedServer, let_in, play, visited
 
 T = TypeVar("T")
 
@@ -42,7 +37,7 @@ AT_ONCE = 2.0
 
 PASSWORD_COMMANDS = {"pop3": b"PASS", "imap4": b"LOGIN", "managesieve": b"AUTHENTICATE"}
 
-every_protocol = pytest.mark.parametrize("protocol", DIALOGUES)
+every_protocol = pytest.mark.parametrize("protocol", PROTOCOLS)
 either_way = pytest.mark.parametrize("use", ["ssl", "starttls"])
 
 
@@ -79,17 +74,19 @@ class Front:
     ) -> None:
         self._folder = folder
         self._stack = stack
-        self._all: dict[tuple[str, ...], Proxy] = {}
+        self._all: dict[tuple[str, ...], PerditionProcess] = {}
         self._options = (
             *("-M", "", "-s", server.name, "--workers", "1", "--ssl_ca_file", authority.file),
             *("--ssl_cert_file", certificate.certificate, "--ssl_key_file", certificate.key),
         )
 
-    def start(self, protocol: str, mode: str, *options: str) -> Proxy:
+    def start(self, protocol: str, mode: str, *options: str) -> PerditionProcess:
         """The perdition that uses TLS in that way."""
         key = (protocol, mode, *options)
         if key not in self._all:
-            proxy = Proxy(protocol, self._folder, *self._options, "--ssl_mode", mode, *options)
+            proxy = PerditionProcess(
+                protocol, self._folder, *self._options, "--ssl_mode", mode, *options
+            )
             self._all[key] = self._stack.enter_context(proxy)
         self._latest = self._all[key]
         return self._latest
@@ -108,9 +105,9 @@ def front(
         yield Front(folder, stack, server, authority, certificate)
 
 
-def tls_of(authority: Authority, use: str) -> TLS:
+def tls_of(authority: Authority, use: str) -> ClientTLS:
     """TLS of a client that trusts the authority."""
-    return TLS(use, authority.trusted())
+    return ClientTLS(use, authority.trusted())
 
 
 # Impostors: a real server that cannot show that it is who was meant.
@@ -175,18 +172,20 @@ def impostors(authority: Authority) -> Iterator[dict[str, ssl.SSLContext]]:
 
 
 @pytest.fixture(scope="module")
-def judges(authority: Authority) -> Iterator[dict[tuple[str, ...], Proxy]]:
+def judges(authority: Authority) -> Iterator[dict[tuple[str, ...], PerditionProcess]]:
     """A perdition with each set of options, whose clients choose the real server."""
     with public_folder() as folder, ExitStack() as stack:
         common = ("-M", "", "-c", "--workers", "1", "--ssl_ca_file", authority.file)
         mode = ("--ssl_mode", "ssl_outgoing")
         yield {
-            options: stack.enter_context(Proxy("imap4", folder, *common, *mode, *options))
+            options: stack.enter_context(
+                PerditionProcess("imap4", folder, *common, *mode, *options)
+            )
             for options in ACCEPTED
         }
 
 
-def hears_password(real: Wire, context: ssl.SSLContext) -> bool:
+def hears_password(real: RawConnection, context: ssl.SSLContext) -> bool:
     """Whether perdition trusts a real server so much that it tells it the password."""
     with suppress(ssl.SSLError, ConnectionError):
         tls = real.start_tls(context)
@@ -200,7 +199,7 @@ def hears_password(real: Wire, context: ssl.SSLContext) -> bool:
 def test_only_a_real_server_with_an_acceptable_certificate_hears_the_password(
     options: tuple[str, ...],
     kind: str,
-    judges: dict[tuple[str, ...], Proxy],
+    judges: dict[tuple[str, ...], PerditionProcess],
     impostors: dict[str, ssl.SSLContext],
     server: ScriptedServer,
 ) -> None:
@@ -235,7 +234,7 @@ def test_real_server_must_be_the_one_that_was_meant(
     common_name: str,
     host: str,
     told: bool,
-    judges: dict[tuple[str, ...], Proxy],
+    judges: dict[tuple[str, ...], PerditionProcess],
     authority: Authority,
     server: ScriptedServer,
 ) -> None:
@@ -250,7 +249,7 @@ def test_real_server_must_be_the_one_that_was_meant(
 def test_authorities_are_those_that_are_given(
     given: str,
     trusted: bool,
-    proxies: Proxies,
+    perditions: Perditions,
     authority: Authority,
     server: ScriptedServer,
     folder: Path,
@@ -262,7 +261,7 @@ def test_authorities_are_those_that_are_given(
     subprocess.run(["openssl", "rehash", folder / "path"], check=True)
     where = folder / "path" if given == "ssl_ca_path" else chosen.file
     overridden = ("--ssl_ca_file", authority.file) if given == "ssl_ca_chain_file" else ()
-    proxy = proxies.start(
+    proxy = perditions.start(
         *("imap4", "-M", "", "-s", server.name, "--ssl_mode", "ssl_outgoing"),
         *(f"--{given}", where, *overridden),
     )
@@ -274,17 +273,17 @@ def test_authorities_are_those_that_are_given(
 # Words put into somebody's mouth before TLS begins.
 
 
-def heard_after_starttls(proxy: Proxy, tls: TLS, behind: bytes) -> bytes:
+def heard_after_starttls(proxy: PerditionProcess, tls: ClientTLS, behind: bytes) -> bytes:
     """All that a client hears by TLS when it logs out at once; `behind` goes with STARTTLS."""
-    dialogue = DIALOGUES[proxy.protocol]
-    command, answer = dialogue.starttls
-    with Wire.to(proxy.address) as client:
-        client.read_until(dialogue.greeting)
+    commands = PROTOCOLS[proxy.protocol]
+    command, answer = commands.starttls
+    with RawConnection.to(proxy.address) as client:
+        client.read_until(commands.greeting)
         client.send(command + b"\r\n" + behind)
         client.read_until(answer)
         client.start_tls(tls.context, tls.host)
-        client.read_until(dialogue.secured)
-        client.send(dialogue.farewell + b"\r\n")
+        client.read_until(commands.secured)
+        client.send(commands.logout + b"\r\n")
         return client.read_to_end()
 
 
@@ -295,7 +294,7 @@ def test_commands_behind_starttls_are_thrown_away(
     """What somebody adds to the client's plain text is no part of what it says by TLS."""
     proxy = front.start(protocol, "tls_listen")
     tls = tls_of(authority, "starttls")
-    credentials = DIALOGUES[protocol].credentials("mallory", "own")
+    credentials = PROTOCOLS[protocol].credentials("mallory", "own")
     injected = b"".join(command + b"\r\n" for command, _ in credentials)
 
     assert heard_after_starttls(proxy, tls, injected) == heard_after_starttls(proxy, tls, b"")
@@ -431,10 +430,10 @@ def at_once() -> Iterator[None]:
 def test_plain_text_where_tls_must_begin(use: str, words: bytes, front: Front) -> None:
     """The connection is closed, the log says why, and has nothing of what was said."""
     proxy = front.start("imap4", {"ssl": "ssl_listen", "starttls": "tls_listen"}[use])
-    with Wire.to(proxy.address) as client, at_once():
+    with RawConnection.to(proxy.address) as client, at_once():
         if use == "starttls":
-            client.read_until(DIALOGUES["imap4"].greeting)
-            client.ask(*DIALOGUES["imap4"].starttls)
+            client.read_until(PROTOCOLS["imap4"].greeting)
+            client.ask(*PROTOCOLS["imap4"].starttls)
         client.send(words)
         client.read_to_end()
         proxy.wait_for_log(
@@ -459,8 +458,8 @@ def client_hello() -> bytes:
 def test_tls_where_plain_text_is_expected(protocol: str, front: Front) -> None:
     """The connection is closed, and the log says why."""
     proxy = front.start(protocol, "none")
-    with Wire.to(proxy.address) as client, at_once():
-        client.read_until(DIALOGUES[protocol].greeting)
+    with RawConnection.to(proxy.address) as client, at_once():
+        client.read_until(PROTOCOLS[protocol].greeting)
         client.send(client_hello())
         assert client.read_to_end() == b""
         proxy.wait_for_log(
@@ -503,10 +502,10 @@ def test_client_that_never_begins_tls(use: str, front: Front) -> None:
     """It is closed after authenticate_timeout."""
     mode = {"ssl": "ssl_listen", "starttls": "tls_listen"}[use]
     proxy = front.start("imap4", mode, "--authenticate_timeout", "1")
-    with Wire.to(proxy.address) as client, at_once():
+    with RawConnection.to(proxy.address) as client, at_once():
         if use == "starttls":
-            client.read_until(DIALOGUES["imap4"].greeting)
-            client.ask(*DIALOGUES["imap4"].starttls)
+            client.read_until(PROTOCOLS["imap4"].greeting)
+            client.ask(*PROTOCOLS["imap4"].starttls)
         client.read_to_end()
         proxy.wait_for_log(f"{client.own_address}->.*: timeout before the login")
 
@@ -530,7 +529,7 @@ def test_client_that_vanishes_in_the_handshake(
     proxy.wait_for_log(f"Close: {own_address}->")
     proxy.expect_sessions(0)
     assert len(proxy.logged(f"{own_address}->.*: no TLS with the client: ")) == 1
-    greeted(proxy.address, "imap4", tls_of(authority, "ssl")).close()
+    connect_and_read_greeting(proxy.address, "imap4", tls_of(authority, "ssl")).close()
 
 
 def test_handshake_in_single_octets_succeeds_and_slows_nobody(
@@ -553,7 +552,7 @@ def test_handshake_in_single_octets_succeeds_and_slows_nobody(
                     connection.sendall(bytes([octet]))
                     if count % 100 == 0:
                         with at_once():
-                            greeted(proxy.address, "imap4", tls).close()
+                            connect_and_read_greeting(proxy.address, "imap4", tls).close()
                 incoming.write(connection.recv(65536))
 
         hear(slow.do_handshake)
@@ -570,7 +569,7 @@ def up_to_tls_1_2() -> SSL.Context:
 def test_client_cannot_renegotiate(front: Front, authority: Authority) -> None:
     """It costs a client nothing and us much, again and again."""
     proxy = front.start("imap4", "ssl_listen")
-    with Wire.to(proxy.address) as wire:
+    with RawConnection.to(proxy.address) as wire:
         client = SSL.Connection(up_to_tls_1_2(), wire.bare_socket())
         client.set_connect_state()
         client.do_handshake()
@@ -580,7 +579,7 @@ def test_client_cannot_renegotiate(front: Front, authority: Authority) -> None:
         with pytest.raises(SSL.Error, match="no renegotiation"):
             client.do_handshake()
 
-    greeted(proxy.address, "imap4", tls_of(authority, "ssl")).close()
+    connect_and_read_greeting(proxy.address, "imap4", tls_of(authority, "ssl")).close()
 
 
 def test_real_server_cannot_renegotiate(
@@ -636,12 +635,12 @@ def test_slow_reader_gets_everything_and_costs_no_memory(
         let_in(real, "imap4")
         client.read_until(rb"a OK.*\r\n")
         [worker] = proxy.workers()
-        before = processes.memory(worker.pid)
+        before = worker.memory()
         for source, sink in ((real, client), (client, real)):
             sender = Thread(target=source.send, args=(data,))
             sender.start()
             sink.wait_for_stall()
-            grown = processes.memory(worker.pid) - before
+            grown = worker.memory() - before
             assert sink.read_exactly(BIG) == data
             sender.join()
             assert grown < 1 << 20, f"the worker has grown by {grown} octets"

@@ -43,7 +43,7 @@ class Greeter(socketserver.ThreadingTCPServer):
 
 
 @contextmanager
-def greeter(
+def imap_stub(
     greeting: bytes, leaves: bool = False, tls: ssl.SSLContext | None = None
 ) -> Iterator[Greeter]:
     """Run one, which perhaps leaves at the first command."""
