@@ -25,7 +25,7 @@ from tests.support.wait import DEADLINE, until
 UNAVAILABLE = 'status="failed: Could not determine server: popmap unavailable"'
 
 
-class Login(NamedTuple):
+class LoginResult(NamedTuple):
     """A login: when it began, by the monotonic clock, and what the client was told."""
 
     began: float
@@ -37,21 +37,21 @@ class Login(NamedTuple):
         return self.answer.startswith("a OK")
 
 
-def log_in(proxy: PerditionProcess, user: str, password: str = "secret") -> Login:
+def log_in(proxy: PerditionProcess, user: str, password: str = "secret") -> LoginResult:
     """Log in and out again."""
     began = time.monotonic()
     with RawConnection.to(proxy.address) as client:
         client.read_until(PROTOCOLS["imap4"].greeting)
         answer = client.ask(f"a LOGIN {user} {password}".encode(), rb"(?m)^a (OK|NO|BAD).*\r\n")
-    return Login(began, answer.decode().splitlines()[-1])
+    return LoginResult(began, answer.decode().splitlines()[-1])
 
 
-class Load:
+class LoginLoad:
     """Clients that log in all the time."""
 
     def __init__(self, proxy: PerditionProcess, clients: int = 4) -> None:
         self.proxy = proxy
-        self.logins: list[Login] = []
+        self.logins: list[LoginResult] = []
         self._done = threading.Event()
         self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
         for thread in self._threads:
@@ -126,7 +126,10 @@ def test_restart_under_load(kind: type[MapServer], real_server: RealServer) -> N
         pytest.skip(reason)
     with public_folder() as folder, kind(folder) as server:
         server.load(f"joe:{real_server.server('imap4')}\n")
-        with proxy_with(server, folder, "--workers", "1") as proxy, closing(Load(proxy)) as load:
+        with (
+            proxy_with(server, folder, "--workers", "1") as proxy,
+            closing(LoginLoad(proxy)) as load,
+        ):
             load.wait_for(20)
             gone = time.monotonic()
             server.restart()
@@ -151,7 +154,7 @@ def test_hung_server_holds_up_only_who_needs_it(
         session = LoggedInClient(proxy.address, "imap4", "joe", "secret")
         named = f"joe@{real_server.server('imap4')}"
         with hanging.hung():
-            refused: list[Login] = []
+            refused: list[LoginResult] = []
             threads = [
                 threading.Thread(target=lambda: refused.append(log_in(proxy, "ann")))
                 for _ in range(40)

@@ -42,8 +42,8 @@ def shown(certificate: Certificate) -> tuple[str | Path, ...]:
 
 def holder(proxy: PerditionProcess, authority: Authority, host: str = "localhost") -> str:
     """Whose certificate a new client is shown: its common name."""
-    with RawConnection.to(proxy.address) as wire:
-        certificate = wire.start_tls(authority.trusted(), host).getpeercert(binary_form=True)
+    with RawConnection.to(proxy.address) as connection:
+        certificate = connection.start_tls(authority.trusted(), host).getpeercert(binary_form=True)
     assert certificate, "no certificate is shown"
     return x509.load_der_x509_certificate(certificate).subject.rfc4514_string().removeprefix("CN=")
 

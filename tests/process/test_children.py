@@ -45,7 +45,7 @@ def proxy(perditions: Perditions, pam_permits: None) -> PerditionProcess:
 
 
 @pytest.fixture
-def users(proxy: PerditionProcess) -> Iterator[RepeatedLogins]:
+def logins(proxy: PerditionProcess) -> Iterator[RepeatedLogins]:
     """Some have logged in already, and they go on."""
     with RepeatedLogins(proxy, PASSWORD) as found:
         found.expect_successes()
@@ -93,7 +93,7 @@ def expect_another(proxy: PerditionProcess, kind: str, old: set[int], count: int
     return until(look, lambda: f"another {kind} than {old}\n{proxy.evidence()}", SOON)
 
 
-def test_worker(proxy: PerditionProcess, users: RepeatedLogins, clients: OpenClients) -> None:
+def test_worker(proxy: PerditionProcess, logins: RepeatedLogins, clients: OpenClients) -> None:
     """Another one comes; the others' sessions and everybody's logins go on; the log tells."""
     held = [clients.log_in(proxy) for _ in range(10)]
     before = pids(proxy, "worker")
@@ -101,8 +101,8 @@ def test_worker(proxy: PerditionProcess, users: RepeatedLogins, clients: OpenCli
 
     kill(victim)
     after = expect_another(proxy, "worker", before, len(before))
-    users.start_counting()
-    users.expect_successes()
+    logins.start_counting()
+    logins.expect_successes()
 
     assert len(after & before) == len(before) - 1, proxy.evidence()
     [line] = proxy.wait_for_log(rf"worker 1 \(pid {victim}\) died of SIGKILL with \d+ session")
@@ -110,7 +110,7 @@ def test_worker(proxy: PerditionProcess, users: RepeatedLogins, clients: OpenCli
     ended = sum(fails(each.use) for each in held)
     # One of the users who come and go may have been lost as well.
     assert lost - 1 <= ended <= lost, f"{ended} sessions ended, {line}"
-    assert len(users.failures) <= 1, users.failures
+    assert len(logins.failures) <= 1, logins.failures
 
 
 def test_workers_share_no_line(perditions: Perditions, pam_permits: None) -> None:
@@ -125,19 +125,19 @@ def test_workers_share_no_line(perditions: Perditions, pam_permits: None) -> Non
     assert len(one & two) == 1, f"{workers} have {one} and {two}"
 
 
-def test_workers_again_and_again(proxy: PerditionProcess, users: RepeatedLogins) -> None:
+def test_workers_again_and_again(proxy: PerditionProcess, logins: RepeatedLogins) -> None:
     """Each of them in turn, several times: users hardly see it, and none is lost for good."""
     for _ in range(3):
         for victim in sorted(pids(proxy, "worker")):
             before = pids(proxy, "worker")
             kill(victim)
             expect_another(proxy, "worker", before, len(before))
-            users.start_counting()
-            users.expect_successes()
+            logins.start_counting()
+            logins.expect_successes()
     assert proxy.terminate() == 0, proxy.evidence()
 
 
-def test_helper(proxy: PerditionProcess, users: RepeatedLogins, clients: OpenClients) -> None:
+def test_helper(proxy: PerditionProcess, logins: RepeatedLogins, clients: OpenClients) -> None:
     """Another one comes and is asked; who is logged in notices nothing."""
     held = clients.log_in(proxy)
     workers = pids(proxy, "worker")
@@ -145,30 +145,30 @@ def test_helper(proxy: PerditionProcess, users: RepeatedLogins, clients: OpenCli
 
     kill(*before)
     expect_another(proxy, "helper", before, 1)
-    users.start_counting()
-    users.expect_successes(deadline=2 * DEADLINE)  # a user under way waits for an OK in vain
+    logins.start_counting()
+    logins.expect_successes(deadline=2 * DEADLINE)  # a user under way waits for an OK in vain
 
     held.use()
     assert pids(proxy, "worker") == workers, proxy.evidence()
 
 
-def test_keeper(proxy: PerditionProcess, users: RepeatedLogins, clients: OpenClients) -> None:
+def test_keeper(proxy: PerditionProcess, logins: RepeatedLogins, clients: OpenClients) -> None:
     """The helper goes on without it, and so do users; an operator is told what to do."""
     held = clients.log_in(proxy)
     workers = pids(proxy, "worker")
     helper = the_helper(proxy)
-    users.start_counting()
+    logins.start_counting()
 
     kill(*pids(proxy, "keeper"))
     proxy.wait_for_log("keeper has died.*restart")
-    users.expect_successes()
+    logins.expect_successes()
 
     held.use()
-    assert not users.failures, users.failures
+    assert not logins.failures, logins.failures
     assert (pids(proxy, "worker"), the_helper(proxy)) == (workers, helper)
 
 
-def test_keeper_then_the_end(proxy: PerditionProcess, users: RepeatedLogins) -> None:
+def test_keeper_then_the_end(proxy: PerditionProcess, logins: RepeatedLogins) -> None:
     """A helper that nobody keeps any more ends with the others."""
     kill(*pids(proxy, "keeper"))
     proxy.wait_for_log("keeper has died")
@@ -177,7 +177,7 @@ def test_keeper_then_the_end(proxy: PerditionProcess, users: RepeatedLogins) -> 
     until(lambda: not proxy.processes(), lambda: f"nobody is left\n{proxy.evidence()}", SOON)
 
 
-def test_master(proxy: PerditionProcess, users: RepeatedLogins, clients: OpenClients) -> None:
+def test_master(proxy: PerditionProcess, logins: RepeatedLogins, clients: OpenClients) -> None:
     """All others end, with closing lines; the address is free for the next master."""
     held = clients.log_in(proxy)
 
@@ -205,7 +205,7 @@ def test_master_of_a_daemon(perditions: Perditions, clients: OpenClients) -> Non
         clients.log_in(second).use()
 
 
-def test_master_and_worker_at_once(proxy: PerditionProcess, users: RepeatedLogins) -> None:
+def test_master_and_worker_at_once(proxy: PerditionProcess, logins: RepeatedLogins) -> None:
     """As the kernel may do when memory runs out: nobody is left."""
     victims = [proxy.pid, *pids(proxy, "worker"), *pids(proxy, "keeper")]
     for victim in victims:

@@ -41,15 +41,15 @@ def test_detaches(perditions: Perditions) -> None:
 
     assert (daemon.parent.stdout, daemon.parent.stderr) == ("", "")
     assert daemon.pid != os.getpid()
-    for member in daemon.processes():
-        assert os.getsid(member.pid) != os.getsid(0), member
-        assert os.getpgid(member.pid) != os.getpgid(0), member
-        assert [member.descriptor_target(number) for number in range(3)] == ["/dev/null"] * 3, (
-            member
+    for process in daemon.processes():
+        assert os.getsid(process.pid) != os.getsid(0), process
+        assert os.getpgid(process.pid) != os.getpgid(0), process
+        assert [process.descriptor_target(number) for number in range(3)] == ["/dev/null"] * 3, (
+            process
         )
-        assert member.working_directory == "/", member
-        assert member.umask & 0o022 == 0o022, f"{member} makes files that others may write"
-        assert member.core_limits() == ["0", "0"], f"{member} may leave a core with passwords"
+        assert process.working_directory == "/", process
+        assert process.umask & 0o022 == 0o022, f"{process} makes files that others may write"
+        assert process.core_limits() == ["0", "0"], f"{process} may leave a core with passwords"
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
@@ -62,8 +62,8 @@ def test_starts_without_standard_streams(
 
     perditions.enter(daemon)
 
-    for member in daemon.processes():
-        assert {member.descriptor_target(number) for number in range(3)} == {"/dev/null"}
+    for process in daemon.processes():
+        assert {process.descriptor_target(number) for number in range(3)} == {"/dev/null"}
     clients.log_in(daemon).use()
 
 
@@ -205,18 +205,18 @@ def test_user_and_group(user: str, group: str, perditions: Perditions, pam_permi
     daemon.command[:0] = FURTHER_GROUPS
     uid, gid = numbers(user, group)
     with daemon:
-        members = daemon.processes()
-        assert len(members) == 5, daemon.evidence()
-        for member in members:
-            uids, gids, _ = member.ids()
-            privileged = member.title.endswith((": keeper", ": helper"))
-            assert uids == {"0" if privileged else uid}, f"{member}: {uids}"
-            assert gids == {"0" if privileged else gid}, f"{member}: {gids}"
-            if ": worker " in member.title:
-                assert member.status("NoNewPrivs") == ["1"], f"{member} may gain rights"
-        for member in members:
-            _, _, further = member.ids()
-            assert not further, f"{member} has the groups {further} of whoever started it"
+        processes = daemon.processes()
+        assert len(processes) == 5, daemon.evidence()
+        for process in processes:
+            uids, gids, _ = process.ids()
+            privileged = process.title.endswith((": keeper", ": helper"))
+            assert uids == {"0" if privileged else uid}, f"{process}: {uids}"
+            assert gids == {"0" if privileged else gid}, f"{process}: {gids}"
+            if ": worker " in process.title:
+                assert process.status("NoNewPrivs") == ["1"], f"{process} may gain rights"
+        for process in processes:
+            _, _, further = process.ids()
+            assert not further, f"{process} has the groups {further} of whoever started it"
 
 
 def numbers(user: str, group: str) -> tuple[str, str]:
@@ -237,9 +237,9 @@ def test_ordinary_user(perditions: Perditions, folder: Path, clients: OpenClient
     daemon.command[:0] = as_user(user)
     with daemon:
         clients.log_in(daemon).use()
-        for member in daemon.processes():
-            uids, _, _ = member.ids()
-            assert uids == {str(user.pw_uid)}, member
+        for process in daemon.processes():
+            uids, _, _ = process.ids()
+            assert uids == {str(user.pw_uid)}, process
         assert daemon.terminate() == 0, daemon.evidence()
     assert not daemon.pid_file.exists()
 
@@ -254,11 +254,11 @@ def test_nobody_looks_into_a_process(perditions: Perditions, folder: Path) -> No
     daemon = perditions.new_daemon("imap4", *WITH_HELPER)
     daemon.command[:0] = as_user(user)
     with daemon:
-        members = daemon.processes()
-        assert len(members) == 5, daemon.evidence()
-        for member in members:
-            owner = Path("/proc", str(member.pid), "mem").stat().st_uid
-            assert owner == 0, f"{member} is open to {owner}"
+        processes = daemon.processes()
+        assert len(processes) == 5, daemon.evidence()
+        for process in processes:
+            owner = Path("/proc", str(process.pid), "mem").stat().st_uid
+            assert owner == 0, f"{process} is open to {owner}"
 
 
 def test_ordinary_user_needs_no_pid_file(perditions: Perditions, folder: Path) -> None:
@@ -378,12 +378,12 @@ def test_sighup_to_all_processes(
 ) -> None:
     """As `killall -HUP` does: it is a reload, and afterwards logins are as before."""
     daemon = perditions.start_daemon("imap4", *WITH_HELPER)
-    before = {member.pid for member in daemon.processes()}
+    before = {process.pid for process in daemon.processes()}
 
     signal_all(daemon, signal.SIGHUP)
     clients.log_in(daemon).use()
 
-    assert {member.pid for member in daemon.processes()} == before, daemon.evidence()
+    assert {process.pid for process in daemon.processes()} == before, daemon.evidence()
     assert not daemon.logged("died"), daemon.evidence()
 
 
@@ -449,10 +449,10 @@ def test_popmap_that_cannot_be_asked_leaves_all_as_it_was(
 
 def hears(proxy: PerditionProcess, clients: OpenClients, word: bytes) -> bool:
     """Whether a client that logs in now is told a word."""
-    with closing(clients.connect(proxy)) as wire:
-        wire.read_until(PROTOCOLS["imap4"].greeting)
-        wire.send(f"a LOGIN joe {PASSWORD}\r\n".encode())
-        return word in wire.read_until(rb"(?m)^a OK.*\r\n")
+    with closing(clients.connect(proxy)) as connection:
+        connection.read_until(PROTOCOLS["imap4"].greeting)
+        connection.send(f"a LOGIN joe {PASSWORD}\r\n".encode())
+        return word in connection.read_until(rb"(?m)^a OK.*\r\n")
 
 
 def test_sighup_right_at_the_start(perditions: Perditions, clients: OpenClients) -> None:
@@ -499,8 +499,8 @@ def hang_up_until(over: threading.Event, daemon: PerditionDaemon) -> int:
 
 def signal_all(daemon: PerditionDaemon, number: signal.Signals) -> None:
     """Send a signal to every process, the master last."""
-    for member in sorted(daemon.processes(), key=lambda each: each.pid, reverse=True):
-        os.kill(member.pid, number)
+    for process in sorted(daemon.processes(), key=lambda each: each.pid, reverse=True):
+        os.kill(process.pid, number)
 
 
 # Where it logs.

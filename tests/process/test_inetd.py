@@ -16,7 +16,7 @@ from tests.support.folders import BIN
 from tests.support.processes import ProcessInfo, descendants
 from tests.support.real_server import RealServer
 from tests.support.saved import saved
-from tests.support.superserver import TCPD, ByHand, OpenBsdInetd, SuperServer, Xinetd
+from tests.support.superserver import TCPD, OpenBsdInetd, ProgramOnSocket, SuperServer, Xinetd
 from tests.support.wait import DEADLINE, until
 
 pytestmark = needs_root
@@ -37,7 +37,7 @@ wrapped_or_not = pytest.mark.parametrize(
 )
 
 
-class Inetd:
+class InetdPerdition:
     """perdition as a super-server has it: what it is told, and what it logs.
 
     A super-server's configuration knows no quotes: the options are in a file.
@@ -84,9 +84,9 @@ class Inetd:
 
 
 @pytest.fixture
-def inetd(folder: Path, server: RealServer) -> Inetd:
+def inetd(folder: Path, server: RealServer) -> InetdPerdition:
     """perdition in inetd mode, in front of the real server."""
-    return Inetd(folder, server)
+    return InetdPerdition(folder, server)
 
 
 def program(protocol: str) -> Path:
@@ -94,20 +94,22 @@ def program(protocol: str) -> Path:
     return BIN / f"perdition.{protocol}"
 
 
-def log_in_and_out(wire: RawConnection, protocol: str, tls: ClientTLS | None = None) -> None:
+def log_in_and_out(connection: RawConnection, protocol: str, tls: ClientTLS | None = None) -> None:
     """A whole session: greeting, login, a question, the farewell, the end."""
     commands = PROTOCOLS[protocol]
-    read_greeting(wire, protocol, tls)
+    read_greeting(connection, protocol, tls)
     for command, answer in (*commands.credentials("joe", PASSWORD), commands.noop):
-        wire.ask(command, answer)
-    wire.send(commands.logout + b"\r\n")
-    wire.read_to_end()
+        connection.ask(command, answer)
+    connection.send(commands.logout + b"\r\n")
+    connection.read_to_end()
 
 
 @every_super_server
 @wrapped_or_not
 @every_protocol
-def test_session(kind: type[SuperServer], wrapped: bool, protocol: str, inetd: Inetd) -> None:
+def test_session(
+    kind: type[SuperServer], wrapped: bool, protocol: str, inetd: InetdPerdition
+) -> None:
     """Greeting to goodbye; the log has the super-server's number and the session's three lines."""
     with inetd.start(kind, protocol, wrapped) as superserver, superserver.connect() as client:
         log_in_and_out(client, protocol)
@@ -120,7 +122,7 @@ def test_session(kind: type[SuperServer], wrapped: bool, protocol: str, inetd: I
 
 
 @every_super_server
-def test_several_at_once(kind: type[SuperServer], inetd: Inetd) -> None:
+def test_several_at_once(kind: type[SuperServer], inetd: InetdPerdition) -> None:
     """Each client has a process of its own, which ends with it."""
     with inetd.start(kind, "imap4", False) as superserver:
         clients = [superserver.connect() for _ in range(5)]
@@ -136,10 +138,10 @@ def test_several_at_once(kind: type[SuperServer], inetd: Inetd) -> None:
 
 def children(superserver: SuperServer) -> list[ProcessInfo]:
     """Whom it has started and who still lives."""
-    return [member for member in descendants(superserver.pid) if member.is_alive()]
+    return [process for process in descendants(superserver.pid) if process.is_alive()]
 
 
-def test_exit_status_for_a_super_server(inetd: Inetd) -> None:
+def test_exit_status_for_a_super_server(inetd: InetdPerdition) -> None:
     """0 after a session."""
     with inetd.start(Xinetd, "imap4", False) as superserver:
         assert isinstance(superserver, Xinetd)
@@ -150,7 +152,7 @@ def test_exit_status_for_a_super_server(inetd: Inetd) -> None:
 
 
 @every_super_server
-def test_tcpd_has_its_say(kind: type[SuperServer], inetd: Inetd) -> None:
+def test_tcpd_has_its_say(kind: type[SuperServer], inetd: InetdPerdition) -> None:
     """A client that hosts.deny does not want never gets to perdition."""
     if not Path(TCPD).exists():
         pytest.skip("tcpd is not installed")
@@ -165,7 +167,7 @@ def test_tcpd_has_its_say(kind: type[SuperServer], inetd: Inetd) -> None:
 
 
 @every_super_server
-def test_ipv6(kind: type[SuperServer], inetd: Inetd) -> None:
+def test_ipv6(kind: type[SuperServer], inetd: InetdPerdition) -> None:
     """The log has the addresses."""
     if reason := kind.missing():
         pytest.skip(reason)
@@ -178,7 +180,7 @@ def test_ipv6(kind: type[SuperServer], inetd: Inetd) -> None:
         inetd.wait_for_log(rf"Connect: \[?::1\]?:\d+->\[?::1\]?:{superserver.port} inetd_pid=")
 
 
-def test_ipv4_by_a_socket_for_both_families(inetd: Inetd) -> None:
+def test_ipv4_by_a_socket_for_both_families(inetd: InetdPerdition) -> None:
     """Log readers, popmaps and hosts that are let in by their addresses know it as IPv4."""
     with (
         socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listener,
@@ -195,15 +197,15 @@ def test_ipv4_by_a_socket_for_both_families(inetd: Inetd) -> None:
 
 
 @every_protocol
-def test_found_out_without_the_option(protocol: str, inetd: Inetd) -> None:
+def test_found_out_without_the_option(protocol: str, inetd: InetdPerdition) -> None:
     """Standard input is a connection, and no other mode was asked for."""
-    with ByHand(program(protocol), *inetd.arguments(protocol)) as served:
+    with ProgramOnSocket(program(protocol), *inetd.arguments(protocol)) as served:
         log_in_and_out(served.client, protocol)
         assert served.status() == 0, inetd.log()
     assert inetd.wait_for_log("Connect: ").endswith(f" inetd_pid={os.getpid()}")
 
 
-def test_pair_of_sockets(inetd: Inetd) -> None:
+def test_pair_of_sockets(inetd: InetdPerdition) -> None:
     """With the option any socket will do, as ssh and the like have it; it has no addresses."""
     ours, theirs = socket.socketpair()
     with theirs:
@@ -219,28 +221,30 @@ def test_pair_of_sockets(inetd: Inetd) -> None:
     assert process.returncode == 0, inetd.log()
 
 
-def test_user_and_group(inetd: Inetd) -> None:
+def test_user_and_group(inetd: InetdPerdition) -> None:
     """The one process of a session is not root, and has no further groups."""
-    with ByHand("setpriv", "--groups", "4,24", program("imap4"), *inetd.arguments("imap4")) as own:
+    with ProgramOnSocket(
+        "setpriv", "--groups", "4,24", program("imap4"), *inetd.arguments("imap4")
+    ) as own:
         own.client.read_until(PROTOCOLS["imap4"].greeting)
-        member = ProcessInfo(own.process.pid)
-        until(lambda: member.title == "perdition.imap4: inetd", lambda: member.title)
-        assert member.ids() == ({"65534"}, {"65534"}, []), member.ids()
+        process = ProcessInfo(own.process.pid)
+        until(lambda: process.title == "perdition.imap4: inetd", lambda: process.title)
+        assert process.ids() == ({"65534"}, {"65534"}, []), process.ids()
         assert not descendants(own.process.pid)
 
 
-def test_client_that_goes_without_a_word(inetd: Inetd) -> None:
+def test_client_that_goes_without_a_word(inetd: InetdPerdition) -> None:
     """The process ends, with its closing line."""
-    with ByHand(program("imap4"), *inetd.arguments("imap4")) as served:
+    with ProgramOnSocket(program("imap4"), *inetd.arguments("imap4")) as served:
         served.client.read_until(PROTOCOLS["imap4"].greeting)
         served.client.close()
         assert served.status() == 0, inetd.log()
     inetd.wait_for_log("Close: ")
 
 
-def test_client_that_was_gone_before(inetd: Inetd) -> None:
+def test_client_that_was_gone_before(inetd: InetdPerdition) -> None:
     """A scanner connects and closes at once: the process ends all the same, without a fault."""
-    with ByHand(program("imap4"), *inetd.arguments("imap4")) as served:
+    with ProgramOnSocket(program("imap4"), *inetd.arguments("imap4")) as served:
         served.client.close()
         assert served.status() == 0, inetd.log()
     inetd.wait_for_log("Close: ")
@@ -248,9 +252,9 @@ def test_client_that_was_gone_before(inetd: Inetd) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_signal(number: signal.Signals, inetd: Inetd) -> None:
+def test_signal(number: signal.Signals, inetd: InetdPerdition) -> None:
     """It ends the session, with its closing line."""
-    with ByHand(program("imap4"), *inetd.arguments("imap4")) as served:
+    with ProgramOnSocket(program("imap4"), *inetd.arguments("imap4")) as served:
         client = served.client
         client.read_until(PROTOCOLS["imap4"].greeting)
         for command, answer in PROTOCOLS["imap4"].credentials("joe", PASSWORD):
@@ -262,7 +266,7 @@ def test_signal(number: signal.Signals, inetd: Inetd) -> None:
 
 
 @pytest.mark.parametrize(("protocol", "use"), [("imap4s", "ssl"), ("imap4", "starttls")])
-def test_tls(protocol: str, use: str, inetd: Inetd, folder: Path) -> None:
+def test_tls(protocol: str, use: str, inetd: InetdPerdition, folder: Path) -> None:
     """A key that only root can read; from the first byte, and by STARTTLS."""
     authority = Authority(folder)
     certificate, key = authority.issue()
@@ -271,7 +275,7 @@ def test_tls(protocol: str, use: str, inetd: Inetd, folder: Path) -> None:
     arguments = inetd.arguments(
         protocol, f"ssl_mode {mode}", f"ssl_cert_file {certificate}", f"ssl_key_file {key}"
     )
-    with ByHand(program(protocol), *arguments) as served:
+    with ProgramOnSocket(program(protocol), *arguments) as served:
         log_in_and_out(served.client, "imap4", ClientTLS(use, authority.trusted()))
         assert served.status() == 0, inetd.log()
     inetd.wait_for_log(f"Auth: .* client-secure={use} .* status=ok")
@@ -291,30 +295,30 @@ def test_tls(protocol: str, use: str, inetd: Inetd, folder: Path) -> None:
 )
 @pytest.mark.parametrize("option", [(), ("-i",)], ids=["found out", "-i"])
 def test_client_hears_nothing_of_a_mistake(
-    line: str, option: tuple[str, ...], inetd: Inetd
+    line: str, option: tuple[str, ...], inetd: InetdPerdition
 ) -> None:
     """Standard output and error are the client: it sees the connection's end and no more."""
-    with ByHand(program("imap4"), *inetd.arguments("imap4", line), *option) as served:
+    with ProgramOnSocket(program("imap4"), *inetd.arguments("imap4", line), *option) as served:
         assert served.client.read_to_end() == b""
         assert served.status() > 0
 
 
-def test_client_hears_nothing_of_a_bad_command_line(inetd: Inetd) -> None:
+def test_client_hears_nothing_of_a_bad_command_line(inetd: InetdPerdition) -> None:
     """The same where the options themselves are wrong."""
-    with ByHand(program("imap4"), "--no_such_option", "-i") as served:
+    with ProgramOnSocket(program("imap4"), "--no_such_option", "-i") as served:
         assert served.client.read_to_end() == b""
         assert served.status() > 0
 
 
-def test_mistake_is_logged(inetd: Inetd) -> None:
+def test_mistake_is_logged(inetd: InetdPerdition) -> None:
     """The operator finds it in the log that the options name."""
     arguments = inetd.arguments("imap4", "username no-such-user-here")
-    with ByHand(program("imap4"), *arguments, "-i") as served:
+    with ProgramOnSocket(program("imap4"), *arguments, "-i") as served:
         assert served.status() > 0
     assert "no-such-user-here" in inetd.wait_for_log("username ")
 
 
-def test_no_client(inetd: Inetd) -> None:
+def test_no_client(inetd: InetdPerdition) -> None:
     """-i from a terminal or a script: refused in one line."""
     told = subprocess.run(
         [program("imap4"), *inetd.arguments("imap4"), "-i"],
@@ -332,7 +336,7 @@ def test_no_client(inetd: Inetd) -> None:
     assert "inetd_mode" in inetd.log()
 
 
-def test_clients_to_be_accepted(inetd: Inetd) -> None:
+def test_clients_to_be_accepted(inetd: InetdPerdition) -> None:
     """A super-server that is told to wait would start one perdition after the other."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         status = subprocess.run(

@@ -34,12 +34,12 @@ def rush(proxy: PerditionProcess, clients: OpenClients, count: int = MANY) -> li
 
     def arrive() -> None:
         together.wait()
-        wire = clients.connect(proxy, resets=True)
-        first = wire.read_line_or_end()
+        connection = clients.connect(proxy, resets=True)
+        first = connection.read_line_or_end()
         with lock:
             if first:
                 assert re.match(GREETING, first), first
-                found.append(wire)
+                found.append(connection)
 
     threads = [threading.Thread(target=arrive) for _ in range(count)]
     for thread in threads:
@@ -72,32 +72,32 @@ def test_exact_in_a_rush(perditions: Perditions, clients: OpenClients) -> None:
     served = rush(proxy, clients)
 
     assert len(served) == LIMIT, proxy.evidence()
-    for wire in served:
-        wire.ask(b"a NOOP", rb"a OK.*\r\n")
+    for connection in served:
+        connection.ask(b"a NOOP", rb"a OK.*\r\n")
     assert not rush(proxy, clients), "more are served while nobody has left"
     assert sum(proxy.expect_sessions(LIMIT).values()) == LIMIT
 
 
 def leave_politely(wires: list[RawConnection]) -> None:
     """By LOGOUT."""
-    for wire in wires:
-        wire.send(b"z LOGOUT\r\n")
-        wire.read_to_end()
-        wire.close()
+    for connection in wires:
+        connection.send(b"z LOGOUT\r\n")
+        connection.read_to_end()
+        connection.close()
 
 
 def leave_by_reset(wires: list[RawConnection]) -> None:
     """As a client that crashes."""
-    for wire in wires:
-        wire.close()
+    for connection in wires:
+        connection.close()
 
 
 def leave_after_a_failed_login(wires: list[RawConnection]) -> None:
     """While the answer is still due."""
-    for wire in wires:
-        wire.send(b"a LOGIN joe wrong\r\n")
-    for wire in wires:
-        wire.close()
+    for connection in wires:
+        connection.send(b"a LOGIN joe wrong\r\n")
+    for connection in wires:
+        connection.close()
 
 
 @pytest.mark.parametrize(
@@ -143,24 +143,24 @@ def test_places_of_a_killed_worker_come_back(perditions: Perditions, clients: Op
         os.kill(victim, signal.SIGKILL)
         proxy.wait_for_log(rf"\(pid {victim}\) died of SIGKILL with {counts[victim]} session")
 
-        ended = [wire for wire in served if has_ended(wire)]
+        ended = [connection for connection in served if has_ended(connection)]
         assert len(ended) == counts[victim], f"{len(ended)} have ended, {counts}"
         places = expect_room_for(proxy, clients, counts[victim])
-        leave_by_reset([wire for wire in (*served, *places) if wire not in ended])
+        leave_by_reset([connection for connection in (*served, *places) if connection not in ended])
         proxy.expect_sessions(0)
 
 
-def has_ended(wire: RawConnection) -> bool:
+def has_ended(connection: RawConnection) -> bool:
     """Whether nobody answers there any more."""
-    return fails(lambda: wire.ask(b"a NOOP", rb"a OK.*\r\n"))
+    return fails(lambda: connection.ask(b"a NOOP", rb"a OK.*\r\n"))
 
 
 def test_one_place(perditions: Perditions, clients: OpenClients) -> None:
     """The smallest limit, over several workers: one after the other is served."""
     proxy = perditions.start("imap4", *WORKERS, "-L", "1")
     for _ in range(5):
-        [wire] = expect_room_for(proxy, clients, 1)
-        leave_politely([wire])
+        [connection] = expect_room_for(proxy, clients, 1)
+        leave_politely([connection])
 
 
 def test_no_limit(perditions: Perditions, clients: OpenClients) -> None:
@@ -207,11 +207,11 @@ def test_out_of_descriptors(perditions: Perditions, clients: OpenClients) -> Non
     crowd = [clients.connect(proxy) for _ in range(FEW_DESCRIPTORS + 20)]
     pattern = "Too many open files"
     proxy.wait_for_log(pattern)
-    served = [wire for wire in crowd if wire.has_unread()]
+    served = [connection for connection in crowd if connection.has_unread()]
     assert 20 < len(served) <= FEW_DESCRIPTORS / 2, f"{len(served)} are served"
-    for wire in served:
-        wire.read_until(GREETING)
-        wire.ask(f"a LOGIN joe {PASSWORD}".encode(), rb"(?m)^a OK.*\r\n")
+    for connection in served:
+        connection.read_until(GREETING)
+        connection.ask(f"a LOGIN joe {PASSWORD}".encode(), rb"(?m)^a OK.*\r\n")
 
     before = worker.cpu_seconds()
     wait_for_nothing(lambda: len(proxy.logged(pattern)) > 1)
@@ -219,12 +219,12 @@ def test_out_of_descriptors(perditions: Perditions, clients: OpenClients) -> Non
 
     assert used < SOME_TIME / 4, f"{used:.2f} s of CPU in {SOME_TIME} s of nothing to do"
     lines = proxy.logged(pattern)
-    for wire in served:
-        wire.close()
-    for wire in crowd:
-        if wire not in served:
-            wire.read_until(GREETING)
-            wire.close()
+    for connection in served:
+        connection.close()
+    for connection in crowd:
+        if connection not in served:
+            connection.read_until(GREETING)
+            connection.close()
     clients.log_in(proxy).use()
     assert [each.pid for each in proxy.workers()] == [worker.pid], proxy.evidence()
     assert len(lines) == 1, f"one line would do: {lines}"

@@ -245,7 +245,7 @@ def test_lack_of_descriptors_is_told(folder: Path, server: RealServer, scraper: 
         until(lambda: scraper.value("limits_hit_total", "descriptors") >= 1, proxy.evidence)
 
 
-class Counters:
+class MonotonicCounters:
     """What a scraper has seen, of which nothing may go down."""
 
     def __init__(self, scraper: Scraper) -> None:
@@ -285,7 +285,7 @@ def test_counters_survive_workers_that_are_killed(
     traffic = Thread(target=keep_logging_in, args=(proxy, over))
     traffic.start()
     try:
-        counters = Counters(scraper)
+        counters = MonotonicCounters(scraper)
         for killed, worker in enumerate(proxy.workers(), 1):
             counters.wait_for(killed * 20, "logins_total", "ok")
             os.kill(worker.pid, signal.SIGKILL)

@@ -21,7 +21,7 @@ from tests.support.folders import BIN, public_folder
 from tests.support.perdition import PerditionProcess, Perditions
 from tests.support.processes import ProcessInfo, descendants
 from tests.support.saved import saved
-from tests.support.superserver import ByHand
+from tests.support.superserver import ProgramOnSocket
 from tests.support.wait import DEADLINE, until
 
 pytestmark = needs_root
@@ -124,7 +124,7 @@ def unix(accounts: None, pam_service: Path) -> None:
     pam_service.write_text(UNIX)
 
 
-class Nowhere:
+class IdleServer:
     """A real server that nobody may connect to."""
 
     def __enter__(self) -> Self:
@@ -136,7 +136,7 @@ class Nowhere:
     def __exit__(self, *_: object) -> None:
         self._listener.close()
 
-    def was_asked(self) -> bool:
+    def was_contacted(self) -> bool:
         """Whether there was a connection."""
         with suppress(BlockingIOError):
             self._listener.accept()[0].close()
@@ -148,25 +148,25 @@ def try_to_log_in(
     clients: OpenClients, proxy: PerditionProcess, user: str, password: str = PASSWORD
 ) -> RawConnection:
     """Give user and password, and do not wait for what comes of it."""
-    wire = clients.connect(proxy)
-    give_credentials(wire, proxy.protocol, user, password)
-    return wire
+    connection = clients.connect(proxy)
+    give_credentials(connection, proxy.protocol, user, password)
+    return connection
 
 
 def give_credentials(
-    wire: RawConnection, protocol: str, user: str, password: str = PASSWORD
+    connection: RawConnection, protocol: str, user: str, password: str = PASSWORD
 ) -> None:
     """Come as far as to what the password is answered with."""
-    wire.read_until(PROTOCOLS[protocol].greeting)
+    connection.read_until(PROTOCOLS[protocol].greeting)
     *first, (last, _) = PROTOCOLS[protocol].credentials(user, password)
     for command, answer in first:
-        wire.ask(command, answer)
-    wire.send(last + b"\r\n")
+        connection.ask(command, answer)
+    connection.send(last + b"\r\n")
 
 
-def auth_line(proxy: PerditionProcess, wire: RawConnection) -> str:
+def auth_line(proxy: PerditionProcess, connection: RawConnection) -> str:
     """What the log says of that client's login."""
-    return proxy.wait_for_log(f"Auth: {wire.own_address}->")[0]
+    return proxy.wait_for_log(f"Auth: {connection.own_address}->")[0]
 
 
 def welcome(protocol: str) -> bytes:
@@ -216,18 +216,18 @@ def test_right_password(
 @every_protocol
 def test_refusals(protocol: str, perditions: Perditions, clients: OpenClients, unix: None) -> None:
     """Wrong password, no such user, an account that has expired: the real server is not asked."""
-    with Nowhere() as nowhere:
-        proxy = perditions.start(protocol, *FEW, "-s", nowhere.name)
+    with IdleServer() as server:
+        proxy = perditions.start(protocol, *FEW, "-s", server.name)
         tries = [
             try_to_log_in(clients, proxy, ACCOUNT, "wrong"),
             try_to_log_in(clients, proxy, "no-such-user"),
             try_to_log_in(clients, proxy, EXPIRED),
         ]
-        for wire in tries:
-            assert auth_line(proxy, wire).endswith(REFUSED), proxy.evidence()
+        for connection in tries:
+            assert auth_line(proxy, connection).endswith(REFUSED), proxy.evidence()
         refusal = tries[0].read_line()
         assert re.match(rb"-ERR|a NO|NO", refusal), refusal
-        assert not nowhere.was_asked()
+        assert not server.was_contacted()
 
 
 def test_right_password_after_a_wrong_one(
@@ -235,11 +235,11 @@ def test_right_password_after_a_wrong_one(
 ) -> None:
     """On the same connection: a failed try is not the last."""
     proxy = perditions.start("imap4", *FEW)
-    wire = try_to_log_in(clients, proxy, ACCOUNT, "wrong")
-    wire.read_until(rb"a NO.*\r\n")
+    connection = try_to_log_in(clients, proxy, ACCOUNT, "wrong")
+    connection.read_until(rb"a NO.*\r\n")
 
     [(command, answer)] = PROTOCOLS["imap4"].credentials(ACCOUNT, PASSWORD)
-    wire.ask(command, answer)
+    connection.ask(command, answer)
 
 
 def test_password_of_any_octets(
@@ -254,8 +254,8 @@ def test_password_of_any_octets(
     )
     proxy = perditions.start("managesieve", *FEW)
 
-    wire = try_to_log_in(clients, proxy, "joe", password)
-    auth_line(proxy, wire)
+    connection = try_to_log_in(clients, proxy, "joe", password)
+    auth_line(proxy, connection)
 
     assert heard.read_bytes().rstrip(b"\0") == password.encode()
 
@@ -363,8 +363,8 @@ def test_several_at_once(perditions: Perditions, clients: OpenClients, gate: Pat
 
     gate.touch()
 
-    for wire in tries:
-        wire.read_until(welcome("imap4"))
+    for connection in tries:
+        connection.read_until(welcome("imap4"))
 
 
 def test_more_than_are_asked_about_at_once(
@@ -382,8 +382,8 @@ def test_more_than_are_asked_about_at_once(
     until(lambda: waiting(gate) > LOGINS_AT_ONCE, lambda: f"{waiting(gate)}\n{proxy.evidence()}")
     gate.touch()
 
-    for wire in (*tries, *later):
-        wire.read_until(welcome("imap4"))
+    for connection in (*tries, *later):
+        connection.read_until(welcome("imap4"))
 
 
 def test_client_that_does_not_wait(
@@ -412,8 +412,8 @@ def test_module_that_hangs(perditions: Perditions, clients: OpenClients, odd: No
         clients.log_in(proxy).log_out()
     assert len(authenticating(proxy)) == 5, f"no longer meanwhile\n{proxy.evidence()}"
 
-    for wire in hanging:
-        assert auth_line(proxy, wire).endswith(UNAVAILABLE), proxy.evidence()
+    for connection in hanging:
+        assert auth_line(proxy, connection).endswith(UNAVAILABLE), proxy.evidence()
     until(lambda: not authenticating(proxy), proxy.evidence)
 
 
@@ -444,15 +444,15 @@ def test_module_that_crashes(
     user: str, perditions: Perditions, clients: OpenClients, odd: None
 ) -> None:
     """Its user is not let in; the helper and everybody else notice nothing."""
-    with Nowhere() as nowhere:
-        proxy = perditions.start("imap4", *FEW, "-s", nowhere.name)
+    with IdleServer() as server:
+        proxy = perditions.start("imap4", *FEW, "-s", server.name)
         helper = helper_of(proxy).pid
 
-        wire = try_to_log_in(clients, proxy, user)
-        line = auth_line(proxy, wire)
+        connection = try_to_log_in(clients, proxy, user)
+        line = auth_line(proxy, connection)
 
         assert line.endswith(UNAVAILABLE), line
-        assert not nowhere.was_asked(), f"{user} is let in"
+        assert not server.was_contacted(), f"{user} is let in"
         assert helper_of(proxy).pid == helper, proxy.evidence()
     proxy = perditions.start("imap4", *FEW)
     clients.log_in(proxy).use()
@@ -480,9 +480,9 @@ def test_missing_module(perditions: Perditions, clients: OpenClients, pam_servic
     pam_service.write_text("auth required pam_no_such.so\naccount required pam_permit.so\n")
     proxy = perditions.start("imap4", *FEW)
 
-    wire = try_to_log_in(clients, proxy, "joe")
+    connection = try_to_log_in(clients, proxy, "joe")
 
-    assert "failed: local authentication failure" in auth_line(proxy, wire)
+    assert "failed: local authentication failure" in auth_line(proxy, connection)
 
 
 # A helper that dies.
@@ -493,13 +493,13 @@ def test_helper_dies_during_a_login(
 ) -> None:
     """That login fails for now, and the next is the new helper's."""
     proxy = perditions.start("imap4", *FEW)
-    wire = try_to_log_in(clients, proxy, "joe")
+    connection = try_to_log_in(clients, proxy, "joe")
     until(lambda: waiting(gate), proxy.evidence)
     helper = helper_of(proxy)
 
     os.kill(helper.pid, signal.SIGKILL)
 
-    assert auth_line(proxy, wire).endswith(UNAVAILABLE), proxy.evidence()
+    assert auth_line(proxy, connection).endswith(UNAVAILABLE), proxy.evidence()
     gate.touch()
     until(
         lambda: (found := helper_or_none(proxy)) and found.pid != helper.pid,
@@ -519,10 +519,12 @@ def test_no_helper_without_need(perditions: Perditions) -> None:
 # inetd mode.
 
 
-def by_hand(perditions: Perditions, folder: Path, protocol: str) -> ByHand:
+def by_hand(perditions: Perditions, folder: Path, protocol: str) -> ProgramOnSocket:
     """perdition for one client, with local authentication."""
     options = ("-f", "", "-F", str(folder / "log"), "-a", "--authenticate_timeout", "3")
-    return ByHand(BIN / f"perdition.{protocol}", *perditions.server_options(protocol), *options)
+    return ProgramOnSocket(
+        BIN / f"perdition.{protocol}", *perditions.server_options(protocol), *options
+    )
 
 
 @every_protocol

@@ -28,7 +28,7 @@ exec env -i LISTEN_PID=$$ LISTEN_FDS=$count PATH="$PATH" "$@"
 """Becomes a command that is passed the descriptors in the first argument, as systemd would."""
 
 
-class Manager:
+class NotifySocket:
     """Hears what services have to tell."""
 
     def __init__(self, path: Path) -> None:
@@ -38,12 +38,12 @@ class Manager:
         path.chmod(0o666)
         self._sock.settimeout(DEADLINE)
 
-    def hears(self, assignment: str) -> list[str]:
+    def wait_for(self, assignment: str) -> list[str]:
         """Wait for a message with that in it; gives all of the message."""
-        heard: list[str] = []
-        while assignment not in heard:
-            heard = self._sock.recv(4096).decode().splitlines()
-        return heard
+        lines: list[str] = []
+        while assignment not in lines:
+            lines = self._sock.recv(4096).decode().splitlines()
+        return lines
 
     def close(self) -> None:
         """Hear no more."""
@@ -51,9 +51,9 @@ class Manager:
 
 
 @pytest.fixture
-def manager(folder: Path) -> Iterator[Manager]:
-    """A service manager."""
-    with closing(Manager(folder / "notify")) as found:
+def notify_socket(folder: Path) -> Iterator[NotifySocket]:
+    """A service notify_socket."""
+    with closing(NotifySocket(folder / "notify")) as found:
         yield found
 
 
@@ -142,40 +142,43 @@ def test_what_is_no_listening_socket(kind: str, perditions: Perditions) -> None:
 
 
 def test_is_told_of_start_reload_and_end(
-    perditions: Perditions, clients: OpenClients, manager: Manager, monkeypatch: pytest.MonkeyPatch
+    perditions: Perditions,
+    clients: OpenClients,
+    notify_socket: NotifySocket,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Ready when clients are served, also after a reload; the sessions there are; the end."""
-    monkeypatch.setenv("NOTIFY_SOCKET", str(manager.path))
+    monkeypatch.setenv("NOTIFY_SOCKET", str(notify_socket.path))
     proxy = perditions.start("imap4", *FEW)
 
-    assert f"MAINPID={proxy.pid}" in manager.hears("READY=1")
+    assert f"MAINPID={proxy.pid}" in notify_socket.wait_for("READY=1")
     clients.log_in(proxy)
-    manager.hears("STATUS=1 session")
+    notify_socket.wait_for("STATUS=1 session")
     os.kill(proxy.pid, signal.SIGHUP)
-    reloading = manager.hears("RELOADING=1")
+    reloading = notify_socket.wait_for("RELOADING=1")
     assert any(line.startswith("MONOTONIC_USEC=") for line in reloading)
-    manager.hears("READY=1")
+    notify_socket.wait_for("READY=1")
     proxy.terminate()
-    manager.hears("STOPPING=1")
+    notify_socket.wait_for("STOPPING=1")
 
 
 def test_is_told_of_a_new_master(
-    perditions: Perditions, manager: Manager, monkeypatch: pytest.MonkeyPatch
+    perditions: Perditions, notify_socket: NotifySocket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a takeover another process is the service; the old one says nothing of its end."""
-    monkeypatch.setenv("NOTIFY_SOCKET", str(manager.path))
+    monkeypatch.setenv("NOTIFY_SOCKET", str(notify_socket.path))
     first = perditions.start_daemon("imap4", *FEW)
-    manager.hears("READY=1")
+    notify_socket.wait_for("READY=1")
     second = perditions.new_daemon(
         "imap4", *FEW, "-l", str(first.port), "--takeover", pid_file=first.pid_file
     )
     second.port, second.address = first.port, first.address
     perditions.enter(second)
 
-    assert f"MAINPID={second.pid}" in manager.hears("READY=1")
+    assert f"MAINPID={second.pid}" in notify_socket.wait_for("READY=1")
     assert first.wait() == 0
     second.terminate()
-    manager.hears("STOPPING=1")
+    notify_socket.wait_for("STOPPING=1")
     until(lambda: not second.processes(), second.evidence)
 
 

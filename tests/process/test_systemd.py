@@ -22,6 +22,9 @@ pytestmark = needs_root
 
 INSTALL = rf"""
 set -e
+for package in $(dpkg-query --show --showformat '${{Package}}\n' 'perdition*' 2>/dev/null); do
+    dpkg --purge --force-depends "$package"
+done
 rm -rf /etc/perdition /etc/*/perdition /etc/init.d/perdition
 cd {ROOT}
 packaging/install /
@@ -37,7 +40,10 @@ systemctl start systemd-user-sessions
 useradd {ACCOUNT}
 echo {ACCOUNT}:{PASSWORD} | chpasswd
 """
-"""The libraries are where the unit lets them be seen; this checkout may be under /tmp."""
+"""Replaces a perdition that this system has, of which only the machine's copy changes.
+
+The libraries are in /opt because the unit hides /tmp, where this checkout may be.
+"""
 
 SETTINGS = """
 RUN_PERDITION=yes
@@ -70,7 +76,7 @@ def booted() -> Iterator[BootedMachine]:
         yield machine
 
 
-class Host:
+class SystemdHost:
     """The machine, as a test uses it."""
 
     def __init__(self, machine: BootedMachine) -> None:
@@ -105,9 +111,9 @@ class Host:
 
 
 @pytest.fixture
-def host(booted: BootedMachine) -> Iterator[Host]:
+def host(booted: BootedMachine) -> Iterator[SystemdHost]:
     """The machine; nothing of perdition's is left running there."""
-    host = Host(booted)
+    host = SystemdHost(booted)
     host.machine.said.clear()
     host.settings()
     yield host
@@ -119,7 +125,7 @@ POP3 = "pop3://127.0.0.1/1"
 IMAP4 = "'imap://127.0.0.1/INBOX;UID=1'"
 
 
-def test_starts_what_is_wanted(host: Host) -> None:
+def test_starts_what_is_wanted(host: SystemdHost) -> None:
     host.does("systemctl start perdition")
     assert host.reads_mail(POP3)
     assert host.reads_mail(IMAP4)
@@ -127,7 +133,7 @@ def test_starts_what_is_wanted(host: Host) -> None:
     assert host.shows("perdition@imaps", "ActiveState") == "inactive"
 
 
-def test_reload(host: Host) -> None:
+def test_reload(host: SystemdHost) -> None:
     host.does("systemctl start perdition")
     before = host.shows("perdition@imap4", "MainPID")
     host.does("systemctl reload perdition")
@@ -136,7 +142,7 @@ def test_reload(host: Host) -> None:
     assert host.reads_mail(IMAP4)
 
 
-def test_restart_and_stop(host: Host) -> None:
+def test_restart_and_stop(host: SystemdHost) -> None:
     host.does("systemctl start perdition")
     before = host.shows("perdition@imap4", "MainPID")
     host.does("systemctl restart perdition")
@@ -157,7 +163,7 @@ grep -m1 '^a OK' <&3 >/run/answer || echo lost >/run/answer
 """
 
 
-def test_takeover(host: Host) -> None:
+def test_takeover(host: SystemdHost) -> None:
     """A restart by the script ends no connection, and systemd has a new process to look after."""
     host.does("systemctl start perdition@imap4")
     before = host.shows("perdition@imap4", "MainPID")
@@ -176,11 +182,11 @@ def test_takeover(host: Host) -> None:
     assert host.shows("perdition@imap4", "ActiveState") == "active"
     host.machine.wait_for(f"! [ -d /proc/{before} ]")
     assert host.shows("perdition@imap4", "MainPID") == after
-    for member in host.members("perdition@imap4.service"):
-        assert member.status("Seccomp") == ["2"], f"{member} has no filter"
+    for process in host.members("perdition@imap4.service"):
+        assert process.status("Seccomp") == ["2"], f"{process} has no filter"
 
 
-def test_takeover_that_fails(host: Host) -> None:
+def test_takeover_that_fails(host: SystemdHost) -> None:
     host.does("systemctl start perdition@imap4")
     before = host.shows("perdition@imap4", "MainPID")
     host.settings("--timeout soon")
@@ -193,7 +199,7 @@ def test_takeover_that_fails(host: Host) -> None:
     assert host.reads_mail(IMAP4)
 
 
-def test_init_script_answers_for_the_instances(host: Host) -> None:
+def test_init_script_answers_for_the_instances(host: SystemdHost) -> None:
     """Not for perdition.service, which is active whatever has become of them."""
     host.settings(more='IMAP4S=yes IMAP4S_FLAGS="--timeout soon"')
     started = host.tries("/etc/init.d/perdition start")
@@ -211,7 +217,7 @@ def test_init_script_answers_for_the_instances(host: Host) -> None:
 
 
 @pytest.mark.parametrize("verb", ["restart", "try-restart"])
-def test_init_script_restarts_without_systemd_s_restart(host: Host, verb: str) -> None:
+def test_init_script_restarts_without_systemd_s_restart(host: SystemdHost, verb: str) -> None:
     """That one would end all sessions."""
     host.does("/etc/init.d/perdition start")
     said = host.does(f"/etc/init.d/perdition {verb}")
@@ -219,22 +225,22 @@ def test_init_script_restarts_without_systemd_s_restart(host: Host, verb: str) -
     assert host.reads_mail(IMAP4)
 
 
-def test_init_script_starts_what_systemd_looks_after(host: Host) -> None:
+def test_init_script_starts_what_systemd_looks_after(host: SystemdHost) -> None:
     host.does("/etc/init.d/perdition start")
     group = host.members("perdition@imap4.service")
-    assert any(member.title.startswith("perdition.imap4: master") for member in group)
+    assert any(process.title.startswith("perdition.imap4: master") for process in group)
     host.does("systemctl stop perdition")
     assert host.tries("/etc/init.d/perdition status").returncode == 3
 
 
-def test_one_that_cannot_start(host: Host) -> None:
+def test_one_that_cannot_start(host: SystemdHost) -> None:
     host.settings("--workers none")
     assert host.tries("systemctl start perdition@imap4").returncode
     assert host.shows("perdition@imap4", "ActiveState") == "failed"
     assert host.shows("perdition@imap4", "NRestarts") == "0"
 
 
-def test_master_that_dies_has_a_successor(host: Host) -> None:
+def test_master_that_dies_has_a_successor(host: SystemdHost) -> None:
     host.does("systemctl start perdition@imap4")
     host.does("kill -KILL $(systemctl show -P MainPID perdition@imap4)")
     host.machine.wait_for("[ $(systemctl show -P NRestarts perdition@imap4) = 1 ]")
@@ -242,7 +248,7 @@ def test_master_that_dies_has_a_successor(host: Host) -> None:
     assert host.reads_mail(IMAP4)
 
 
-def test_asks_pam(host: Host) -> None:
+def test_asks_pam(host: SystemdHost) -> None:
     """The helper can read the shadow file, and tell the audit log, from within the sandbox."""
     host.settings("-a")
     host.does("systemctl start perdition@imap4")
@@ -250,7 +256,7 @@ def test_asks_pam(host: Host) -> None:
     assert not host.reads_mail(IMAP4, "wrong")
 
 
-def test_key_that_is_for_one_user_only(host: Host) -> None:
+def test_key_that_is_for_one_user_only(host: SystemdHost) -> None:
     host.does(
         "cd /root && openssl req -x509 -nodes -newkey rsa:2048 -days 2 -subj /CN=127.0.0.1"
         " -keyout key.pem -out crt.pem && chown mail key.pem && chmod 600 key.pem"
@@ -266,7 +272,7 @@ def test_key_that_is_for_one_user_only(host: Host) -> None:
 
 
 @pytest.mark.parametrize("log", ["/srv/logs/mail.log", "/run/perdition.imap4/log"])
-def test_logs_where_a_site_wants_it(host: Host, log: str) -> None:
+def test_logs_where_a_site_wants_it(host: SystemdHost, log: str) -> None:
     host.does("mkdir -p /srv/logs")
     host.settings(f"-F {log}")
     host.does("systemctl start perdition@imap4")
@@ -274,14 +280,14 @@ def test_logs_where_a_site_wants_it(host: Host, log: str) -> None:
     assert "Auth: " in host.does(f"cat {log}")
 
 
-def test_logs_to_syslog(host: Host) -> None:
+def test_logs_to_syslog(host: SystemdHost) -> None:
     host.settings("-F mail")
     host.does("systemctl start perdition@imap4")
     assert host.reads_mail(IMAP4)
     host.machine.wait_for("journalctl --no-pager | grep -q 'perdition.imap4.*Auth: '")
 
 
-def test_port_that_systemd_opens(host: Host) -> None:
+def test_port_that_systemd_opens(host: SystemdHost) -> None:
     host.does("systemctl start perdition@imap4.socket")
     assert host.shows("perdition@imap4", "ActiveState") == "inactive"
     assert host.reads_mail(IMAP4)
@@ -296,24 +302,24 @@ def test_port_that_systemd_opens(host: Host) -> None:
     assert host.reads_mail(IMAP4), "a client starts it again"
 
 
-def test_sandbox_holds_every_process(host: Host) -> None:
+def test_sandbox_holds_every_process(host: SystemdHost) -> None:
     host.settings("-a --metrics_address 127.0.0.1:9000")
     host.does("systemctl start perdition@imap4")
-    members = host.members("perdition@imap4.service")
-    titles = sorted(re.sub(r".*: | \d.*", "", member.title) for member in members)
+    processes = host.members("perdition@imap4.service")
+    titles = sorted(re.sub(r".*: | \d.*", "", process.title) for process in processes)
     assert titles == ["helper", "keeper", "master", "metrics", "worker", "worker"]
-    bounds = {tuple(member.status("CapBnd")) for member in members}
+    bounds = {tuple(process.status("CapBnd")) for process in processes}
     assert bounds == {("00000000200004c3",)}, "what CapabilityBoundingSet= names"
-    for member in members:
-        assert member.status("Seccomp") == ["2"], f"{member} has no filter"
-        assert member.status("NoNewPrivs") == ["1"]
-        assert member.core_limits() == ["0", "0"]
-        assert not os.access(f"/proc/{member.pid}/root/usr/bin", os.W_OK)
-        if member.status("Uid")[0] != "0":
-            assert int(member.status("CapPrm")[0], 16) == 0
+    for process in processes:
+        assert process.status("Seccomp") == ["2"], f"{process} has no filter"
+        assert process.status("NoNewPrivs") == ["1"]
+        assert process.core_limits() == ["0", "0"]
+        assert not os.access(f"/proc/{process.pid}/root/usr/bin", os.W_OK)
+        if process.status("Uid")[0] != "0":
+            assert int(process.status("CapPrm")[0], 16) == 0
 
 
-def test_exposure(host: Host) -> None:
+def test_exposure(host: SystemdHost) -> None:
     host.does(f"systemd-analyze security --no-pager --threshold={EXPOSURE} perdition@imap4.service")
 
 

@@ -44,16 +44,16 @@ def test_several_in_a_row(
     """During takeovers every login succeeds, and idle sessions of all perditions stay."""
     chain = TakeoverChain(perditions, protocol)
     held = []
-    with RepeatedLogins(chain.first, PASSWORD) as users:
+    with RepeatedLogins(chain.first, PASSWORD) as logins:
         for _ in range(takeovers):
             held += [clients.log_in(chain.current) for _ in range(idle)]
-            users.start_counting()
-            users.expect_successes(5)
+            logins.start_counting()
+            logins.expect_successes(5)
             chain.take_over()
-        users.start_counting()
-        users.expect_successes()
+        logins.start_counting()
+        logins.expect_successes()
 
-    assert not users.failures, users.failures
+    assert not logins.failures, logins.failures
     for session in held:
         session.use()
     for session in held:
@@ -199,10 +199,12 @@ def test_log_that_is_moved_away(perditions: Perditions, clients: OpenClients) ->
 
     os.kill(chain.current.pid, signal.SIGHUP)
 
-    members = [member for daemon in chain.all for member in daemon.processes()]
+    processes = [process for daemon in chain.all for process in daemon.processes()]
     until(
-        lambda: not any(member.has_open(old) for member in members),
-        lambda: f"still in the old log: {[member for member in members if member.has_open(old)]}",
+        lambda: not any(process.has_open(old) for process in processes),
+        lambda: (
+            f"still in the old log: {[process for process in processes if process.has_open(old)]}"
+        ),
     )
     for session in sessions:
         session.log_out()

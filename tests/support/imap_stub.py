@@ -8,28 +8,28 @@ from contextlib import contextmanager
 from threading import Thread
 
 
-class Answerer(socketserver.StreamRequestHandler):
-    """Accepts whoever logs in, or leaves instead."""
+class ImapStubHandler(socketserver.StreamRequestHandler):
+    """Accepts whoever logs in, or disconnects instead."""
 
-    server: "Greeter"
+    server: "ImapStub"
 
     def handle(self) -> None:
         self.wfile.write(self.server.greeting + b"\r\n")
         for line in self.rfile:
-            if self.server.leaves:
+            if self.server.disconnects:
                 return
             self.wfile.write(line.split()[0] + b" OK done\r\n")
 
 
-class Greeter(socketserver.ThreadingTCPServer):
+class ImapStub(socketserver.ThreadingTCPServer):
     """An IMAP4 server with a greeting."""
 
     daemon_threads = True
 
-    def __init__(self, greeting: bytes, leaves: bool, tls: ssl.SSLContext | None) -> None:
-        super().__init__(("127.0.0.1", 0), Answerer)
+    def __init__(self, greeting: bytes, disconnects: bool, tls: ssl.SSLContext | None) -> None:
+        super().__init__(("127.0.0.1", 0), ImapStubHandler)
         self.greeting = greeting
-        self.leaves = leaves
+        self.disconnects = disconnects
         self.tls = tls
 
     def get_request(self) -> tuple[socket.socket, object]:
@@ -44,10 +44,10 @@ class Greeter(socketserver.ThreadingTCPServer):
 
 @contextmanager
 def imap_stub(
-    greeting: bytes, leaves: bool = False, tls: ssl.SSLContext | None = None
-) -> Iterator[Greeter]:
-    """Run one, which perhaps leaves at the first command."""
-    with Greeter(greeting, leaves, tls) as found:
+    greeting: bytes, disconnects: bool = False, tls: ssl.SSLContext | None = None
+) -> Iterator[ImapStub]:
+    """Run one, which perhaps disconnects at the first command."""
+    with ImapStub(greeting, disconnects, tls) as found:
         serving = Thread(target=found.serve_forever, args=(0.02,))
         serving.start()
         try:

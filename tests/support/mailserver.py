@@ -57,7 +57,7 @@ class MailServer:
         }
 
 
-class Session:
+class ServerSession:
     """One client's connection: what the three protocols have in common."""
 
     before_login: frozenset[str]
@@ -124,7 +124,7 @@ class Session:
         return self.server.messages(self.user)
 
 
-class Pop3(Session):
+class Pop3(ServerSession):
     """RFC 1939 and 2449, as much as a reader of mail needs."""
 
     before_login = frozenset({"CAPA", "NOOP", "USER", "PASS", "QUIT"})
@@ -191,7 +191,7 @@ class Pop3(Session):
         await self.send(f"+OK {self.server.name} says goodbye")
 
 
-class Imap4(Session):
+class Imap4(ServerSession):
     """RFC 3501 with LITERAL+ and ID, as much as a reader of mail needs."""
 
     before_login = frozenset({"CAPABILITY", "NOOP", "ID", "LOGIN", "LOGOUT"})
@@ -274,7 +274,7 @@ class Imap4(Session):
     on_unselect = on_close
 
 
-class ManageSieve(Session):
+class ManageSieve(ServerSession):
     """RFC 5804, as much as a reader of scripts needs."""
 
     before_login = frozenset({"CAPABILITY", "NOOP", "AUTHENTICATE", "LOGOUT"})
@@ -334,7 +334,11 @@ class ManageSieve(Session):
         await self.send(f'OK "{self.server.name} says goodbye."')
 
 
-PROTOCOLS: dict[str, type[Session]] = {"pop3": Pop3, "imap4": Imap4, "managesieve": ManageSieve}
+PROTOCOLS: dict[str, type[ServerSession]] = {
+    "pop3": Pop3,
+    "imap4": Imap4,
+    "managesieve": ManageSieve,
+}
 
 
 def quoted(string: str) -> str:
@@ -380,7 +384,7 @@ async def serve(server: MailServer, address: str, ports: Iterable[int]) -> None:
 
 
 def connected(
-    server: MailServer, protocol: type[Session]
+    server: MailServer, protocol: type[ServerSession]
 ) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
     """What asyncio does with each connection of that protocol."""
 

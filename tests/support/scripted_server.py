@@ -22,42 +22,42 @@ Exchange = tuple[bytes, bytes]
 """The pattern of what perdition sends, and the answer."""
 
 
-class Part(NamedTuple):
+class ServerScript(NamedTuple):
     """What a real server says in a protocol: on the way to TLS, right after it, and at a login."""
 
     greeting: bytes
     features: tuple[Exchange, ...]
     starttls: Exchange
-    unasked: bytes
-    new_features: tuple[Exchange, ...]
+    after_tls: bytes
+    features_after_tls: tuple[Exchange, ...]
     login: tuple[Exchange, ...]
 
 
-PARTS = {
-    "pop3": Part(
+SERVER_SCRIPTS = {
+    "pop3": ServerScript(
         greeting=b"+OK ready\r\n",
         features=((rb"CAPA\r\n", b"+OK\r\nSTLS\r\n.\r\n"),),
         starttls=(rb"STLS\r\n", b"+OK begin\r\n"),
-        unasked=b"",
-        new_features=(),
+        after_tls=b"",
+        features_after_tls=(),
         login=((rb"USER .*\r\n", b"+OK\r\n"), (rb"PASS .*\r\n", b"+OK welcome\r\n")),
     ),
-    "imap4": Part(
+    "imap4": ServerScript(
         greeting=b"* OK [CAPABILITY IMAP4rev1 STARTTLS] ready\r\n",
         features=(),
         starttls=(rb"perdition STARTTLS\r\n", b"perdition OK begin\r\n"),
-        unasked=b"",
-        new_features=(
+        after_tls=b"",
+        features_after_tls=(
             (rb"perdition CAPABILITY\r\n", b"* CAPABILITY IMAP4rev1\r\nperdition OK\r\n"),
         ),
         login=((rb"perdition LOGIN .*\r\n", b"perdition OK welcome\r\n"),),
     ),
-    "managesieve": Part(
+    "managesieve": ServerScript(
         greeting=b'"SASL" "PLAIN"\r\n"STARTTLS"\r\nOK "ready"\r\n',
         features=(),
         starttls=(rb"STARTTLS\r\n", b'OK "begin"\r\n'),
-        unasked=b'"SASL" "PLAIN"\r\nOK "secure"\r\n',
-        new_features=(),
+        after_tls=b'"SASL" "PLAIN"\r\nOK "secure"\r\n',
+        features_after_tls=(),
         login=((rb"AUTHENTICATE .*\r\n", b'OK "welcome"\r\n'),),
     ),
 }
@@ -89,12 +89,12 @@ class ScriptedServer:
 
 
 @contextmanager
-def visited(
+def client_and_server(
     server: ScriptedServer,
     proxy: PerditionProcess,
     user: str = "joe",
     tls: ClientTLS | None = None,
-    behind: bytes = b"",
+    appended: bytes = b"",
 ) -> Iterator[tuple[RawConnection, RawConnection]]:
     """A client that gives its password, and the connection that perdition then makes for it.
 
@@ -102,29 +102,31 @@ def visited(
     """
     with connect_and_read_greeting(proxy.address, proxy.protocol, tls) as client:
         exchanges = PROTOCOLS[proxy.protocol].credentials(user, PASSWORD)
-        client.send(b"".join(command + b"\r\n" for command, _ in exchanges) + behind)
-        with server.accept() as wire:
-            yield client, wire
+        client.send(b"".join(command + b"\r\n" for command, _ in exchanges) + appended)
+        with server.accept() as connection:
+            yield client, connection
 
 
-def play(wire: RawConnection, exchanges: Iterable[Exchange]) -> None:
+def answer_commands(connection: RawConnection, exchanges: Iterable[Exchange]) -> None:
     """Await each command and answer it."""
     for command, answer in exchanges:
-        wire.read_until(command)
-        wire.send(answer)
+        connection.read_until(command)
+        connection.send(answer)
 
 
-def let_in(wire: RawConnection, protocol: str) -> None:
+def accept_login(connection: RawConnection, protocol: str) -> None:
     """Greet, and accept whoever comes."""
-    wire.send(PARTS[protocol].greeting)
-    play(wire, PARTS[protocol].login)
+    connection.send(SERVER_SCRIPTS[protocol].greeting)
+    answer_commands(connection, SERVER_SCRIPTS[protocol].login)
 
 
-def go_on_with_tls(wire: RawConnection, protocol: str, context: ssl.SSLContext) -> None:
+def start_tls_before_login(
+    connection: RawConnection, protocol: str, context: ssl.SSLContext
+) -> None:
     """Greet, offer TLS, and do what it takes until the login comes."""
-    part = PARTS[protocol]
-    wire.send(part.greeting)
-    play(wire, (*part.features, part.starttls))
-    wire.start_tls(context)
-    wire.send(part.unasked)
-    play(wire, part.new_features)
+    script = SERVER_SCRIPTS[protocol]
+    connection.send(script.greeting)
+    answer_commands(connection, (*script.features, script.starttls))
+    connection.start_tls(context)
+    connection.send(script.after_tls)
+    answer_commands(connection, script.features_after_tls)

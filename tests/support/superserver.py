@@ -175,7 +175,7 @@ service mail
         return f"{super().evidence()}\n{log}"
 
 
-class ByHand:
+class ProgramOnSocket:
     """One client's program, with the client for standard input, output and error."""
 
     def __init__(self, program: Path | str, *arguments: str | Path) -> None:

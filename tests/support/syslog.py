@@ -14,7 +14,7 @@ FACILITIES = {2: "mail", 3: "daemon", 19: "local3"}
 PRIORITIES = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
 
 
-class Record(NamedTuple):
+class SyslogRecord(NamedTuple):
     """A line, as syslogd understands it."""
 
     facility: str
@@ -29,7 +29,7 @@ class Syslog:
 
     def __init__(self, *, reads: bool = True) -> None:
         self._reads = reads
-        self._records: list[Record] = []
+        self._records: list[SyslogRecord] = []
         self._odd: list[bytes] = []
 
     @staticmethod
@@ -57,7 +57,7 @@ class Syslog:
         self.__exit__(None, None, None)
         self.__enter__()
 
-    def records(self) -> list[Record]:
+    def records(self) -> list[SyslogRecord]:
         """What has arrived so far."""
         if self._reads:
             with suppress(BlockingIOError):
@@ -65,7 +65,7 @@ class Syslog:
                     self._note(self._socket.recv(1 << 16))
         return self._records
 
-    def wait_for(self, pattern: str) -> Record:
+    def wait_for(self, pattern: str) -> SyslogRecord:
         """Wait for a record with such a text."""
         return until(
             lambda: next((each for each in self.records() if re.search(pattern, each.text)), None),
@@ -83,7 +83,7 @@ class Syslog:
             return
         facility, priority = divmod(int(found[1]), 8)
         self._records.append(
-            Record(
+            SyslogRecord(
                 FACILITIES.get(facility, str(facility)),
                 PRIORITIES[priority],
                 found[2].decode(),

@@ -34,13 +34,13 @@ def in_front_of(
     return perditions.start(protocol, *target, *options, pid_file=pid_file)
 
 
-def expect_close(proxy: PerditionProcess, wire: RawConnection, user: str = "joe") -> None:
+def expect_close(proxy: PerditionProcess, connection: RawConnection, user: str = "joe") -> None:
     """The closing line, with what this client sent and received since its login."""
-    [line] = proxy.wait_for_log(f"Close: {wire.own_address}->")
+    [line] = proxy.wait_for_log(f"Close: {connection.own_address}->")
     close = (
-        f"Close: {wire.own_address}->127.0.0.1:{proxy.port} "
+        f"Close: {connection.own_address}->127.0.0.1:{proxy.port} "
         f'authorisation_id="" authentication_id="{user}" '
-        f"received={wire.sent} sent={wire.received}"
+        f"received={connection.sent} sent={connection.received}"
     )
     assert line.endswith(close), f"{line!r} does not end in {close!r}"
 

@@ -25,12 +25,12 @@ from tests.support.folders import public_folder
 from tests.support.mail_clients import CLIENTS, ClientSettings
 from tests.support.perdition import PerditionProcess, Perditions, popmap
 from tests.support.scripted_server import (
-    PARTS,
+    SERVER_SCRIPTS,
     ScriptedServer,
-    go_on_with_tls,
-    let_in,
-    play,
-    visited,
+    accept_login,
+    answer_commands,
+    client_and_server,
+    start_tls_before_login,
 )
 from tests.support.sieve import SieveClient
 from tests.support.wait import DEADLINE
@@ -205,10 +205,10 @@ ADVICE = {"pop3": {"STLS"}, "imap4": {"STARTTLS", "LOGINDISABLED"}, "managesieve
 """What perdition may add to it."""
 
 
-def advice(wire: RawConnection, protocol: str) -> set[str]:
+def advice(connection: RawConnection, protocol: str) -> set[str]:
     """What perdition advises a client to do, when that one asks."""
     question, end, always = FEATURES[protocol]
-    words = re.findall(r"[\w.]+", wire.ask(question, end).decode())
+    words = re.findall(r"[\w.]+", connection.ask(question, end).decode())
     missing = set(re.findall(r"[\w.]+", always.decode())) - set(words)
     assert not missing, f"{missing} not in {words}"
     return ADVICE[protocol].intersection(words)
@@ -262,8 +262,11 @@ def test_no_password_is_accepted_before_tls_where_tls_is_forced(
             client.read_until(rb"(?m)^(a NO \[PRIVACYREQUIRED\] |-ERR |NO .*)TLS not present")
             proxy.wait_for_log('client-secure=plaintext .* status="failed: TLS not present"')
 
-        with visited(server, perditions.of("imap4"), tls=tls["starttls"]) as (client, real):
-            let_in(real, "imap4")
+        with client_and_server(server, perditions.of("imap4"), tls=tls["starttls"]) as (
+            client,
+            real,
+        ):
+            accept_login(real, "imap4")
             client.read_until(rb"(?m)^a OK")
 
 
@@ -277,9 +280,9 @@ def test_services_for_tls_need_no_mode(
     with ScriptedServer() as server:
         proxy = perditions.start(protocol, *options, "-s", server.name, *shown(certificate))
         tls = ClientTLS("ssl", authority.trusted())
-        with visited(server, proxy, tls=tls) as (client, real):
+        with client_and_server(server, proxy, tls=tls) as (client, real):
             real.start_tls(showing(certificate))
-            let_in(real, protocol)
+            accept_login(real, protocol)
             client.read_until(rb"You are so in")
 
     proxy.wait_for_log(f"client-secure=ssl .* protocol={service} server-secure=ssl status=ok")
@@ -293,8 +296,8 @@ def handshake(
 
     With TLS 1.3 that is before perdition has judged the client; `greeting` tells.
     """
-    with RawConnection.to(proxy.address) as wire:
-        yield wire.start_tls(context, host)
+    with RawConnection.to(proxy.address) as connection:
+        yield connection.start_tls(context, host)
 
 
 def holder(tls: ssl.SSLSocket) -> str:
@@ -374,10 +377,12 @@ every_limit = pytest.mark.parametrize(
 other."""
 
 
-def agreed(wire: RawConnection, context: ssl.SSLContext, host: str | None = None) -> str | None:
+def agreed(
+    connection: RawConnection, context: ssl.SSLContext, host: str | None = None
+) -> str | None:
     """The version of TLS that is agreed upon, None if there is none."""
     try:
-        return wire.start_tls(context, host).version()
+        return connection.start_tls(context, host).version()
     except ssl.SSLError:
         return None
 
@@ -401,8 +406,8 @@ def test_versions_with_clients(
     for name, value in peer.items():
         setattr(context, name, value)
 
-    with RawConnection.to(proxy.address) as wire:
-        assert agreed(wire, context, "localhost") == spoken
+    with RawConnection.to(proxy.address) as connection:
+        assert agreed(connection, context, "localhost") == spoken
     if not spoken:
         proxy.wait_for_log("no TLS with the client: (unsupported protocol|.*version)")
 
@@ -427,7 +432,7 @@ def test_versions_with_real_servers(
         target = ("-M", "", "-s", server.name, "--ssl_mode", "ssl_outgoing")
         proxy = perditions.start("imap4", *target, *option, *trust)
 
-        with visited(server, proxy) as (_, real):
+        with client_and_server(server, proxy) as (_, real):
             assert agreed(real, context) == spoken
         if not spoken:
             proxy.wait_for_log("no TLS with the real server: .*version")
@@ -479,7 +484,7 @@ def test_cipher_with_real_servers(
             *("--ssl_outgoing_ciphers", STRONG, "--ssl_outgoing_max_proto_version", "tlsv1.2"),
             *("--ssl_ca_file", authority.file),
         )
-        with visited(server, proxy) as (_, real):
+        with client_and_server(server, proxy) as (_, real):
             tls = real.start_tls(context)
             assert (tls.cipher() or "no cipher")[0] == STRONG
 
@@ -628,13 +633,13 @@ def test_real_server_is_told_which_name_is_wanted(
     with ScriptedServer() as server:
         mode = ("--ssl_mode", OUTGOING[use], "--ssl_ca_file", authority.file)
         proxy = perditions.start("imap4", "-M", "", "-s", f"{host}:{server.port}", *mode)
-        with visited(server, proxy) as (client, real):
+        with client_and_server(server, proxy) as (client, real):
             if use == "ssl":
                 real.start_tls(context)
-                let_in(real, "imap4")
+                accept_login(real, "imap4")
             else:
-                go_on_with_tls(real, "imap4", context)
-                play(real, PARTS["imap4"].login)
+                start_tls_before_login(real, "imap4", context)
+                answer_commands(real, SERVER_SCRIPTS["imap4"].login)
             client.read_until(rb"a OK.*\r\n")
 
     assert names == [told]

@@ -25,7 +25,14 @@ from tests.support.client_connection import (
 from tests.support.dovecot import Certificate
 from tests.support.folders import public_folder
 from tests.support.perdition import PerditionProcess, Perditions
-from tests.support.scripted_server import PARTS, PASSWORD, ScriptedServer, let_in, play, visited
+from tests.support.scripted_server import (
+    PASSWORD,
+    SERVER_SCRIPTS,
+    ScriptedServer,
+    accept_login,
+    answer_commands,
+    client_and_server,
+)
 
 T = TypeVar("T")
 
@@ -61,7 +68,7 @@ def server() -> Iterator[ScriptedServer]:
         yield found
 
 
-class Front:
+class SharedPerditions:
     """Perditions in front of the scripted server; each is started once for all tests."""
 
     def __init__(
@@ -97,12 +104,12 @@ class Front:
 
 
 @pytest.fixture(scope="module")
-def front(
+def perditions(
     server: ScriptedServer, authority: Authority, certificate: Certificate
-) -> Iterator[Front]:
+) -> Iterator[SharedPerditions]:
     """Perdition, between the tests' clients and the tests' real server."""
     with public_folder() as folder, ExitStack() as stack:
-        yield Front(folder, stack, server, authority, certificate)
+        yield SharedPerditions(folder, stack, server, authority, certificate)
 
 
 def tls_of(authority: Authority, use: str) -> ClientTLS:
@@ -189,7 +196,7 @@ def hears_password(real: RawConnection, context: ssl.SSLContext) -> bool:
     """Whether perdition trusts a real server so much that it tells it the password."""
     with suppress(ssl.SSLError, ConnectionError):
         tls = real.start_tls(context)
-        tls.sendall(PARTS["imap4"].greeting)
+        tls.sendall(SERVER_SCRIPTS["imap4"].greeting)
         return PASSWORD.encode() in tls.recv(4096)
     return False
 
@@ -205,7 +212,7 @@ def test_only_a_real_server_with_an_acceptable_certificate_hears_the_password(
 ) -> None:
     """Each option accepts what its name says and nothing else; the log tells what was wrong."""
     proxy = judges[options]
-    with visited(server, proxy, f"joe@{server.name}") as (client, real):
+    with client_and_server(server, proxy, f"joe@{server.name}") as (client, real):
         told = hears_password(real, impostors[kind])
 
         assert told == (kind in ACCEPTED[options]), proxy.evidence()
@@ -240,7 +247,7 @@ def test_real_server_must_be_the_one_that_was_meant(
 ) -> None:
     """By subjectAltName, and by the common name only where there is none (RFC 6125)."""
     context = showing(authority.issue(common_name, names))
-    with visited(server, judges[()], f"joe@{host}:{server.port}") as (_, real):
+    with client_and_server(server, judges[()], f"joe@{host}:{server.port}") as (_, real):
         assert hears_password(real, context) == told, judges[()].evidence()
 
 
@@ -266,20 +273,20 @@ def test_authorities_are_those_that_are_given(
         *(f"--{given}", where, *overridden),
     )
 
-    with visited(server, proxy) as (_, real):
+    with client_and_server(server, proxy) as (_, real):
         assert hears_password(real, showing(authority.issue("given"))) == trusted
 
 
 # Words put into somebody's mouth before TLS begins.
 
 
-def heard_after_starttls(proxy: PerditionProcess, tls: ClientTLS, behind: bytes) -> bytes:
+def heard_after_starttls(proxy: PerditionProcess, tls: ClientTLS, appended: bytes) -> bytes:
     """All that a client hears by TLS when it logs out at once; `behind` goes with STARTTLS."""
     commands = PROTOCOLS[proxy.protocol]
     command, answer = commands.starttls
     with RawConnection.to(proxy.address) as client:
         client.read_until(commands.greeting)
-        client.send(command + b"\r\n" + behind)
+        client.send(command + b"\r\n" + appended)
         client.read_until(answer)
         client.start_tls(tls.context, tls.host)
         client.read_until(commands.secured)
@@ -289,10 +296,10 @@ def heard_after_starttls(proxy: PerditionProcess, tls: ClientTLS, behind: bytes)
 
 @every_protocol
 def test_commands_behind_starttls_are_thrown_away(
-    protocol: str, front: Front, authority: Authority
+    protocol: str, perditions: SharedPerditions, authority: Authority
 ) -> None:
     """What somebody adds to the client's plain text is no part of what it says by TLS."""
-    proxy = front.start(protocol, "tls_listen")
+    proxy = perditions.start(protocol, "tls_listen")
     tls = tls_of(authority, "starttls")
     credentials = PROTOCOLS[protocol].credentials("mallory", "own")
     injected = b"".join(command + b"\r\n" for command, _ in credentials)
@@ -313,19 +320,21 @@ REFUSALS = {"pop3": b"-ERR no\r\n", "imap4": b"perdition NO no\r\n", "managesiev
 
 @every_protocol
 def test_answers_behind_starttls_are_thrown_away(
-    protocol: str, front: Front, server: ScriptedServer, certificate: Certificate
+    protocol: str, perditions: SharedPerditions, server: ScriptedServer, certificate: Certificate
 ) -> None:
     """What somebody adds to the real server's plain text is no answer to what is asked by TLS."""
-    proxy = front.start(protocol, "tls_outgoing")
-    part = PARTS[protocol]
-    with visited(server, proxy) as (client, real):
-        real.send(part.greeting)
-        command, answer = part.starttls
-        play(real, [*part.features, (command, answer + INJECTED[protocol])])
+    proxy = perditions.start(protocol, "tls_outgoing")
+    script = SERVER_SCRIPTS[protocol]
+    with client_and_server(server, proxy) as (client, real):
+        real.send(script.greeting)
+        command, answer = script.starttls
+        answer_commands(real, [*script.features, (command, answer + INJECTED[protocol])])
         real.start_tls(showing(certificate))
-        real.send(part.unasked)
-        command, _ = part.login[-1]
-        play(real, [*part.new_features, *part.login[:-1], (command, REFUSALS[protocol])])
+        real.send(script.after_tls)
+        command, _ = script.login[-1]
+        answer_commands(
+            real, [*script.features_after_tls, *script.login[:-1], (command, REFUSALS[protocol])]
+        )
 
         proxy.wait_for_log(
             f"Auth: {client.own_address}->.* server-secure=starttls "
@@ -334,18 +343,18 @@ def test_answers_behind_starttls_are_thrown_away(
 
 
 def test_untagged_answers_before_tls_do_not_reach_the_client(
-    front: Front, server: ScriptedServer, certificate: Certificate
+    perditions: SharedPerditions, server: ScriptedServer, certificate: Certificate
 ) -> None:
     """Who sits between cannot tell the user anything."""
-    proxy = front.start("imap4", "tls_outgoing")
-    part = PARTS["imap4"]
+    proxy = perditions.start("imap4", "tls_outgoing")
+    script = SERVER_SCRIPTS["imap4"]
     forged = b'* OK [ALERT] forged\r\n* LIST () "/" forged\r\n'
-    with visited(server, proxy) as (client, real):
-        real.send(part.greeting)
-        command, answer = part.starttls
-        play(real, [(command, forged + answer)])
+    with client_and_server(server, proxy) as (client, real):
+        real.send(script.greeting)
+        command, answer = script.starttls
+        answer_commands(real, [(command, forged + answer)])
         real.start_tls(showing(certificate))
-        play(real, [*part.new_features, *part.login])
+        answer_commands(real, [*script.features_after_tls, *script.login])
 
         assert b"forged" not in client.read_until(rb"(?m)^a OK.*\r\n")
 
@@ -366,16 +375,18 @@ def without_starttls(text: bytes) -> bytes:
 )
 @every_protocol
 def test_real_server_whose_offer_of_tls_is_taken_away(
-    protocol: str, mode: str, status: str, front: Front, server: ScriptedServer
+    protocol: str, mode: str, status: str, perditions: SharedPerditions, server: ScriptedServer
 ) -> None:
     """It is used without TLS where the site allows that, else it hears no password."""
-    proxy = front.start(protocol, mode)
-    part = PARTS[protocol]
-    with visited(server, proxy) as (client, real):
-        real.send(without_starttls(part.greeting))
-        play(real, [(command, without_starttls(answer)) for command, answer in part.features])
+    proxy = perditions.start(protocol, mode)
+    script = SERVER_SCRIPTS[protocol]
+    with client_and_server(server, proxy) as (client, real):
+        real.send(without_starttls(script.greeting))
+        answer_commands(
+            real, [(command, without_starttls(answer)) for command, answer in script.features]
+        )
         if mode == "tls_outgoing":
-            play(real, part.login)
+            answer_commands(real, script.login)
         else:
             assert PASSWORD_COMMANDS[protocol] not in real.read_to_end()
         proxy.wait_for_log(f"Auth: {client.own_address}->.* {status}")
@@ -384,14 +395,14 @@ def test_real_server_whose_offer_of_tls_is_taken_away(
 @pytest.mark.parametrize("mode", ["tls_outgoing", "tls_outgoing_force"])
 @every_protocol
 def test_real_server_that_refuses_tls_after_all_hears_no_password(
-    protocol: str, mode: str, front: Front, server: ScriptedServer
+    protocol: str, mode: str, perditions: SharedPerditions, server: ScriptedServer
 ) -> None:
     """Its NO may be somebody else's."""
-    proxy = front.start(protocol, mode)
-    part = PARTS[protocol]
-    with visited(server, proxy) as (client, real):
-        real.send(part.greeting)
-        play(real, [*part.features, (part.starttls[0], REFUSALS[protocol])])
+    proxy = perditions.start(protocol, mode)
+    script = SERVER_SCRIPTS[protocol]
+    with client_and_server(server, proxy) as (client, real):
+        real.send(script.greeting)
+        answer_commands(real, [*script.features, (script.starttls[0], REFUSALS[protocol])])
 
         assert PASSWORD_COMMANDS[protocol] not in real.read_to_end()
         proxy.wait_for_log(
@@ -401,10 +412,12 @@ def test_real_server_that_refuses_tls_after_all_hears_no_password(
 
 
 @pytest.mark.parametrize("mode", ["none", "tls_outgoing", "tls_outgoing_force"])
-def test_preauth_lets_nobody_in(mode: str, front: Front, server: ScriptedServer) -> None:
+def test_preauth_lets_nobody_in(
+    mode: str, perditions: SharedPerditions, server: ScriptedServer
+) -> None:
     """A greeting that says the user is known already is no way around TLS and password."""
-    proxy = front.start("imap4", mode)
-    with visited(server, proxy) as (client, real):
+    proxy = perditions.start("imap4", mode)
+    with client_and_server(server, proxy) as (client, real):
         real.send(b"* PREAUTH [CAPABILITY IMAP4rev1 STARTTLS] welcome\r\n")
 
         assert b"LOGIN" not in real.read_to_end()
@@ -427,9 +440,11 @@ def at_once() -> Iterator[None]:
 
 @pytest.mark.parametrize("words", [b"a LOGIN joe secret\r\n", b"GET / HTTP/1.1\r\n\r\n"])
 @either_way
-def test_plain_text_where_tls_must_begin(use: str, words: bytes, front: Front) -> None:
+def test_plain_text_where_tls_must_begin(
+    use: str, words: bytes, perditions: SharedPerditions
+) -> None:
     """The connection is closed, the log says why, and has nothing of what was said."""
-    proxy = front.start("imap4", {"ssl": "ssl_listen", "starttls": "tls_listen"}[use])
+    proxy = perditions.start("imap4", {"ssl": "ssl_listen", "starttls": "tls_listen"}[use])
     with RawConnection.to(proxy.address) as client, at_once():
         if use == "starttls":
             client.read_until(PROTOCOLS["imap4"].greeting)
@@ -455,9 +470,9 @@ def client_hello() -> bytes:
 
 
 @every_protocol
-def test_tls_where_plain_text_is_expected(protocol: str, front: Front) -> None:
+def test_tls_where_plain_text_is_expected(protocol: str, perditions: SharedPerditions) -> None:
     """The connection is closed, and the log says why."""
-    proxy = front.start(protocol, "none")
+    proxy = perditions.start(protocol, "none")
     with RawConnection.to(proxy.address) as client, at_once():
         client.read_until(PROTOCOLS[protocol].greeting)
         client.send(client_hello())
@@ -468,12 +483,12 @@ def test_tls_where_plain_text_is_expected(protocol: str, front: Front) -> None:
 
 
 def test_real_server_that_speaks_plain_text_where_tls_must_begin(
-    front: Front, server: ScriptedServer
+    perditions: SharedPerditions, server: ScriptedServer
 ) -> None:
     """It hears no password, and the log says why."""
-    proxy = front.start("imap4", "ssl_outgoing")
-    with visited(server, proxy) as (client, real), at_once():
-        real.send(PARTS["imap4"].greeting)
+    proxy = perditions.start("imap4", "ssl_outgoing")
+    with client_and_server(server, proxy) as (client, real), at_once():
+        real.send(SERVER_SCRIPTS["imap4"].greeting)
         assert PASSWORD.encode() not in real.read_to_end()
         proxy.wait_for_log(
             f"{client.own_address}->.*: no TLS with the real server: the peer does not speak TLS"
@@ -481,15 +496,17 @@ def test_real_server_that_speaks_plain_text_where_tls_must_begin(
 
 
 @either_way
-def test_real_server_that_never_begins_tls(use: str, front: Front, server: ScriptedServer) -> None:
+def test_real_server_that_never_begins_tls(
+    use: str, perditions: SharedPerditions, server: ScriptedServer
+) -> None:
     """The login fails after authenticate_timeout."""
     mode = {"ssl": "ssl_outgoing", "starttls": "tls_outgoing"}[use]
-    proxy = front.start("imap4", mode, "--authenticate_timeout", "1")
-    part = PARTS["imap4"]
-    with visited(server, proxy) as (client, real), at_once():
+    proxy = perditions.start("imap4", mode, "--authenticate_timeout", "1")
+    script = SERVER_SCRIPTS["imap4"]
+    with client_and_server(server, proxy) as (client, real), at_once():
         if use == "starttls":
-            real.send(part.greeting)
-            play(real, [part.starttls])
+            real.send(script.greeting)
+            answer_commands(real, [script.starttls])
         proxy.wait_for_log(f"{client.own_address}->.*: the real server did not answer in time")
         proxy.wait_for_log(
             f"Auth: {client.own_address}->.* server-secure=plaintext "
@@ -498,10 +515,10 @@ def test_real_server_that_never_begins_tls(use: str, front: Front, server: Scrip
 
 
 @either_way
-def test_client_that_never_begins_tls(use: str, front: Front) -> None:
+def test_client_that_never_begins_tls(use: str, perditions: SharedPerditions) -> None:
     """It is closed after authenticate_timeout."""
     mode = {"ssl": "ssl_listen", "starttls": "tls_listen"}[use]
-    proxy = front.start("imap4", mode, "--authenticate_timeout", "1")
+    proxy = perditions.start("imap4", mode, "--authenticate_timeout", "1")
     with RawConnection.to(proxy.address) as client, at_once():
         if use == "starttls":
             client.read_until(PROTOCOLS["imap4"].greeting)
@@ -513,10 +530,10 @@ def test_client_that_never_begins_tls(use: str, front: Front) -> None:
 @pytest.mark.parametrize("farewell", ["end of file", "reset"])
 @pytest.mark.parametrize("said", [0, 100, 10_000])
 def test_client_that_vanishes_in_the_handshake(
-    said: int, farewell: str, front: Front, authority: Authority
+    said: int, farewell: str, perditions: SharedPerditions, authority: Authority
 ) -> None:
     """Before its first octet, amid its ClientHello, or when it has read our answer to that."""
-    proxy = front.start("imap4", "ssl_listen")
+    proxy = perditions.start("imap4", "ssl_listen")
     hello = client_hello()
     with socket.create_connection(proxy.address) as client:
         own_address = "{}:{}".format(*client.getsockname())
@@ -533,10 +550,10 @@ def test_client_that_vanishes_in_the_handshake(
 
 
 def test_handshake_in_single_octets_succeeds_and_slows_nobody(
-    front: Front, authority: Authority
+    perditions: SharedPerditions, authority: Authority
 ) -> None:
     """Others of the same worker come and go meanwhile."""
-    proxy = front.start("imap4", "ssl_listen")
+    proxy = perditions.start("imap4", "ssl_listen")
     tls = tls_of(authority, "ssl")
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     slow = tls.context.wrap_bio(incoming, outgoing, server_hostname=tls.host)
@@ -566,11 +583,11 @@ def up_to_tls_1_2() -> SSL.Context:
     return context
 
 
-def test_client_cannot_renegotiate(front: Front, authority: Authority) -> None:
+def test_client_cannot_renegotiate(perditions: SharedPerditions, authority: Authority) -> None:
     """It costs a client nothing and us much, again and again."""
-    proxy = front.start("imap4", "ssl_listen")
-    with RawConnection.to(proxy.address) as wire:
-        client = SSL.Connection(up_to_tls_1_2(), wire.bare_socket())
+    proxy = perditions.start("imap4", "ssl_listen")
+    with RawConnection.to(proxy.address) as connection:
+        client = SSL.Connection(up_to_tls_1_2(), connection.bare_socket())
         client.set_connect_state()
         client.do_handshake()
         assert client.recv(4096).startswith(b"* OK")
@@ -583,25 +600,25 @@ def test_client_cannot_renegotiate(front: Front, authority: Authority) -> None:
 
 
 def test_real_server_cannot_renegotiate(
-    front: Front, server: ScriptedServer, certificate: Certificate
+    perditions: SharedPerditions, server: ScriptedServer, certificate: Certificate
 ) -> None:
     """It is answered by an alert, where it could have us wait for the rest."""
-    proxy = front.start("imap4", "ssl_outgoing")
+    proxy = perditions.start("imap4", "ssl_outgoing")
     context = up_to_tls_1_2()
     context.use_certificate_file(str(certificate.certificate))
     context.use_privatekey_file(str(certificate.key))
-    with visited(server, proxy) as (client, wire):
-        real = SSL.Connection(context, wire.bare_socket())
+    with client_and_server(server, proxy) as (client, connection):
+        real = SSL.Connection(context, connection.bare_socket())
         real.set_accept_state()
         real.do_handshake()
-        real.send(PARTS["imap4"].greeting)
+        real.send(SERVER_SCRIPTS["imap4"].greeting)
         assert b"LOGIN" in real.recv(4096)
         real.send(b"perdition OK\r\n")
         client.read_until(rb"a OK.*\r\n")
 
         real.renegotiate()
         real.do_handshake()
-        assert wire.bare_socket().recv(1, socket.MSG_PEEK) == ALERT
+        assert connection.bare_socket().recv(1, socket.MSG_PEEK) == ALERT
 
 
 # Peers that send much, read late, or say everything at once.
@@ -620,19 +637,19 @@ def mode_of(sides: tuple[str, ...]) -> str:
 @with_tls
 def test_slow_reader_gets_everything_and_costs_no_memory(
     sides: tuple[str, ...],
-    front: Front,
+    perditions: SharedPerditions,
     server: ScriptedServer,
     authority: Authority,
     certificate: Certificate,
 ) -> None:
     """Nothing more is read for it until it reads; the log tells the exact count of both ways."""
-    proxy = front.start("imap4", mode_of(sides))
+    proxy = perditions.start("imap4", mode_of(sides))
     tls = tls_of(authority, "ssl") if "client" in sides else None
     data = random.Random(1).randbytes(BIG)
-    with visited(server, proxy, tls=tls) as (client, real):
+    with client_and_server(server, proxy, tls=tls) as (client, real):
         if "server" in sides:
             real.start_tls(showing(certificate))
-        let_in(real, "imap4")
+        accept_login(real, "imap4")
         client.read_until(rb"a OK.*\r\n")
         [worker] = proxy.workers()
         before = worker.memory()
@@ -653,22 +670,22 @@ def test_slow_reader_gets_everything_and_costs_no_memory(
 def test_what_comes_in_one_record_with_the_login_is_not_left_behind(
     protocol: str,
     sides: tuple[str, ...],
-    front: Front,
+    perditions: SharedPerditions,
     server: ScriptedServer,
     authority: Authority,
     certificate: Certificate,
 ) -> None:
     """Commands behind the client's login, and what the real server adds to its answer."""
-    proxy = front.start(protocol, mode_of(sides))
+    proxy = perditions.start(protocol, mode_of(sides))
     tls = tls_of(authority, "ssl") if "client" in sides else None
     behind = BEHIND * 150
-    with visited(server, proxy, tls=tls, behind=behind) as (client, real):
+    with client_and_server(server, proxy, tls=tls, appended=behind) as (client, real):
         if "server" in sides:
             real.start_tls(showing(certificate))
-        part = PARTS[protocol]
-        command, answer = part.login[-1]
-        real.send(part.greeting)
-        play(real, [*part.login[:-1], (command, answer + behind)])
+        script = SERVER_SCRIPTS[protocol]
+        command, answer = script.login[-1]
+        real.send(script.greeting)
+        answer_commands(real, [*script.login[:-1], (command, answer + behind)])
 
         assert real.read_exactly(len(behind)) == behind
         client.read_until(rb"You are so in.*\r\n")
