@@ -43,15 +43,13 @@ def server() -> Iterator[RealServer]:
 def perditions(server: RealServer, folder: Path, children: None) -> Iterator[Perditions]:
     """Starts perditions in front of the real server; they end with the test."""
     with ExitStack() as stack:
-        found = Perditions(folder, stack, server)
-        yield found
-    found.forget()
+        yield Perditions(folder, stack, server)
 
 
 @pytest.fixture
 def clients() -> Iterator[OpenClients]:
     """Connections that are closed at the end of the test."""
-    with closing(OpenClients(dict.fromkeys(NAMES, PASSWORD))) as found:
+    with closing(OpenClients(lambda _user: PASSWORD)) as found:
         yield found
 
 

@@ -9,7 +9,7 @@ import ssl
 import struct
 import termios
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -280,12 +280,12 @@ class LoggedInClient(RawConnection):
 class OpenClients:
     """The connections that a test holds open; they are closed with it."""
 
-    def __init__(self, passwords: Mapping[str, str]) -> None:
-        self._passwords = passwords
+    def __init__(self, password_of: Callable[[str], str]) -> None:
+        self._password_of = password_of
         self._open: list[RawConnection] = []
 
     def log_in(self, proxy: PerditionProcess, user: str = "joe") -> LoggedInClient:
-        client = LoggedInClient(proxy.address, proxy.protocol, user, self._passwords[user])
+        client = LoggedInClient(proxy.address, proxy.protocol, user, self._password_of(user))
         self._open.append(client)
         return client
 

@@ -14,14 +14,13 @@ import poplib
 import pwd
 import shlex
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.support.folders import BIN, ROOT, public_folder
+from tests.support.folders import BIN, checkout_is_public, public_folder
 from tests.support.perdition import PerditionProcess, popmap
 from tests.support.real_server import RealServer
 from tests.support.recorded_socket import RecordedSocket
@@ -50,7 +49,7 @@ def main() -> None:
     stay = parser.parse_args().stay
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
-    give_up_root()
+    drop_root()
     with suppress(KeyboardInterrupt), public_folder() as folder, ExitStack() as stack:
         proxies = stand_up(folder, stack)
         show_sessions(proxies)
@@ -59,23 +58,15 @@ def main() -> None:
             signal.pause()
 
 
-def give_up_root() -> None:
-    """Become nobody, if root, so that everything that is started here is an ordinary user's.
+def drop_root() -> None:
+    """Become nobody, if root, so that everything started here runs as an ordinary user.
 
-    In a checkout that nobody may not read, root stays: perdition then gives root up by itself.
+    In a checkout that nobody cannot read, perdition drops root itself.
     """
     if os.geteuid() != 0:
         return
-    nobody = pwd.getpwnam("nobody")
-    python = ROOT / ".venv" / "bin" / "python3"
-    readable = subprocess.run(
-        ["test", "-x", python],
-        user=nobody.pw_uid,
-        group=nobody.pw_gid,
-        extra_groups=[],
-        check=False,
-    )
-    if readable.returncode == 0:
+    if checkout_is_public():
+        nobody = pwd.getpwnam("nobody")
         os.setgroups([])
         os.setgid(nobody.pw_gid)
         os.setuid(nobody.pw_uid)

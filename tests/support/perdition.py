@@ -155,11 +155,12 @@ class PerditionProcess:
 
     def evidence(self) -> str:
         """Command, processes, output and log, to be shown when a test fails."""
-        ended = self._master.poll()
-        state = f"runs as {self.processes()}" if ended is None else f"exited with {ended}"
-        return "\n".join(
-            (f"$ {shlex.join(self.command)}", state, self._output.read_text(), *self.log_lines())
-        )
+        if not self._output.exists():
+            state, output = "not started, or its files are removed", ""
+        else:
+            ended, output = self._master.poll(), self._output.read_text()
+            state = f"runs as {self.processes()}" if ended is None else f"exited with {ended}"
+        return "\n".join((f"$ {shlex.join(self.command)}", state, output, *self.log_lines()))
 
     def _serves_or_exited(self) -> bool:
         if self._master.poll() is not None:
@@ -380,10 +381,6 @@ class Perditions:
 
     def evidence(self) -> str:
         return "\n\n".join(proxy.evidence() for proxy in self._all)
-
-    def forget(self) -> None:
-        """Forget them before their files are removed: evidence() would not find these."""
-        self._all.clear()
 
 
 class TakeoverChain:

@@ -31,6 +31,12 @@ class ProcessInfo:
     def __repr__(self) -> str:
         return f"<{self.pid} {self.title!r}>"
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ProcessInfo) and self.pid == other.pid
+
+    def __hash__(self) -> int:
+        return self.pid
+
     @property
     def title(self) -> str:
         """The command line as `ps` shows it; "" once the process has exited."""
@@ -47,8 +53,10 @@ class ProcessInfo:
 
     @property
     def uid(self) -> int:
-        """The real user id."""
-        return int(self.status("Uid")[0])
+        """The real user id; -1 once the process has exited."""
+        with suppress(FileNotFoundError, ProcessLookupError):
+            return int(self.status("Uid")[0])
+        return -1
 
     def ids(self) -> tuple[set[str], set[str], list[str]]:
         """User ids and group ids (real, effective, saved), and the supplementary groups."""

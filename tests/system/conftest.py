@@ -68,5 +68,5 @@ def perditions(folder: Path) -> Iterator[Perditions]:
 @pytest.fixture
 def clients() -> Iterator[OpenClients]:
     """Connections that are closed at the end of the test."""
-    with closing(OpenClients(PASSWORDS)) as found:
+    with closing(OpenClients(PASSWORDS.__getitem__)) as found:
         yield found
