@@ -40,7 +40,7 @@ lint: $(VENV)/built-for-test  ## Check style, layout and types
 bench: $(VENV)/built-for-test  ## Measure what logins, sessions, gigabytes and starts cost
 	@$(VENV)/bin/python3 -m tests.bench
 
-manual: build  ## Write manual and sample configuration anew from the option table
+manual: build  ## Generate manual and sample configuration from the option table
 	@$(VENV)/bin/python3 -m perdition.manual man/perdition.8 packaging/etc/perdition/perdition.conf
 
 deb:  ## Build the Debian package of what is committed, in dist/

@@ -48,7 +48,7 @@ def cpu_seconds(pids: list[int]) -> float:
     return sum(used) * NANOSECOND
 
 
-def family(pid: int) -> list[int]:
+def all_processes(pid: int) -> list[int]:
     """Return a process and its children."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [pid, *map(int, children)]
@@ -56,7 +56,7 @@ def family(pid: int) -> list[int]:
 
 def cost(pid: int, work: Callable[[], object]) -> float:
     """Return the CPU seconds that a family of processes spends on some work."""
-    pids = family(pid)
+    pids = all_processes(pid)
     before = cpu_seconds(pids)
     work()
     return cpu_seconds(pids) - before

@@ -1,4 +1,4 @@
-"""Certificates and their keys: how they are read at start, and taken up anew while all goes on."""
+"""Certificates and keys: read at start, and read again at SIGHUP while sessions go on."""
 
 import os
 import pty
@@ -30,30 +30,30 @@ USAGE = os.EX_USAGE
 
 @pytest.fixture
 def authority(folder: Path) -> Authority:
-    """Whoever vouches for perdition; its files are in the test's folder."""
+    """The certificate authority; its files are in the test's folder."""
     return Authority(folder)
 
 
 def shown(certificate: Certificate) -> tuple[str | Path, ...]:
-    """The options that have clients shown this certificate."""
+    """The options for this certificate."""
     files = ("--ssl_cert_file", certificate.certificate, "--ssl_key_file", certificate.key)
     return ("--ssl_mode", "ssl_listen", *files)
 
 
 def holder(proxy: PerditionProcess, authority: Authority, host: str = "localhost") -> str:
-    """Whose certificate a new client is shown: its common name."""
+    """The common name of the certificate that perdition shows a new client."""
     with RawConnection.to(proxy.address) as connection:
         certificate = connection.start_tls(authority.trusted(), host).getpeercert(binary_form=True)
     assert certificate, "no certificate is shown"
     return x509.load_der_x509_certificate(certificate).subject.rfc4514_string().removeprefix("CN=")
 
 
-# Keys under a passphrase.
+# Keys with a passphrase.
 
 
 @pytest.fixture(params=[PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL])
 def locked(request: pytest.FixtureRequest, authority: Authority) -> Certificate:
-    """A certificate whose key is under the passphrase, in either form that keys have."""
+    """A certificate whose key has a passphrase, in PKCS#8 and in traditional form."""
     key = ec_key()
     certificate = authority.issue("locked", key=key)
     encrypt(certificate, key, PASSPHRASE, request.param)
@@ -62,7 +62,7 @@ def locked(request: pytest.FixtureRequest, authority: Authority) -> Certificate:
 
 @pytest.fixture
 def passphrase(folder: Path) -> Path:
-    """A file with the passphrase, and a line that is none of it."""
+    """A file with the passphrase in its first line."""
     file = folder / "passphrase"
     file.write_text(f"{PASSPHRASE}\nsomething else\n")
     return file
@@ -94,7 +94,7 @@ def test_passphrase_from_a_descriptor(
 def test_passphrase_from_standard_input(
     locked: Certificate, passphrase: Path, authority: Authority, folder: Path
 ) -> None:
-    """Where no option tells another place."""
+    """Without an option for it."""
     with (
         passphrase.open() as source,
         PerditionProcess("imap4", folder, *shown(locked), stdin=source.fileno()) as proxy,
@@ -104,7 +104,7 @@ def test_passphrase_from_standard_input(
 
 @pytest.fixture
 def terminal() -> Iterator[tuple[int, int]]:
-    """A terminal: where somebody types, and where a program reads that."""
+    """A pseudo-terminal: its master and its slave."""
     ends = pty.openpty()
     yield ends
     for end in ends:
@@ -112,7 +112,7 @@ def terminal() -> Iterator[tuple[int, int]]:
 
 
 def type_unseen(terminal: tuple[int, int], text: str) -> None:
-    """Type a line once the terminal stops showing what is typed."""
+    """Type a line once the terminal's echo is off."""
     keyboard, screen = terminal
     until(lambda: not termios.tcgetattr(screen)[3] & termios.ECHO, "it asks for a passphrase")
     os.write(keyboard, f"{text}\n".encode())
@@ -121,7 +121,7 @@ def type_unseen(terminal: tuple[int, int], text: str) -> None:
 def test_passphrase_is_asked_for_on_a_terminal(
     locked: Certificate, authority: Authority, folder: Path, terminal: tuple[int, int]
 ) -> None:
-    """Nobody sees what is typed."""
+    """The passphrase is not echoed."""
     typist = Thread(target=type_unseen, args=(terminal, PASSPHRASE))
     typist.start()
     with PerditionProcess("imap4", folder, *shown(locked), stdin=terminal[1]) as proxy:
@@ -130,12 +130,12 @@ def test_passphrase_is_asked_for_on_a_terminal(
     typist.join()
 
 
-# Certificates that it cannot start with.
+# Certificates with which the start fails.
 
 
 @pytest.fixture
 def files(authority: Authority, folder: Path) -> Path:
-    """A folder with good.crt and good.key, and with much that is not good."""
+    """A folder with good.crt, good.key and files of many kinds that are not valid."""
     authority.issue("good")
     authority.issue("other")
     key = ec_key()
@@ -181,7 +181,7 @@ LOCKED = "--ssl_cert_file locked.crt --ssl_key_file locked.key "
 def test_start_is_refused_in_one_line_that_names_what_is_wrong(
     options: str, complaint: str, files: Path
 ) -> None:
-    """Nothing listens with half of what was asked for."""
+    """perdition does not listen without its certificate."""
     mode = () if "--ssl_mode" in options else ("--ssl_mode", "ssl_listen")
     [port] = processes.free_ports(1)
     done = subprocess.run(
@@ -207,7 +207,7 @@ def test_start_is_refused_in_one_line_that_names_what_is_wrong(
 
 
 def copy(source: Certificate, target: Certificate) -> None:
-    """Put a certificate and its key in the place of others."""
+    """Replace a certificate and its key by others."""
     target.certificate.unlink(missing_ok=True)
     target.certificate.write_bytes(source.certificate.read_bytes())
     target.key.write_bytes(source.key.read_bytes())
@@ -215,7 +215,7 @@ def copy(source: Certificate, target: Certificate) -> None:
 
 @pytest.fixture
 def old(authority: Authority) -> Certificate:
-    """What perdition starts with; only root may read the key."""
+    """The certificate at start; only root can read the key."""
     certificate = authority.issue("old")
     assert certificate.key.stat().st_mode & 0o777 == 0o600
     return certificate
@@ -223,12 +223,12 @@ def old(authority: Authority) -> Certificate:
 
 @pytest.fixture
 def new(authority: Authority) -> Certificate:
-    """What is to take its place."""
+    """The certificate that replaces it."""
     return authority.issue("new")
 
 
 def everybody_shows(proxy: PerditionProcess, authority: Authority, name: str) -> bool:
-    """Whether client after client, whichever worker they come to, is shown that certificate."""
+    """Whether 20 clients in a row, on any worker, are shown that certificate."""
     return all(holder(proxy, authority) == name for _ in range(16))
 
 
@@ -244,7 +244,7 @@ def expect_shown(proxy: PerditionProcess, authority: Authority, name: str) -> No
 def test_renewed_certificate_is_taken_up_while_a_session_stays(
     perditions: Perditions, authority: Authority, old: Certificate, new: Certificate
 ) -> None:
-    """Also where only root may read the key, and nobody but the workers has to be told."""
+    """Even if only root can read the key. No worker is restarted."""
     proxy = perditions.start("imap4", *shown(old), "--workers", "2")
     workers = proxy.workers()
     assert holder(proxy, authority) == "old"
@@ -284,7 +284,7 @@ def test_bad_renewed_certificate_is_refused_and_the_old_one_kept(
     old: Certificate,
     new: Certificate,
 ) -> None:
-    """The log says why, and which file is meant; a better one is then taken up."""
+    """The log has file and reason; the next SIGHUP can read a valid certificate."""
     proxy = perditions.start("imap4", *shown(old), "--workers", "2")
     spoil(old, new)
 
@@ -301,7 +301,7 @@ def test_bad_renewed_certificate_is_refused_and_the_old_one_kept(
 def test_one_bad_certificate_of_several_keeps_them_all(
     perditions: Perditions, authority: Authority, old: Certificate, new: Certificate
 ) -> None:
-    """A site never shows a mixture."""
+    """Clients never see old and new certificates at the same time."""
     second = authority.issue("second", ["second.example"])
     proxy = perditions.start("imap4", *shown(old), *shown(second))
     copy(new, old)
@@ -318,7 +318,7 @@ def test_one_bad_certificate_of_several_keeps_them_all(
 def test_bad_configuration_keeps_the_certificate(
     perditions: Perditions, authority: Authority, old: Certificate, new: Certificate, folder: Path
 ) -> None:
-    """A mistake anywhere leaves everything as it was."""
+    """An error in the configuration keeps the certificate, too."""
     configuration = folder / "perdition.conf"
     configuration.write_text("timeout 100\n")
     proxy = perditions.start("imap4", *shown(old), "--workers", "2", "-f", configuration)
@@ -338,7 +338,7 @@ def test_bad_configuration_keeps_the_certificate(
 def test_worker_that_starts_later_has_the_renewed_certificate(
     perditions: Perditions, authority: Authority, old: Certificate, new: Certificate
 ) -> None:
-    """It comes from a master that has taken it up too."""
+    """A worker is forked from a master that has the renewed certificate."""
     proxy = perditions.start("imap4", *shown(old), "--workers", "1")
     copy(new, old)
     os.kill(proxy.pid, signal.SIGHUP)
@@ -354,7 +354,7 @@ def test_worker_that_starts_later_has_the_renewed_certificate(
 def test_several_sighups_at_once_end_with_what_is_there(
     perditions: Perditions, authority: Authority, old: Certificate, new: Certificate
 ) -> None:
-    """However they overtake each other."""
+    """In whatever order the workers handle them."""
     proxy = perditions.start("imap4", *shown(old), "--workers", "2")
     copy(new, old)
     for _ in range(20):
@@ -367,7 +367,7 @@ def test_several_sighups_at_once_end_with_what_is_there(
 def test_worker_that_cannot_read_the_renewed_certificate_says_so(
     perditions: Perditions, authority: Authority, old: Certificate, new: Certificate
 ) -> None:
-    """Or clients would be shown, by chance, the one or the other, and nobody knew."""
+    """Without the message, clients would see old or new certificates at random, unnoticed."""
     proxy = perditions.start("imap4", *shown(old), "--workers", "1")
     [worker] = proxy.workers()
 
@@ -388,15 +388,15 @@ def test_worker_that_cannot_read_the_renewed_certificate_says_so(
     proxy.wait_for_log("worker 1 keeps the old certificates: ")
 
 
-# Who is root for it.
+# Processes of root.
 
 
 @needs_root
 @pytest.mark.parametrize("deadly", [signal.SIGTERM, signal.SIGKILL])
-def test_who_stays_root_ends_with_the_master(
+def test_processes_of_root_end_with_the_master(
     deadly: signal.Signals, perditions: Perditions, old: Certificate
 ) -> None:
-    """Who reads keys again is nobody whom the network reaches, and does not outlive the rest."""
+    """The process that reads keys at SIGHUP accepts no connections and ends with the master."""
     proxy = perditions.start("imap4", *shown(old))
 
     def find_roots() -> list[ProcessInfo] | None:
@@ -412,8 +412,8 @@ def test_who_stays_root_ends_with_the_master(
 
 
 @needs_root
-def test_nobody_stays_root_where_no_certificate_is_shown(perditions: Perditions) -> None:
-    """TLS with real servers alone needs nothing that is root's."""
+def test_no_process_stays_root_without_a_certificate(perditions: Perditions) -> None:
+    """TLS with real servers alone needs no file of root's."""
     proxy = perditions.start("imap4", "--ssl_mode", "ssl_outgoing")
 
     assert 0 not in [process.uid for process in proxy.processes()], proxy.evidence()

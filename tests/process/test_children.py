@@ -1,4 +1,4 @@
-"""kill -9 of each kind of process in turn, while users log in: what goes on, and what returns."""
+"""kill -9 of each kind of process during logins: what goes on, and what is restarted."""
 
 import os
 import re
@@ -22,7 +22,7 @@ pytestmark = needs_root
 FEW = ("--workers", "2")
 WITH_HELPER = (*FEW, "-a")
 SOON = 5.0
-"""How long a user would wait for what is to come back."""
+"""Seconds until a killed process is restarted."""
 
 ENDLESS_MAP = """
 from perdition.popmap import NoMap
@@ -46,20 +46,20 @@ def proxy(perditions: Perditions, pam_permits: None) -> PerditionProcess:
 
 @pytest.fixture
 def logins(proxy: PerditionProcess) -> Iterator[RepeatedLogins]:
-    """Some have logged in already, and they go on."""
+    """Repeated logins that have begun to succeed."""
     with RepeatedLogins(proxy, PASSWORD) as found:
         found.expect_successes()
         yield found
 
 
 def pids(proxy: PerditionProcess, kind: str) -> set[int]:
-    """The processes of that kind; those that ask PAM are of none."""
+    """The processes of that kind. Those that ask PAM are of no kind."""
     form = re.compile(rf"{proxy.name}: {kind}( \d.*)?")
     return {each.pid for each in proxy.processes() if form.fullmatch(each.title)}
 
 
 def the_helper(proxy: PerditionProcess) -> set[int]:
-    """The helper, once nobody else has its title: what asks PAM has it at first."""
+    """The helper, once no other process has its title: a child that asks PAM has it at first."""
 
     def look() -> set[int] | None:
         found = pids(proxy, "helper")
@@ -69,7 +69,7 @@ def the_helper(proxy: PerditionProcess) -> set[int]:
 
 
 def both_workers(proxy: PerditionProcess) -> set[int]:
-    """The two workers, once both are there: perdition listens before."""
+    """The two workers, once both run: perdition listens before."""
 
     def look() -> set[int] | None:
         found = pids(proxy, "worker")
@@ -79,12 +79,11 @@ def both_workers(proxy: PerditionProcess) -> set[int]:
 
 
 def kill(pid: int) -> None:
-    """kill -9."""
     os.kill(pid, signal.SIGKILL)
 
 
 def expect_another(proxy: PerditionProcess, kind: str, old: set[int], count: int) -> set[int]:
-    """Wait until as many as there were are there, without the one that was killed."""
+    """Wait until the same number of processes runs again without the killed one."""
 
     def look() -> set[int] | None:
         now = pids(proxy, kind)
@@ -94,7 +93,7 @@ def expect_another(proxy: PerditionProcess, kind: str, old: set[int], count: int
 
 
 def test_worker(proxy: PerditionProcess, logins: RepeatedLogins, clients: OpenClients) -> None:
-    """Another one comes; the others' sessions and everybody's logins go on; the log tells."""
+    """It is restarted; sessions of other workers and new logins go on; the log has its death."""
     held = [clients.log_in(proxy) for _ in range(10)]
     before = pids(proxy, "worker")
     victim = min(before)
@@ -108,13 +107,15 @@ def test_worker(proxy: PerditionProcess, logins: RepeatedLogins, clients: OpenCl
     [line] = proxy.wait_for_log(rf"worker 1 \(pid {victim}\) died of SIGKILL with \d+ session")
     lost = int(re.findall(r"with (\d+) session", line)[0])
     ended = sum(fails(each.use) for each in held)
-    # One of the users who come and go may have been lost as well.
+    # One of the repeated logins may have been on that worker.
     assert lost - 1 <= ended <= lost, f"{ended} sessions ended, {line}"
     assert len(logins.failures) <= 1, logins.failures
 
 
-def test_workers_share_no_line(perditions: Perditions, pam_permits: None) -> None:
-    """Nobody can ask the helper, or get orders, in another's place: only clients are for all."""
+def test_workers_share_no_socket(perditions: Perditions, pam_permits: None) -> None:
+    """No worker can use another's helper channel or order socket; only the listening sockets are
+    shared.
+    """
     proxy = perditions.start("imap4", *WITH_HELPER)
     before = both_workers(proxy)
     kill(min(before))
@@ -126,7 +127,7 @@ def test_workers_share_no_line(perditions: Perditions, pam_permits: None) -> Non
 
 
 def test_workers_again_and_again(proxy: PerditionProcess, logins: RepeatedLogins) -> None:
-    """Each of them in turn, several times: users hardly see it, and none is lost for good."""
+    """Each worker several times: few logins fail, and every worker is restarted."""
     for _ in range(3):
         for victim in sorted(pids(proxy, "worker")):
             before = pids(proxy, "worker")
@@ -138,7 +139,7 @@ def test_workers_again_and_again(proxy: PerditionProcess, logins: RepeatedLogins
 
 
 def test_helper(proxy: PerditionProcess, logins: RepeatedLogins, clients: OpenClients) -> None:
-    """Another one comes and is asked; who is logged in notices nothing."""
+    """It is restarted and used; logged-in sessions go on."""
     held = clients.log_in(proxy)
     workers = pids(proxy, "worker")
     before = the_helper(proxy)
@@ -153,7 +154,7 @@ def test_helper(proxy: PerditionProcess, logins: RepeatedLogins, clients: OpenCl
 
 
 def test_keeper(proxy: PerditionProcess, logins: RepeatedLogins, clients: OpenClients) -> None:
-    """The helper goes on without it, and so do users; an operator is told what to do."""
+    """The helper and the logins go on without it; the log tells the operator what to do."""
     held = clients.log_in(proxy)
     workers = pids(proxy, "worker")
     helper = the_helper(proxy)
@@ -169,7 +170,7 @@ def test_keeper(proxy: PerditionProcess, logins: RepeatedLogins, clients: OpenCl
 
 
 def test_keeper_then_the_end(proxy: PerditionProcess, logins: RepeatedLogins) -> None:
-    """A helper that nobody keeps any more ends with the others."""
+    """A helper without its supervisor ends with the master."""
     kill(*pids(proxy, "keeper"))
     proxy.wait_for_log("keeper has died")
 
@@ -178,7 +179,7 @@ def test_keeper_then_the_end(proxy: PerditionProcess, logins: RepeatedLogins) ->
 
 
 def test_master(proxy: PerditionProcess, logins: RepeatedLogins, clients: OpenClients) -> None:
-    """All others end, with closing lines; the address is free for the next master."""
+    """All other processes end, with Close lines; the next master can bind the address."""
     held = clients.log_in(proxy)
 
     kill(proxy.pid)
@@ -191,7 +192,7 @@ def test_master(proxy: PerditionProcess, logins: RepeatedLogins, clients: OpenCl
 
 
 def test_master_of_a_daemon(perditions: Perditions, clients: OpenClients) -> None:
-    """Its pid file stays behind, and does not keep the next one from starting."""
+    """Its stale pid file does not prevent the next start."""
     first = perditions.start_daemon("imap4", *FEW)
     kill(first.pid)
     assert first.wait() == -signal.SIGKILL
@@ -206,7 +207,7 @@ def test_master_of_a_daemon(perditions: Perditions, clients: OpenClients) -> Non
 
 
 def test_master_and_worker_at_once(proxy: PerditionProcess, logins: RepeatedLogins) -> None:
-    """As the kernel may do when memory runs out: nobody is left."""
+    """As the kernel's OOM killer may do: no process is left."""
     victims = [proxy.pid, *pids(proxy, "worker"), *pids(proxy, "keeper")]
     for victim in victims:
         kill(victim)
@@ -216,7 +217,7 @@ def test_master_and_worker_at_once(proxy: PerditionProcess, logins: RepeatedLogi
 
 
 def test_worker_that_dies_at_once(perditions: Perditions, clients: OpenClients) -> None:
-    """It is tried again, ever more rarely, until it lives; the other one serves meanwhile."""
+    """It is restarted with growing delays until it lives; the other worker serves meanwhile."""
     proxy = perditions.start("imap4", *FEW)
     survivor, _ = sorted(both_workers(proxy))
 
@@ -239,7 +240,7 @@ def test_worker_that_dies_at_once(perditions: Perditions, clients: OpenClients) 
 
 @pytest.fixture
 def endless_map() -> Iterator[tuple[str, ...]]:
-    """The option for a popmap of the site's own, where all of this system's packages are."""
+    """The options for a popmap of our own, in the folder of this system's packages."""
     [packages] = [Path(path) for path in sys.path if path.startswith("/usr/local/lib/")]
     packages.mkdir(parents=True, exist_ok=True)
     with saved(packages / "endless") as package, saved(packages / "endless-1.dist-info") as data:
@@ -254,7 +255,7 @@ def endless_map() -> Iterator[tuple[str, ...]]:
 def test_worker_that_spins_without_a_master(
     endless_map: tuple[str, ...], perditions: Perditions, clients: OpenClients
 ) -> None:
-    """A master would replace it; it does not keep the port from the next one either way."""
+    """A master would restart it. Without one it exits, and the next master can bind the port."""
     proxy = perditions.start("imap4", "--workers", "1", *endless_map)
     clients.connect(proxy).send(b"a LOGIN joe pw\r\n")
     [worker] = pids(proxy, "worker")
@@ -268,7 +269,7 @@ def test_worker_that_spins_without_a_master(
 
 
 def test_worker_that_is_stuck(perditions: Perditions, clients: OpenClients) -> None:
-    """It holds up no more than its own sessions: it is noticed, killed and replaced."""
+    """Only its own sessions are held up; it is killed and restarted."""
     proxy = perditions.start("imap4", *FEW)
     before = both_workers(proxy)
     victim = min(before)
@@ -287,7 +288,9 @@ def test_worker_that_is_stuck(perditions: Perditions, clients: OpenClients) -> N
 def test_worker_that_cannot_start(
     resource: str, count: int, perditions: Perditions, clients: OpenClients
 ) -> None:
-    """The system has no room for it: the others go on, the log tells, and once it can it comes."""
+    """If fork fails, the other workers go on, the log says so, and it is started once fork
+    succeeds.
+    """
     proxy = perditions.start("imap4", *FEW, "-u", "12345")
     survivor, victim = sorted(both_workers(proxy))
     limit(proxy, resource, count)
@@ -304,7 +307,7 @@ def test_worker_that_cannot_start(
 
 
 def limit(proxy: PerditionProcess, resource: str, count: int) -> None:
-    """Have the system give the master no more than that; its own user may change it again."""
+    """Set a resource limit of the master, so that its own user may raise it again."""
     uids, gids, _ = ProcessInfo(proxy.pid).ids()
     subprocess.run(
         [
@@ -316,6 +319,6 @@ def limit(proxy: PerditionProcess, resource: str, count: int) -> None:
 
 
 def announced_delays(proxy: PerditionProcess) -> list[float]:
-    """How long the log says that workers have to wait, in turn, where they have to."""
+    """The restart delays in the log, in order."""
     lines = proxy.logged(r"worker \d+ \(pid")
     return [float(found[1]) for line in lines if (found := re.search(r"in ([\d.]+) s$", line))]

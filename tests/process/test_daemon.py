@@ -1,4 +1,4 @@
-"""The daemon: how it leaves its terminal, whose it is, what it logs, and how it ends."""
+"""The daemon: detaching, pid file, user, signals, log, configuration, and failed starts."""
 
 import os
 import pwd
@@ -32,11 +32,11 @@ FEW = ("--workers", "2")
 WITH_HELPER = (*FEW, "-a")
 
 
-# Off the terminal.
+# Detaching.
 
 
 def test_detaches(perditions: Perditions) -> None:
-    """The command comes back with 0 and in silence; the master has nothing left of its caller."""
+    """The command exits with 0 and without output; the master keeps nothing of its caller."""
     daemon = perditions.start_daemon("imap4", *WITH_HELPER)
 
     assert (daemon.parent.stdout, daemon.parent.stderr) == ("", "")
@@ -56,7 +56,7 @@ def test_detaches(perditions: Perditions) -> None:
 def test_starts_without_standard_streams(
     closed: str, perditions: Perditions, clients: OpenClients
 ) -> None:
-    """As some that start daemons do; no socket of ours takes the place of what is closed."""
+    """Some supervisors start daemons so; no socket gets descriptor 0, 1 or 2."""
     daemon = perditions.new_daemon("imap4", *FEW)
     daemon.command[:0] = ["sh", "-c", f'exec "$@" {closed}', "sh"]
 
@@ -68,14 +68,14 @@ def test_starts_without_standard_streams(
 
 
 def test_master_cannot_get_a_terminal(perditions: Perditions) -> None:
-    """It leads no session: opening a terminal does not make that its own."""
+    """It is no session leader: a terminal that it opens does not become its controlling one."""
     daemon = perditions.start_daemon("imap4", *FEW)
 
     assert os.getsid(daemon.pid) != daemon.pid
 
 
 def test_titles(perditions: Perditions, clients: OpenClients) -> None:
-    """`ps` tells what each process is for, and how many sessions a worker has."""
+    """`ps` shows each process's role and each worker's sessions."""
     daemon = perditions.start_daemon("imap4", *WITH_HELPER)
 
     def titles() -> list[str]:
@@ -92,8 +92,8 @@ def test_titles(perditions: Perditions, clients: OpenClients) -> None:
 # The pid file.
 
 
-def test_pid_file_is_there_when_the_command_comes_back(perditions: Perditions) -> None:
-    """Whoever starts perdition can at once tell what to stop."""
+def test_pid_file_is_written_before_the_command_exits(perditions: Perditions) -> None:
+    """A script that starts perdition can read the pid at once."""
     daemon = perditions.new_daemon("imap4", *FEW)
     parent = daemon.launch()
     at_once = daemon.written_pid()
@@ -103,7 +103,7 @@ def test_pid_file_is_there_when_the_command_comes_back(perditions: Perditions) -
 
 
 def test_pid_file(perditions: Perditions) -> None:
-    """The master's number, for the user that it runs as; gone with the master."""
+    """The master's pid, in a file of the user that it runs as; removed at the end."""
     daemon = perditions.start_daemon("imap4", *FEW, "-u", "daemon", "-g", "daemon")
     owner = pwd.getpwnam("daemon")
 
@@ -119,7 +119,7 @@ def test_pid_file(perditions: Perditions) -> None:
 
 
 def test_default_pid_file(perditions: Perditions) -> None:
-    """Without the option: /var/run, a folder and a file that are called like the program."""
+    """Without the option: /var/run/NAME/NAME.pid, NAME being the program's."""
     expected = RUN / "perdition.imap4" / "perdition.imap4.pid"
     with saved(expected.parent):
         shutil.rmtree(expected.parent, ignore_errors=True)
@@ -140,7 +140,7 @@ def test_no_pid_file(perditions: Perditions, folder: Path) -> None:
 
 
 def test_stale_pid_file_is_replaced(perditions: Perditions) -> None:
-    """What a master that was killed has left stops nobody."""
+    """The file of a master that was killed does not prevent a start."""
     with subprocess.Popen(["true"]) as dead:
         pass
     daemon = perditions.new_daemon("imap4", *FEW)
@@ -155,7 +155,7 @@ def test_stale_pid_file_is_replaced(perditions: Perditions) -> None:
 
 
 def test_second_master_is_refused(perditions: Perditions, clients: OpenClients) -> None:
-    """It says so and ends; the first one and its pid file are as they were."""
+    """The first master and its pid file stay as they are."""
     first = perditions.start_daemon("imap4", *FEW)
     second = perditions.new_daemon("imap4", *FEW, pid_file=first.pid_file)
 
@@ -168,7 +168,7 @@ def test_second_master_is_refused(perditions: Perditions, clients: OpenClients) 
 
 @pytest.mark.parametrize("content", ["", "\n", "perdition\n"])
 def test_pid_file_without_a_number_is_refused(content: str, perditions: Perditions) -> None:
-    """It may be somebody's who is just starting: it is left as it is."""
+    """Another process may be about to write it: it is left alone."""
     daemon = perditions.new_daemon("imap4", *FEW)
     daemon.pid_file.parent.mkdir()
     daemon.pid_file.write_text(content)
@@ -177,8 +177,8 @@ def test_pid_file_without_a_number_is_refused(content: str, perditions: Perditio
     assert daemon.pid_file.read_text() == content
 
 
-def test_pipe_in_the_place_of_the_pid_file(perditions: Perditions) -> None:
-    """Who may write there cannot have root wait for ever at the next start."""
+def test_fifo_as_pid_file_is_refused(perditions: Perditions) -> None:
+    """The user that owns the folder cannot block root's next start."""
     daemon = perditions.new_daemon("imap4", *FEW)
     daemon.pid_file.parent.mkdir()
     os.mkfifo(daemon.pid_file)
@@ -187,20 +187,22 @@ def test_pipe_in_the_place_of_the_pid_file(perditions: Perditions) -> None:
 
 
 def test_pid_file_must_be_absolute(perditions: Perditions) -> None:
-    """The daemon's folder is /, which nobody means."""
+    """The daemon's working directory is /, which no one means."""
     daemon = perditions.new_daemon("imap4", *FEW, pid_file=Path("run/perdition.pid"))
 
     assert "run/perdition.pid" in daemon.expect_refusal()
 
 
-# Whose it is.
+# User and group.
 
 
 @pytest.mark.parametrize(
     ("user", "group"), [("nobody", "nogroup"), ("daemon", "bin"), ("12345", "23456")]
 )
 def test_user_and_group(user: str, group: str, perditions: Perditions, pam_permits: None) -> None:
-    """By name or number: nobody but keeper and helper is root, nobody has further groups."""
+    """By name or number: only the helper and its supervisor are root; no process has further
+    groups.
+    """
     daemon = perditions.new_daemon("imap4", *WITH_HELPER, "-u", user, "-g", group)
     daemon.command[:0] = FURTHER_GROUPS
     uid, gid = numbers(user, group)
@@ -220,7 +222,7 @@ def test_user_and_group(user: str, group: str, perditions: Perditions, pam_permi
 
 
 def numbers(user: str, group: str) -> tuple[str, str]:
-    """What the system has for these names."""
+    """The numeric ids of these names."""
     if user.isdecimal():
         return user, group
     shown = subprocess.run(
@@ -230,7 +232,7 @@ def numbers(user: str, group: str) -> tuple[str, str]:
 
 
 def test_ordinary_user(perditions: Perditions, folder: Path, clients: OpenClients) -> None:
-    """On a high port no root is needed: all processes are that user's."""
+    """A high port needs no root: all processes are that user's."""
     user = pwd.getpwnam("daemon")
     os.chown(folder, user.pw_uid, user.pw_gid)
     daemon = perditions.new_daemon("imap4", *FEW)
@@ -244,10 +246,9 @@ def test_ordinary_user(perditions: Perditions, folder: Path, clients: OpenClient
     assert not daemon.pid_file.exists()
 
 
-def test_nobody_looks_into_a_process(perditions: Perditions, folder: Path) -> None:
-    """Passwords are in all of them: the system has their memory for root, and makes no core of it.
-
-    Not even for a program that handles cores, which no limit keeps from it.
+def test_processes_are_not_dumpable(perditions: Perditions, folder: Path) -> None:
+    """Passwords are in all of them: only root can read their memory, and no core is written, not
+    even by a core handler, which ignores RLIMIT_CORE.
     """
     user = pwd.getpwnam("daemon")
     os.chown(folder, user.pw_uid, user.pw_gid)
@@ -262,7 +263,7 @@ def test_nobody_looks_into_a_process(perditions: Perditions, folder: Path) -> No
 
 
 def test_ordinary_user_needs_no_pid_file(perditions: Perditions, folder: Path) -> None:
-    """Where the default place is not writable it goes without one, and says so in the log."""
+    """If the default folder is not writable, there is no pid file, and a log line."""
     user = pwd.getpwnam("daemon")
     os.chown(folder, user.pw_uid, user.pw_gid)
     proxy = PerditionProcess("imap4", folder, *perditions.server_options("imap4"), *FEW)
@@ -274,7 +275,7 @@ def test_ordinary_user_needs_no_pid_file(perditions: Perditions, folder: Path) -
 
 
 def test_ordinary_user_cannot_become_another(perditions: Perditions, folder: Path) -> None:
-    """It is refused, not ignored."""
+    """The start fails."""
     user = pwd.getpwnam("daemon")
     os.chown(folder, user.pw_uid, user.pw_gid)
     daemon = perditions.new_daemon("imap4", *FEW, "-u", "bin")
@@ -284,21 +285,21 @@ def test_ordinary_user_cannot_become_another(perditions: Perditions, folder: Pat
 
 
 def as_user(user: pwd.struct_passwd) -> tuple[str, ...]:
-    """Words that have the rest of a command run as that user."""
+    """The beginning of a command that runs the rest as that user."""
     return (
         *("setpriv", "--reuid", str(user.pw_uid), "--regid", str(user.pw_gid)),
         "--clear-groups",
     )
 
 
-# How it ends.
+# Signals.
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_ends_with_open_sessions(
     number: signal.Signals, perditions: Perditions, clients: OpenClients
 ) -> None:
-    """Clients see the end, the log has their closing lines, no pid file stays; status 0."""
+    """Connections are closed, Close lines logged, the pid file removed; the status is 0."""
     daemon = perditions.start_daemon("imap4", *FEW)
     sessions = [clients.log_in(daemon) for _ in range(3)]
     greeted = clients.connect(daemon)
@@ -316,7 +317,9 @@ def test_ends_with_open_sessions(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_drains(number: signal.Signals, perditions: Perditions, clients: OpenClients) -> None:
-    """With time for it, open sessions go on while nobody new gets in; the last one ends it."""
+    """With drain_timeout, open sessions go on and no client is accepted; the last one ends
+    perdition.
+    """
     daemon = perditions.start_daemon("imap4", *FEW, "--drain_timeout", "3600")
     sessions = [clients.log_in(daemon) for _ in range(3)]
 
@@ -332,7 +335,7 @@ def test_drains(number: signal.Signals, perditions: Perditions, clients: OpenCli
 
 
 def test_sigquit_waits_without_a_limit(perditions: Perditions, clients: OpenClients) -> None:
-    """No drain_timeout is needed for it; a SIGTERM then ends the rest."""
+    """Without drain_timeout; a SIGTERM then ends the rest."""
     daemon = perditions.start_daemon("imap4", *FEW)
     session = clients.log_in(daemon)
 
@@ -346,7 +349,7 @@ def test_sigquit_waits_without_a_limit(perditions: Perditions, clients: OpenClie
 
 
 def test_drain_timeout_is_a_limit(perditions: Perditions, clients: OpenClients) -> None:
-    """A session that stays is ended then, with its closing line and without an error."""
+    """A session beyond it is ended, with its Close line and without an error."""
     daemon = perditions.start_daemon("imap4", *FEW, "--drain_timeout", "1")
     session = clients.log_in(daemon)
 
@@ -360,7 +363,7 @@ def test_drain_timeout_is_a_limit(perditions: Perditions, clients: OpenClients) 
 def test_sigterm_to_all_processes(
     perditions: Perditions, clients: OpenClients, pam_permits: None
 ) -> None:
-    """As systemd stops a service: sessions have their time, and nothing looks like a fault."""
+    """As systemd stops a service: sessions have their drain_timeout, and no death is logged."""
     daemon = perditions.start_daemon("imap4", *WITH_HELPER, "--drain_timeout", "3600")
     session = clients.log_in(daemon)
 
@@ -376,7 +379,7 @@ def test_sigterm_to_all_processes(
 def test_sighup_to_all_processes(
     perditions: Perditions, clients: OpenClients, pam_permits: None
 ) -> None:
-    """As `killall -HUP` does: it is a reload, and afterwards logins are as before."""
+    """As `killall -HUP` does: one reload, and logins go on."""
     daemon = perditions.start_daemon("imap4", *WITH_HELPER)
     before = {process.pid for process in daemon.processes()}
 
@@ -390,7 +393,7 @@ def test_sighup_to_all_processes(
 def test_sighups_that_come_as_one(
     perditions: Perditions, clients: OpenClients, folder: Path
 ) -> None:
-    """A worker that was busy meanwhile takes up the latest options."""
+    """A worker that missed the first reload has the options of the last."""
     configuration = folder / "perdition.conf"
     configuration.write_text("ok_line one\n")
     proxy = perditions.start("imap4", "--workers", "1", "-f", configuration)
@@ -408,10 +411,10 @@ def test_sighups_that_come_as_one(
     until(lambda: hears(proxy, clients, b"three"), proxy.evidence)
 
 
-def test_configuration_that_is_for_root_alone(
+def test_configuration_only_root_can_read(
     perditions: Perditions, clients: OpenClients, folder: Path
 ) -> None:
-    """It may hold a popmap's password, and is read again at SIGHUP all the same."""
+    """It may have a popmap's password; SIGHUP reads it again all the same."""
     configuration = folder / "perdition.conf"
     configuration.write_text("ok_line one\n")
     configuration.chmod(0o640)
@@ -427,10 +430,10 @@ def test_configuration_that_is_for_root_alone(
 @pytest.mark.parametrize(
     ("kind", "content"), [("gdbm", None), ("posix_regex", None), ("posix_regex", "joe( nowhere")]
 )
-def test_popmap_that_cannot_be_asked_leaves_all_as_it_was(
+def test_invalid_popmap_at_sighup_changes_nothing(
     kind: str, content: str | None, perditions: Perditions, clients: OpenClients, folder: Path
 ) -> None:
-    """A mistake in its name, or in what is there, is found out at SIGHUP, not at the next login."""
+    """An error in its name or contents is found at SIGHUP, not at the next login."""
     configuration = folder / "perdition.conf"
     configuration.write_text("map_library ''\n")
     target = ("-s", perditions.server_options("imap4")[-1])
@@ -448,7 +451,7 @@ def test_popmap_that_cannot_be_asked_leaves_all_as_it_was(
 
 
 def hears(proxy: PerditionProcess, clients: OpenClients, word: bytes) -> bool:
-    """Whether a client that logs in now is told a word."""
+    """Whether the answer to a new client's login has a word."""
     with closing(clients.connect(proxy)) as connection:
         connection.read_until(PROTOCOLS["imap4"].greeting)
         connection.send(f"a LOGIN joe {PASSWORD}\r\n".encode())
@@ -456,7 +459,7 @@ def hears(proxy: PerditionProcess, clients: OpenClients, word: bytes) -> bool:
 
 
 def test_sighup_right_at_the_start(perditions: Perditions, clients: OpenClients) -> None:
-    """It may come before anybody is ready for it, and then kills nobody either."""
+    """Before the handlers are installed, it kills no process either."""
     daemon = perditions.new_daemon("imap4", *FEW)
     parent = daemon.launch()
     assert parent.returncode == 0, daemon.evidence()
@@ -469,7 +472,7 @@ def test_sighup_right_at_the_start(perditions: Perditions, clients: OpenClients)
 
 
 def test_hang_ups_while_it_starts(perditions: Perditions, clients: OpenClients) -> None:
-    """The start does not fail of them, and no worker dies that has hardly begun."""
+    """The start succeeds, and no new worker dies."""
     for _ in range(3):
         daemon = perditions.new_daemon("imap4", *FEW)
         over = threading.Event()
@@ -487,7 +490,7 @@ def test_hang_ups_while_it_starts(perditions: Perditions, clients: OpenClients) 
 
 
 def hang_up_until(over: threading.Event, daemon: PerditionDaemon) -> int:
-    """Send SIGHUP to the master again and again, as soon as it can be found; count them."""
+    """Send SIGHUP to the master repeatedly, as soon as there is a pid file; returns how often."""
     sent = 0
     while not over.is_set():
         if pid := daemon.written_pid():
@@ -503,11 +506,11 @@ def signal_all(daemon: PerditionDaemon, number: signal.Signals) -> None:
         os.kill(process.pid, number)
 
 
-# Where it logs.
+# Log.
 
 
 def test_log_that_is_moved_away(perditions: Perditions, clients: OpenClients) -> None:
-    """logrotate's create, with the old file's owner and mode: later lines are in the new one."""
+    """logrotate's create, with the old file's owner and mode: new lines go to the new file."""
     daemon = perditions.start_daemon("imap4", *FEW)
     clients.log_in(daemon).log_out()
     daemon.wait_for_log("Close: ")
@@ -521,8 +524,8 @@ def test_log_that_is_moved_away(perditions: Perditions, clients: OpenClients) ->
     expect_log_goes_on(daemon, clients, old)
 
 
-def test_link_in_the_place_of_the_log(perditions: Perditions, folder: Path) -> None:
-    """Who may write to the log's directory cannot have another file of root's given away."""
+def test_symbolic_link_as_log_is_refused(perditions: Perditions, folder: Path) -> None:
+    """A user with write access to the log's folder cannot have root chown another file."""
     target = folder / "of-root"
     target.write_text("secret\n")
     logs = folder / "logs"
@@ -540,7 +543,7 @@ def test_link_in_the_place_of_the_log(perditions: Perditions, folder: Path) -> N
 
 
 def test_log_that_is_no_file_keeps_its_owner(perditions: Perditions, folder: Path) -> None:
-    """A pipe or a device such as /dev/null may be there for others, too."""
+    """Others may use a FIFO or a device such as /dev/null, too."""
     pipe = folder / "pipe"
     os.mkfifo(pipe, 0o600)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
@@ -555,7 +558,7 @@ def test_log_that_is_no_file_keeps_its_owner(perditions: Perditions, folder: Pat
 def test_log_that_is_moved_away_for_the_daemons_user(
     perditions: Perditions, clients: OpenClients
 ) -> None:
-    """The same, with a new file that belongs to the user that perdition runs as."""
+    """The same, with a new file of the user that perdition runs as."""
     daemon = perditions.start_daemon("imap4", *FEW, "-u", "daemon")
     clients.log_in(daemon).log_out()
     daemon.wait_for_log("Close: ")
@@ -569,7 +572,7 @@ def test_log_that_is_moved_away_for_the_daemons_user(
 
 
 def expect_log_goes_on(daemon: PerditionDaemon, clients: OpenClients, old: Path) -> None:
-    """Master and workers log into the new file: sessions until each worker was seen to."""
+    """Log in until every worker has written a Close line to the new file."""
 
     def seen() -> set[str]:
         clients.log_in(daemon).log_out()
@@ -584,8 +587,8 @@ def expect_log_goes_on(daemon: PerditionDaemon, clients: OpenClients, old: Path)
     )
 
 
-def test_log_that_is_moved_away_is_let_go(perditions: Perditions) -> None:
-    """Or the disk that it is on stays full, also in front of a perdition in the foreground."""
+def test_log_that_is_moved_away_is_closed(perditions: Perditions) -> None:
+    """Else its disk space is not freed. In the foreground, too."""
     proxy = perditions.start("imap4", *FEW)
     old = proxy.log.rename(proxy.log.with_suffix(".1"))
     proxy.log.touch()
@@ -600,7 +603,7 @@ def test_log_that_is_moved_away_is_let_go(perditions: Perditions) -> None:
 
 
 def test_log_that_is_emptied(perditions: Perditions, clients: OpenClients) -> None:
-    """logrotate's copytruncate: later lines begin at the beginning of the file."""
+    """logrotate's copytruncate: new lines begin at offset 0."""
     daemon = perditions.start_daemon("imap4", *FEW)
     clients.log_in(daemon).log_out()
     daemon.wait_for_log("Close: ")
@@ -615,7 +618,7 @@ def test_log_that_is_emptied(perditions: Perditions, clients: OpenClients) -> No
 
 
 def test_log_file_is_private(perditions: Perditions) -> None:
-    """Who reads whose mail is nobody's business."""
+    """Others cannot see who reads mail when."""
     daemon = perditions.start_daemon("imap4", *FEW)
 
     assert daemon.log.stat().st_mode & 0o007 == 0
@@ -625,7 +628,7 @@ def test_log_file_is_private(perditions: Perditions) -> None:
 def test_syslog(
     facility: str, perditions: Perditions, syslog: Syslog, clients: OpenClients
 ) -> None:
-    """Each line with facility, priority, the program's name and the number of who says it."""
+    """Each line has facility, priority, the program's name and the process's pid."""
     daemon = perditions.start_daemon("imap4", *FEW, "-F", facility)
     session = clients.log_in(daemon)
     session.log_out()
@@ -643,7 +646,7 @@ def test_syslog(
 def test_syslog_is_the_default(
     perditions: Perditions, syslog: Syslog, clients: OpenClients
 ) -> None:
-    """Without an option: facility mail."""
+    """Facility mail."""
     daemon = perditions.new_daemon("imap4", *FEW)
     place = daemon.command.index("-F")
     del daemon.command[place : place + 2]
@@ -656,7 +659,7 @@ def test_syslog_is_the_default(
 def test_syslog_from_before_the_detaching(
     perditions: Perditions, syslog: Syslog, clients: OpenClients, folder: Path
 ) -> None:
-    """A remark about the configuration file is logged, and so is all that comes later."""
+    """Warnings about the configuration file are logged, and all later lines."""
     configuration = folder / "perdition.conf"
     configuration.write_text("ok_line\n")
     daemon = perditions.start_daemon("imap4", *FEW, "-F", "mail", "-f", configuration)
@@ -688,7 +691,7 @@ def test_syslog_that_is_restarted(
 def test_syslog_that_does_not_read_stops_no_session(
     perditions: Perditions, clients: OpenClients
 ) -> None:
-    """Its queue is full soon; sessions go on, and so does the end."""
+    """Its queue fills up; sessions and the end do not block."""
     if reason := Syslog.taken():
         pytest.skip(reason)
     with Syslog(reads=False):
@@ -713,7 +716,7 @@ def test_no_syslog_stops_no_session(perditions: Perditions, clients: OpenClients
 def test_log_on_the_terminal(
     facility: str, descriptor: int, perditions: Perditions, folder: Path, clients: OpenClients
 ) -> None:
-    """Standard output or error has the log and nothing else; perdition stays in front."""
+    """Only log lines are on standard output or error, and perdition stays in the foreground."""
     daemon = perditions.new_daemon("imap4", *FEW, "-F", facility)
     files = folder / "output", folder / "error"
     with files[0].open("wb") as output, files[1].open("wb") as error:
@@ -735,7 +738,7 @@ def test_log_on_the_terminal(
     assert files[2 - descriptor].read_text() == ""
 
 
-# How it does not start.
+# Starts that fail.
 
 
 @pytest.mark.parametrize(
@@ -770,7 +773,7 @@ def test_mistake_in_the_options(
 
 
 def expect_in_a_log(complaint: str, daemon: PerditionDaemon, syslog: Syslog) -> str:
-    """The file that -F names has the line or, while that may not be known, the system's log."""
+    """The log that -F names has the line; syslog has it if -F is not known yet."""
     text = complaint.partition(": ")[2]
     if not daemon.logged(re.escape(text)):
         record = syslog.wait_for(f"^{re.escape(text)}$")
@@ -790,7 +793,7 @@ def expect_in_a_log(complaint: str, daemon: PerditionDaemon, syslog: Syslog) -> 
 def test_mistake_in_the_configuration_file(
     line: str, word: str, perditions: Perditions, syslog: Syslog, folder: Path
 ) -> None:
-    """It is told where, in one line."""
+    """One line that says where it is."""
     configuration = folder / "perdition.conf"
     configuration.write_text(f"# A comment.\n{line}\n")
     daemon = perditions.new_daemon("imap4", *FEW, "-f", configuration)
@@ -810,7 +813,7 @@ def test_mistake_in_the_configuration_file(
         pytest.param(("--ssl_mode", "ssl_listen", "--ssl_cert_file", "/no/cert"), id="certificate"),
     ],
 )
-def test_what_is_not_there(
+def test_names_that_do_not_exist(
     options: tuple[str, ...], perditions: Perditions, syslog: Syslog
 ) -> None:
     """One line on standard error and the same in a log; nothing starts."""
@@ -823,7 +826,7 @@ def test_what_is_not_there(
 
 
 def test_port_in_use(perditions: Perditions, clients: OpenClients) -> None:
-    """The second one is told before it detaches; the first goes on."""
+    """The second one fails before it detaches; the first goes on."""
     first = perditions.start_daemon("imap4", *FEW)
     second = perditions.new_daemon("pop3", *FEW, "-l", str(first.port))
 
@@ -835,7 +838,6 @@ def test_port_in_use(perditions: Perditions, clients: OpenClients) -> None:
 
 
 def test_help_starts_nothing() -> None:
-    """It tells the options and ends with 0."""
     told = subprocess.run(
         [BIN / "perdition.imap4", "--help"], capture_output=True, text=True, check=True
     )
@@ -843,7 +845,7 @@ def test_help_starts_nothing() -> None:
     assert told.stderr == ""
 
 
-# Where it is configured.
+# Configuration files.
 
 
 def test_configuration_file_is_found(perditions: Perditions, folder: Path) -> None:
@@ -866,13 +868,15 @@ def test_configuration_file_is_found(perditions: Perditions, folder: Path) -> No
 def test_configuration_file_that_goes_away(
     perditions: Perditions, clients: OpenClients, folder: Path
 ) -> None:
-    """The one that was found is read again, also in a folder of root's; without it all stays."""
+    """The file that was found is read again, even in a folder of root's; without it nothing
+    changes.
+    """
     with saved(CONFIGURATION):
         shutil.rmtree(CONFIGURATION, ignore_errors=True)
         CONFIGURATION.mkdir(0o700)
         file = CONFIGURATION / "perdition.conf"
         file.write_text("ok_line one\n")
-        with nowhere_configured(perditions, folder) as proxy:
+        with without_configuration(perditions, folder) as proxy:
             file.write_text("ok_line two\n")
             os.kill(proxy.pid, signal.SIGHUP)
             until(lambda: hears(proxy, clients, b"two"), proxy.evidence)
@@ -883,8 +887,8 @@ def test_configuration_file_that_goes_away(
             assert hears(proxy, clients, b"two")
 
 
-def nowhere_configured(perditions: Perditions, folder: Path) -> PerditionProcess:
-    """A perdition.imaps that nothing tells where it is configured; it has not been started."""
+def without_configuration(perditions: Perditions, folder: Path) -> PerditionProcess:
+    """A perdition.imaps without an option for its configuration file; it is not started."""
     proxy = PerditionProcess(
         "imaps", folder, *perditions.server_options("imap4"), *FEW, "--ssl_mode", "none"
     )
@@ -894,15 +898,15 @@ def nowhere_configured(perditions: Perditions, folder: Path) -> PerditionProcess
 
 
 def ok_line_of(perditions: Perditions, folder: Path) -> str:
-    """What it logs of an option."""
-    with nowhere_configured(perditions, folder) as proxy:
+    """The ok_line that it logs."""
+    with without_configuration(perditions, folder) as proxy:
         [line] = proxy.wait_for_log("ok_line=")
     found = re.search(r'ok_line="([^"]*)"', line)
     assert found, line
     return found[1]
 
 
-def test_command_line_goes_before_the_file(
+def test_command_line_overrides_the_file(
     perditions: Perditions, folder: Path, server: RealServer
 ) -> None:
     """Whatever the order on the command line."""
@@ -916,7 +920,7 @@ def test_command_line_goes_before_the_file(
 
 
 def test_unfinished_login_is_no_session(perditions: Perditions, clients: OpenClients) -> None:
-    """Who hangs on without logging in is closed at the end as well."""
+    """A client that has not logged in is disconnected at the end as well."""
     daemon = perditions.start_daemon("imap4", *FEW)
     client = clients.connect(daemon)
     client.read_until(PROTOCOLS["imap4"].greeting)

@@ -1,4 +1,4 @@
-"""inetd mode: one client on standard input, from real super-servers and by hand."""
+"""inetd mode: one client on standard input, started by real super-servers and by a test."""
 
 import os
 import re
@@ -38,9 +38,9 @@ wrapped_or_not = pytest.mark.parametrize(
 
 
 class InetdPerdition:
-    """perdition as a super-server has it: what it is told, and what it logs.
+    """perdition as a super-server starts it: its options and its log.
 
-    A super-server's configuration knows no quotes: the options are in a file.
+    The options are in a file, as a super-server's configuration has no quotes.
     """
 
     def __init__(self, folder: Path, server: RealServer) -> None:
@@ -49,7 +49,7 @@ class InetdPerdition:
         self._log = folder / "log"
 
     def arguments(self, protocol: str, *lines: str) -> tuple[str | Path, ...]:
-        """The command line, without -i; further lines of its configuration file."""
+        """The command line without -i; *lines* are further lines of the configuration file."""
         configuration = self.folder / f"{protocol}.conf"
         own = (
             "map_library ''",
@@ -67,7 +67,7 @@ class InetdPerdition:
         return kind(self.folder, program(protocol), arguments, wrapped=wrapped)
 
     def wait_for_log(self, pattern: str) -> str:
-        """The first line of the log that matches."""
+        """Wait for a log line that matches; returns the first."""
         found = until(
             lambda: re.search(rf"^.*{pattern}.*$", self.log(), re.MULTILINE),
             lambda: f"{pattern!r} in the log\n{self.log()}",
@@ -75,11 +75,9 @@ class InetdPerdition:
         return found[0]
 
     def log(self) -> str:
-        """What was logged so far."""
         return self._log.read_text() if self._log.exists() else ""
 
     def evidence(self) -> str:
-        """The log, when something went wrong."""
         return self.log()
 
 
@@ -90,12 +88,11 @@ def inetd(folder: Path, server: RealServer) -> InetdPerdition:
 
 
 def program(protocol: str) -> Path:
-    """perdition, called for that protocol."""
     return BIN / f"perdition.{protocol}"
 
 
 def log_in_and_out(connection: RawConnection, protocol: str, tls: ClientTLS | None = None) -> None:
-    """A whole session: greeting, login, a question, the farewell, the end."""
+    """A whole session from the greeting to the end."""
     commands = PROTOCOLS[protocol]
     read_greeting(connection, protocol, tls)
     for command, answer in (*commands.credentials("joe", PASSWORD), commands.noop):
@@ -110,7 +107,7 @@ def log_in_and_out(connection: RawConnection, protocol: str, tls: ClientTLS | No
 def test_session(
     kind: type[SuperServer], wrapped: bool, protocol: str, inetd: InetdPerdition
 ) -> None:
-    """Greeting to goodbye; the log has the super-server's number and the session's three lines."""
+    """From greeting to logout; the log has the client's three lines, by the super-server's port."""
     with inetd.start(kind, protocol, wrapped) as superserver, superserver.connect() as client:
         log_in_and_out(client, protocol)
 
@@ -123,7 +120,7 @@ def test_session(
 
 @every_super_server
 def test_several_at_once(kind: type[SuperServer], inetd: InetdPerdition) -> None:
-    """Each client has a process of its own, which ends with it."""
+    """Each client has a process of its own, which exits with it."""
     with inetd.start(kind, "imap4", False) as superserver:
         clients = [superserver.connect() for _ in range(5)]
         for client in clients:
@@ -137,7 +134,7 @@ def test_several_at_once(kind: type[SuperServer], inetd: InetdPerdition) -> None
 
 
 def children(superserver: SuperServer) -> list[ProcessInfo]:
-    """Whom it has started and who still lives."""
+    """The processes that a super-server has started and that still run."""
     return [process for process in descendants(superserver.pid) if process.is_alive()]
 
 
@@ -152,8 +149,8 @@ def test_exit_status_for_a_super_server(inetd: InetdPerdition) -> None:
 
 
 @every_super_server
-def test_tcpd_has_its_say(kind: type[SuperServer], inetd: InetdPerdition) -> None:
-    """A client that hosts.deny does not want never gets to perdition."""
+def test_tcpd_denies_a_client(kind: type[SuperServer], inetd: InetdPerdition) -> None:
+    """A client that hosts.deny lists does not reach perdition."""
     if not Path(TCPD).exists():
         pytest.skip("tcpd is not installed")
     with saved(HOSTS_DENY), inetd.start(kind, "imap4", wrapped=True) as superserver:
@@ -168,7 +165,7 @@ def test_tcpd_has_its_say(kind: type[SuperServer], inetd: InetdPerdition) -> Non
 
 @every_super_server
 def test_ipv6(kind: type[SuperServer], inetd: InetdPerdition) -> None:
-    """The log has the addresses."""
+    """The log has the IPv6 addresses."""
     if reason := kind.missing():
         pytest.skip(reason)
     arguments = (*inetd.arguments("imap4"), "-i")
@@ -181,7 +178,7 @@ def test_ipv6(kind: type[SuperServer], inetd: InetdPerdition) -> None:
 
 
 def test_ipv4_by_a_socket_for_both_families(inetd: InetdPerdition) -> None:
-    """Log readers, popmaps and hosts that are let in by their addresses know it as IPv4."""
+    """Logs, popmaps and access rules have the IPv4 address, without ::ffff:."""
     with (
         socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listener,
         socket.create_connection(("127.0.0.1", listener.getsockname()[1])) as client,
@@ -197,8 +194,8 @@ def test_ipv4_by_a_socket_for_both_families(inetd: InetdPerdition) -> None:
 
 
 @every_protocol
-def test_found_out_without_the_option(protocol: str, inetd: InetdPerdition) -> None:
-    """Standard input is a connection, and no other mode was asked for."""
+def test_inetd_mode_without_the_option(protocol: str, inetd: InetdPerdition) -> None:
+    """Standard input is a connection, and no other mode is configured."""
     with ProgramOnSocket(program(protocol), *inetd.arguments(protocol)) as served:
         log_in_and_out(served.client, protocol)
         assert served.status() == 0, inetd.log()
@@ -206,7 +203,7 @@ def test_found_out_without_the_option(protocol: str, inetd: InetdPerdition) -> N
 
 
 def test_pair_of_sockets(inetd: InetdPerdition) -> None:
-    """With the option any socket will do, as ssh and the like have it; it has no addresses."""
+    """With the option any socket will do, as from ssh; it has no addresses."""
     ours, theirs = socket.socketpair()
     with theirs:
         command = [*map(str, (program("imap4"), *inetd.arguments("imap4"))), "-i"]
@@ -222,7 +219,7 @@ def test_pair_of_sockets(inetd: InetdPerdition) -> None:
 
 
 def test_user_and_group(inetd: InetdPerdition) -> None:
-    """The one process of a session is not root, and has no further groups."""
+    """The process of a session is not root, and has no further groups."""
     with ProgramOnSocket(
         "setpriv", "--groups", "4,24", program("imap4"), *inetd.arguments("imap4")
     ) as own:
@@ -233,8 +230,7 @@ def test_user_and_group(inetd: InetdPerdition) -> None:
         assert not descendants(own.process.pid)
 
 
-def test_client_that_goes_without_a_word(inetd: InetdPerdition) -> None:
-    """The process ends, with its closing line."""
+def test_client_that_disconnects(inetd: InetdPerdition) -> None:
     with ProgramOnSocket(program("imap4"), *inetd.arguments("imap4")) as served:
         served.client.read_until(PROTOCOLS["imap4"].greeting)
         served.client.close()
@@ -242,8 +238,8 @@ def test_client_that_goes_without_a_word(inetd: InetdPerdition) -> None:
     inetd.wait_for_log("Close: ")
 
 
-def test_client_that_was_gone_before(inetd: InetdPerdition) -> None:
-    """A scanner connects and closes at once: the process ends all the same, without a fault."""
+def test_client_that_disconnects_at_once(inetd: InetdPerdition) -> None:
+    """As a port scanner does: the process exits without an error."""
     with ProgramOnSocket(program("imap4"), *inetd.arguments("imap4")) as served:
         served.client.close()
         assert served.status() == 0, inetd.log()
@@ -253,7 +249,7 @@ def test_client_that_was_gone_before(inetd: InetdPerdition) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_signal(number: signal.Signals, inetd: InetdPerdition) -> None:
-    """It ends the session, with its closing line."""
+    """It ends the session, with its Close line."""
     with ProgramOnSocket(program("imap4"), *inetd.arguments("imap4")) as served:
         client = served.client
         client.read_until(PROTOCOLS["imap4"].greeting)
@@ -267,7 +263,7 @@ def test_signal(number: signal.Signals, inetd: InetdPerdition) -> None:
 
 @pytest.mark.parametrize(("protocol", "use"), [("imap4s", "ssl"), ("imap4", "starttls")])
 def test_tls(protocol: str, use: str, inetd: InetdPerdition, folder: Path) -> None:
-    """A key that only root can read; from the first byte, and by STARTTLS."""
+    """With a key that only root can read, from the first byte and by STARTTLS."""
     authority = Authority(folder)
     certificate, key = authority.issue()
     assert key.stat().st_mode & 0o077 == 0
@@ -294,24 +290,23 @@ def test_tls(protocol: str, use: str, inetd: InetdPerdition, folder: Path) -> No
     ],
 )
 @pytest.mark.parametrize("option", [(), ("-i",)], ids=["found out", "-i"])
-def test_client_hears_nothing_of_a_mistake(
+def test_client_gets_no_error_message(
     line: str, option: tuple[str, ...], inetd: InetdPerdition
 ) -> None:
-    """Standard output and error are the client: it sees the connection's end and no more."""
+    """Standard output and error are the client, which only sees the connection closed."""
     with ProgramOnSocket(program("imap4"), *inetd.arguments("imap4", line), *option) as served:
         assert served.client.read_to_end() == b""
         assert served.status() > 0
 
 
-def test_client_hears_nothing_of_a_bad_command_line(inetd: InetdPerdition) -> None:
-    """The same where the options themselves are wrong."""
+def test_client_gets_no_message_of_a_bad_command_line(inetd: InetdPerdition) -> None:
     with ProgramOnSocket(program("imap4"), "--no_such_option", "-i") as served:
         assert served.client.read_to_end() == b""
         assert served.status() > 0
 
 
 def test_mistake_is_logged(inetd: InetdPerdition) -> None:
-    """The operator finds it in the log that the options name."""
+    """In the log that the options name."""
     arguments = inetd.arguments("imap4", "username no-such-user-here")
     with ProgramOnSocket(program("imap4"), *arguments, "-i") as served:
         assert served.status() > 0
@@ -319,7 +314,7 @@ def test_mistake_is_logged(inetd: InetdPerdition) -> None:
 
 
 def test_no_client(inetd: InetdPerdition) -> None:
-    """-i from a terminal or a script: refused in one line."""
+    """-i from a terminal or a script is refused in one line."""
     told = subprocess.run(
         [program("imap4"), *inetd.arguments("imap4"), "-i"],
         stdin=subprocess.DEVNULL,
@@ -336,8 +331,8 @@ def test_no_client(inetd: InetdPerdition) -> None:
     assert "inetd_mode" in inetd.log()
 
 
-def test_clients_to_be_accepted(inetd: InetdPerdition) -> None:
-    """A super-server that is told to wait would start one perdition after the other."""
+def test_listening_socket_is_refused(inetd: InetdPerdition) -> None:
+    """A super-server with `wait` would start one perdition after the other."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         status = subprocess.run(
             [program("imap4"), *inetd.arguments("imap4")],

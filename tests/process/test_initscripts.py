@@ -1,4 +1,4 @@
-"""What init scripts and systemd units say and do, with real instances in a folder of their own."""
+"""The init scripts and systemd units, with real instances whose files are in a test's folder."""
 
 import os
 import shlex
@@ -27,11 +27,11 @@ NAMES = {
     "IMAP4S": "perdition.imaps",
     "MANAGESIEVE": "perdition.managesieve",
 }
-"""What the settings call the instances."""
+"""The instances by their names in the settings."""
 
 
 class InitScriptHost:
-    """A system's settings and pid files in a folder, and its init script, which has them."""
+    """Settings and pid files in a folder, and the init script that uses them."""
 
     def __init__(self, folder: Path) -> None:
         self.settings = folder / "default"
@@ -43,7 +43,7 @@ class InitScriptHost:
         self.write_settings("POP3", "IMAP4")
 
     def write_settings(self, *protocols: str, run: str = "yes", more: str = "") -> None:
-        """Write the settings: which instances are wanted."""
+        """Write the settings, with these protocols enabled."""
         flags = f"--config_file= --map_library= --ssl_mode none -b 127.0.0.1 -F {self.log}"
         lines = [f"RUN_PERDITION={run}", f'FLAGS="{flags} --workers 1"']
         for protocol, port in self.ports.items():
@@ -53,14 +53,14 @@ class InitScriptHost:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What makes the script act on this host."""
+        """Makes the script use this folder."""
         own = {"SETTINGS": str(self.settings), "SBIN": str(ROOT / "bin"), "RUN": str(self.run)}
         return os.environ | own | {"SYSTEMD": ""}
 
     def run_script(
         self, *arguments: str, user: str | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run the script; what it says on either channel is in stdout."""
+        """Run the script; its standard output and error are in stdout."""
         done = subprocess.run(
             [SCRIPTS / "instances", *arguments],
             env=self.environment,
@@ -78,7 +78,7 @@ class InitScriptHost:
 
     @contextmanager
     def start_script(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-        """Start the script, which goes on until it is killed."""
+        """Start the script, which runs until it is killed."""
         command = [str(SCRIPTS / "instances"), *arguments]
         with subprocess.Popen(command, env=self.environment) as process:
             try:
@@ -87,16 +87,18 @@ class InitScriptHost:
                 process.kill()
 
     def pid_file(self, protocol: str) -> Path:
-        """An instance's pid file."""
         name = NAMES[protocol]
         return self.run / name / f"{name}.pid"
 
     def pid(self, protocol: str) -> int:
-        """An instance's process."""
+        """The pid of an instance."""
         return int(self.pid_file(protocol).read_text())
 
     def listens(self, protocol: str) -> bool:
-        """Whether an instance has its port: a look at all sockets takes seconds on a busy host."""
+        """Whether an instance listens.
+
+        It tries to bind: reading all sockets takes seconds on a busy host.
+        """
         with socket.socket() as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -106,14 +108,13 @@ class InitScriptHost:
         return False
 
     def evidence(self) -> str:
-        """What was said, and the log."""
         log = self.log.read_text() if self.log.exists() else ""
         return "\n".join([*self.transcript, self.settings.read_text(), log])
 
 
 @pytest.fixture
 def host(folder: Path) -> Iterator[InitScriptHost]:
-    """A host on which nothing of perdition's runs, neither before the test nor after it."""
+    """A host without instances, both before and after the test."""
     host = InitScriptHost(folder)
     try:
         yield host
@@ -125,14 +126,14 @@ def host(folder: Path) -> Iterator[InitScriptHost]:
 
 @pytest.fixture
 def other_process() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that has nothing to do with perdition but the program that it runs: python3."""
+    """A python3 process that is not perdition."""
     waiting = [sys.executable, "-c", "import signal; signal.pause()", "perdition.pop3: master"]
     with subprocess.Popen(waiting) as process:
         yield process
         process.kill()
 
 
-def test_starts_those_that_are_wanted(host: InitScriptHost) -> None:
+def test_starts_enabled_instances(host: InitScriptHost) -> None:
     started = host.run_script("start")
     assert started.returncode == 0
     assert started.stdout.splitlines() == [
@@ -187,8 +188,8 @@ def test_status_of_what_runs_although_it_is_off(host: InitScriptHost) -> None:
 
 @needs_root
 @pytest.mark.parametrize("verb", ["status", "stop", "start", "reload"])
-def test_whom_the_pid_files_are_not_for(host: InitScriptHost, verb: str) -> None:
-    """Who may not see whether an instance runs is not told that it does not."""
+def test_user_who_cannot_read_pid_files(host: InitScriptHost, verb: str) -> None:
+    """A user without access to the pid file is not told that the instance is stopped."""
     host.run_script("start")
     done = host.run_script(verb, user="daemon")
     assert done.returncode == 4
@@ -198,7 +199,7 @@ def test_whom_the_pid_files_are_not_for(host: InitScriptHost, verb: str) -> None
 
 @pytest.mark.parametrize("verb", ["start", "restart"])
 def test_instance_that_would_stay_in_the_foreground(host: InitScriptHost, verb: str) -> None:
-    """The system comes up all the same, with the other instances."""
+    """The script returns, with the other instances started."""
     more = 'START_SECONDS=3 POP3_FLAGS="$POP3_FLAGS --no_daemon"'
     host.write_settings("POP3", "IMAP4", more=more)
     done = host.run_script(verb)
@@ -249,7 +250,7 @@ def test_restart(host: InitScriptHost) -> None:
 
 
 def test_restart_ends_no_session(host: InitScriptHost) -> None:
-    """Who was connected before goes on where they were."""
+    """A client stays connected."""
     host.run_script("start")
     with RawConnection.to(("127.0.0.1", host.ports["IMAP4"])) as client:
         client.read_until(PROTOCOLS["imap4"].greeting)
@@ -328,7 +329,7 @@ def test_status(host: InitScriptHost) -> None:
     assert "perdition.imap4 is dead" in dead.stdout
 
 
-def test_pid_file_of_a_stranger(
+def test_pid_file_with_another_process(
     host: InitScriptHost, other_process: subprocess.Popen[bytes]
 ) -> None:
     host.write_settings("POP3")
@@ -344,7 +345,7 @@ def test_pid_file_of_a_stranger(
 
 
 @pytest.mark.parametrize("number", ["", "4194305", "-1", "x", "1 2"])
-def test_pid_file_of_nobody(host: InitScriptHost, number: str) -> None:
+def test_pid_file_without_a_process(host: InitScriptHost, number: str) -> None:
     host.write_settings("POP3")
     pid_file = host.pid_file("POP3")
     pid_file.parent.mkdir()
@@ -355,8 +356,8 @@ def test_pid_file_of_nobody(host: InitScriptHost, number: str) -> None:
     assert host.run_script("start").returncode == 0
 
 
-def test_pipe_in_the_place_of_a_pid_file(host: InitScriptHost) -> None:
-    """Whoever has left it there keeps nobody waiting."""
+def test_fifo_as_pid_file(host: InitScriptHost) -> None:
+    """It does not block the script."""
     host.write_settings("POP3")
     pid_file = host.pid_file("POP3")
     pid_file.parent.mkdir()
@@ -409,14 +410,14 @@ def test_others_of_the_same_name_live_on(host: InitScriptHost, folder: Path) -> 
     assert not other.listens("IMAP4")
 
 
-def test_own_pid_file_goes_before_other_options(host: InitScriptHost, folder: Path) -> None:
+def test_pid_file_of_the_script_overrides_other_options(host: InitScriptHost, folder: Path) -> None:
     host.write_settings("POP3", more=f'FLAGS="$FLAGS --pid_file {folder}/mine.pid"')
     host.run_script("start")
     assert host.run_script("status").returncode == 0
     assert not (folder / "mine.pid").exists()
 
 
-def test_supervisor_asks_who_is_wanted(host: InitScriptHost) -> None:
+def test_supervisor_asks_what_is_enabled(host: InitScriptHost) -> None:
     assert host.run_script("wanted", "perdition.pop3").returncode == 0
     assert host.run_script("wanted", "perdition.imaps").returncode == 1
     assert host.run_script("wanted", "perdition.imap").returncode == 1

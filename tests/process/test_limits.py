@@ -1,4 +1,4 @@
-"""Limits: of connections, exact over all workers, and of descriptors."""
+"""Limits of connections, exact over all workers, and of descriptors."""
 
 import os
 import re
@@ -22,13 +22,13 @@ WORKERS = ("--workers", "3")
 GREETING = PROTOCOLS["imap4"].greeting
 
 FEW_DESCRIPTORS = 128
-"""Far more than a worker needs for itself."""
+"""Many more than a worker without clients needs."""
 SOME_TIME = 2.5
-"""Seconds in which a loop that does not rest would be noticed."""
+"""Seconds in which a busy loop would show."""
 
 
 def rush(proxy: PerditionProcess, clients: OpenClients, count: int = MANY) -> list[RawConnection]:
-    """Connect that many clients at once, each in a thread; those that are greeted."""
+    """Connect *count* clients at once, in threads; returns those that get a greeting."""
     found: list[RawConnection] = []
     lock, together = threading.Lock(), threading.Barrier(count)
 
@@ -52,7 +52,7 @@ def rush(proxy: PerditionProcess, clients: OpenClients, count: int = MANY) -> li
 def expect_room_for(
     proxy: PerditionProcess, clients: OpenClients, count: int
 ) -> list[RawConnection]:
-    """Wait until that many are served, and see that it is not one more."""
+    """Wait until exactly *count* clients are served."""
     served: list[RawConnection] = []
 
     def full() -> bool:
@@ -66,7 +66,7 @@ def expect_room_for(
 
 
 def test_exact_in_a_rush(perditions: Perditions, clients: OpenClients) -> None:
-    """A hundred at once: as many are served as may be, the others are closed without a word."""
+    """Of 100 at once, the limit's number is served, the others are closed without a line."""
     proxy = perditions.start("imap4", *WORKERS, "-L", str(LIMIT))
 
     served = rush(proxy, clients)
@@ -78,22 +78,21 @@ def test_exact_in_a_rush(perditions: Perditions, clients: OpenClients) -> None:
     assert sum(proxy.expect_sessions(LIMIT).values()) == LIMIT
 
 
-def leave_politely(wires: list[RawConnection]) -> None:
-    """By LOGOUT."""
+def log_out(wires: list[RawConnection]) -> None:
     for connection in wires:
         connection.send(b"z LOGOUT\r\n")
         connection.read_to_end()
         connection.close()
 
 
-def leave_by_reset(wires: list[RawConnection]) -> None:
+def reset(wires: list[RawConnection]) -> None:
     """As a client that crashes."""
     for connection in wires:
         connection.close()
 
 
-def leave_after_a_failed_login(wires: list[RawConnection]) -> None:
-    """While the answer is still due."""
+def disconnect_after_a_failed_login(wires: list[RawConnection]) -> None:
+    """Before the answer is sent."""
     for connection in wires:
         connection.send(b"a LOGIN joe wrong\r\n")
     for connection in wires:
@@ -102,15 +101,15 @@ def leave_after_a_failed_login(wires: list[RawConnection]) -> None:
 
 @pytest.mark.parametrize(
     ("leave", "rounds"),
-    [(leave_politely, 3), (leave_by_reset, 3), (leave_after_a_failed_login, 1)],
+    [(log_out, 3), (reset, 3), (disconnect_after_a_failed_login, 1)],
 )
-def test_places_come_back(
+def test_closed_connections_no_longer_count(
     leave: Callable[[list[RawConnection]], None],
     rounds: int,
     perditions: Perditions,
     clients: OpenClients,
 ) -> None:
-    """However clients leave, the same number may come after them, time and again."""
+    """However clients disconnect, the same number can connect again and again."""
     proxy = perditions.start("imap4", *WORKERS, "-L", str(LIMIT))
     served = expect_room_for(proxy, clients, LIMIT)
     for _ in range(rounds):
@@ -118,10 +117,7 @@ def test_places_come_back(
         served = expect_room_for(proxy, clients, LIMIT)
 
 
-def test_places_of_logged_in_clients_come_back(
-    perditions: Perditions, clients: OpenClients
-) -> None:
-    """Sessions count too, and no longer than they last."""
+def test_sessions_count_until_they_end(perditions: Perditions, clients: OpenClients) -> None:
     proxy = perditions.start("imap4", *WORKERS, "-L", str(LIMIT))
     for _ in range(2):
         sessions = [clients.log_in(proxy) for _ in range(LIMIT)]
@@ -132,8 +128,10 @@ def test_places_of_logged_in_clients_come_back(
     expect_room_for(proxy, clients, LIMIT)
 
 
-def test_places_of_a_killed_worker_come_back(perditions: Perditions, clients: OpenClients) -> None:
-    """What it held is free again, no more and no less; the others' clients stay."""
+def test_connections_of_a_killed_worker_no_longer_count(
+    perditions: Perditions, clients: OpenClients
+) -> None:
+    """Exactly its connections are released; clients of other workers stay."""
     proxy = perditions.start("imap4", *WORKERS, "-L", str(LIMIT))
     for _ in range(2):
         served = expect_room_for(proxy, clients, LIMIT)
@@ -146,39 +144,39 @@ def test_places_of_a_killed_worker_come_back(perditions: Perditions, clients: Op
         ended = [connection for connection in served if has_ended(connection)]
         assert len(ended) == counts[victim], f"{len(ended)} have ended, {counts}"
         places = expect_room_for(proxy, clients, counts[victim])
-        leave_by_reset([connection for connection in (*served, *places) if connection not in ended])
+        reset([connection for connection in (*served, *places) if connection not in ended])
         proxy.expect_sessions(0)
 
 
 def has_ended(connection: RawConnection) -> bool:
-    """Whether nobody answers there any more."""
+    """Whether a client's connection is closed."""
     return fails(lambda: connection.ask(b"a NOOP", rb"a OK.*\r\n"))
 
 
-def test_one_place(perditions: Perditions, clients: OpenClients) -> None:
-    """The smallest limit, over several workers: one after the other is served."""
+def test_limit_of_one(perditions: Perditions, clients: OpenClients) -> None:
+    """Over several workers: clients are served one after the other."""
     proxy = perditions.start("imap4", *WORKERS, "-L", "1")
     for _ in range(5):
         [connection] = expect_room_for(proxy, clients, 1)
-        leave_politely([connection])
+        log_out([connection])
 
 
 def test_no_limit(perditions: Perditions, clients: OpenClients) -> None:
-    """0 means that everybody is served."""
+    """0 means no limit."""
     proxy = perditions.start("imap4", *WORKERS, "-L", "0")
 
     assert len(rush(proxy, clients)) == MANY, proxy.evidence()
 
 
 def test_more_than_a_pipe_holds(perditions: Perditions, clients: OpenClients) -> None:
-    """A limit beyond 65536 is either in effect or refused, not a start that hangs."""
+    """A limit above 65536 is in effect or refused; the start does not hang."""
     proxy = perditions.start("imap4", *WORKERS, "-L", "100000")
 
     assert len(rush(proxy, clients)) == MANY, proxy.evidence()
 
 
-def test_limit_that_the_system_cannot_hold(perditions: Perditions) -> None:
-    """It is refused in one line."""
+def test_limit_beyond_the_systems_is_refused(perditions: Perditions) -> None:
+    """In one line."""
     told = subprocess.run(
         perditions.new_daemon("imap4", "-L", "99999999999").command,
         stdin=subprocess.DEVNULL,
@@ -194,9 +192,8 @@ def test_limit_that_the_system_cannot_hold(perditions: Perditions) -> None:
 
 
 def test_out_of_descriptors(perditions: Perditions, clients: OpenClients) -> None:
-    """Nobody new gets in for a while; the worker rests, says it once, and comes to itself.
-
-    Whoever has got in can log in: what that takes is not given away to others.
+    """The worker stops accepting for a while, logs one line, and goes on afterwards; clients that
+    were accepted can log in: their descriptors are reserved.
     """
     proxy = perditions.start(
         "imap4",
@@ -214,7 +211,7 @@ def test_out_of_descriptors(perditions: Perditions, clients: OpenClients) -> Non
         connection.ask(f"a LOGIN joe {PASSWORD}".encode(), rb"(?m)^a OK.*\r\n")
 
     before = worker.cpu_seconds()
-    wait_for_nothing(lambda: len(proxy.logged(pattern)) > 1)
+    watch_for_fault(lambda: len(proxy.logged(pattern)) > 1)
     used = worker.cpu_seconds() - before
 
     assert used < SOME_TIME / 4, f"{used:.2f} s of CPU in {SOME_TIME} s of nothing to do"
@@ -230,16 +227,16 @@ def test_out_of_descriptors(perditions: Perditions, clients: OpenClients) -> Non
     assert len(lines) == 1, f"one line would do: {lines}"
 
 
-def wait_for_nothing(look: Callable[[], bool]) -> None:
-    """Give a fault some time to show; return at once if it does."""
+def watch_for_fault(look: Callable[[], bool]) -> None:
+    """Return once the fault shows, or after SOME_TIME."""
     try:
         until(look, "", SOME_TIME)
     except AssertionError:
         return
 
 
-def test_descriptors_are_made_use_of(perditions: Perditions) -> None:
-    """The soft limit is raised to the hard one at start."""
+def test_soft_limit_of_descriptors_is_raised(perditions: Perditions) -> None:
+    """To the hard limit, at start."""
     proxy = perditions.start("imap4", *WORKERS, prefix=("prlimit", "--nofile=100:2000"))
 
     for process in proxy.processes():

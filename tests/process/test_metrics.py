@@ -1,4 +1,4 @@
-"""What a running perdition tells Prometheus, and that nobody has to wait for that."""
+"""The metrics of a running perdition for Prometheus, which delay no client."""
 
 import json
 import os
@@ -36,13 +36,11 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can do this
 
 
 def needs(program: str) -> pytest.MarkDecorator:
-    """Skip a test where a program is missing."""
     return pytest.mark.skipif(not shutil.which(program), reason=f"{program} is not installed")
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RealServer]:
-    """A real server; joe lives there."""
     with RealServer("small", {"joe": PASSWORD}) as found:
         yield found
 
@@ -55,14 +53,13 @@ def scraper() -> Scraper:
 
 @pytest.fixture
 def stack() -> Iterator[ExitStack]:
-    """What ends with a test."""
     with ExitStack() as found:
         yield found
 
 
 @pytest.fixture
 def proxy(folder: Path, server: RealServer, scraper: Scraper) -> Iterator[PerditionProcess]:
-    """A perdition that tells its metrics."""
+    """A perdition with metrics."""
     with PerditionProcess(
         "imap4", folder, *target(server), *scraper.option, "--workers", "2"
     ) as found:
@@ -70,24 +67,23 @@ def proxy(folder: Path, server: RealServer, scraper: Scraper) -> Iterator[Perdit
 
 
 def target(server: RealServer) -> tuple[str, ...]:
-    """The options that lead everybody to the real server."""
+    """The options that make the real server everybody's."""
     return ("-M", "", "-s", server.server("imap4"))
 
 
 def log_in(proxy: PerditionProcess) -> LoggedInClient:
-    """A session of joe's."""
     return LoggedInClient(proxy.address, "imap4", "joe", PASSWORD)
 
 
 def process_of(proxy: PerditionProcess, title: str) -> ProcessInfo:
-    """The process of perdition that has a title, as soon as it has."""
+    """Wait for the process of perdition with that title."""
     return until(
         lambda: next((one for one in proxy.processes() if one.title.endswith(f": {title}")), None),
         lambda: f"a process {title}\n{proxy.evidence()}",
     )
 
 
-def test_a_session_is_told_from_its_connection_to_its_end(
+def test_session_is_counted_from_connection_to_end(
     proxy: PerditionProcess, scraper: Scraper
 ) -> None:
     with RawConnection.to(proxy.address) as client:
@@ -119,7 +115,7 @@ def test_a_session_is_told_from_its_connection_to_its_end(
         assert scraper.value(str(name), *map(str, labels)) == count, (name, labels)
 
 
-def test_octets_are_told_while_they_move(proxy: PerditionProcess, scraper: Scraper) -> None:
+def test_octets_are_counted_during_a_session(proxy: PerditionProcess, scraper: Scraper) -> None:
     with log_in(proxy) as client:
         client.use()
         scraper.expect(client.sent, "session_bytes_total", "received")
@@ -133,7 +129,7 @@ MEETINGS: dict[type[Failure], tuple[bytes, bool]] = {
     failure.ServerGone: (GOOD, True),
     failure.MechanismUnavailable: (b"* OK [CAPABILITY IMAP4rev1 LOGINDISABLED] ready", False),
 }
-"""The real servers' greetings that bring a failure about, and whether they then leave."""
+"""The real server's greeting that causes a failure, and whether it then disconnects."""
 
 OPTIONS: dict[type[Failure], tuple[str, ...]] = {
     failure.LoginDisabled: ("-M", "", "--login_disabled"),
@@ -149,12 +145,12 @@ OPTIONS: dict[type[Failure], tuple[str, ...]] = {
     failure.ServerGone: ("-M", ""),
     failure.MechanismUnavailable: ("-M", ""),
 }
-"""The options that bring a failure about."""
+"""The options that cause a failure."""
 
 
 @needs_root
 @pytest.mark.parametrize("failed", FAILURES, ids=lambda failed: failed.label)
-def test_each_failure_is_told(
+def test_each_failure_is_counted(
     failed: type[Failure], folder: Path, server: RealServer, scraper: Scraper, stack: ExitStack
 ) -> None:
     proxy = PerditionProcess("imap4", folder, *scraper.option)
@@ -178,12 +174,12 @@ def test_each_failure_is_told(
 
 
 def end_helper(proxy: PerditionProcess) -> None:
-    """Kill the helper and who would replace it."""
+    """Kill the helper and its supervisor."""
     for title in ("keeper", "helper"):
         os.kill(process_of(proxy, title).pid, signal.SIGKILL)
 
 
-def test_popmap_answers_are_told(folder: Path, server: RealServer, scraper: Scraper) -> None:
+def test_popmap_answers_are_counted(folder: Path, server: RealServer, scraper: Scraper) -> None:
     file = popmap(folder / "popmap.db", {"joe": server.server("imap4")})
     with (
         PerditionProcess("imap4", folder, "-M", "gdbm", "-m", file, *scraper.option) as proxy,
@@ -199,7 +195,7 @@ def test_popmap_answers_are_told(folder: Path, server: RealServer, scraper: Scra
             scraper.expect(1, "popmap_answers_total", "unavailable")
 
 
-def test_tls_versions_are_told(folder: Path, scraper: Scraper, stack: ExitStack) -> None:
+def test_tls_versions_are_counted(folder: Path, scraper: Scraper, stack: ExitStack) -> None:
     certificate, key = make_certificate(folder)
     server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server_context.load_cert_chain(certificate, key)
@@ -222,7 +218,7 @@ def test_tls_versions_are_told(folder: Path, scraper: Scraper, stack: ExitStack)
         scraper.expect(1, "tls_logins_total", "real_server", "TLSv1.2")
 
 
-def test_limits_are_told(folder: Path, server: RealServer, scraper: Scraper) -> None:
+def test_limits_hit_are_counted(folder: Path, server: RealServer, scraper: Scraper) -> None:
     limits = ("--workers", "1", "-L", "2", "--connections_per_client", "1")
     with (
         PerditionProcess("imap4", folder, *target(server), *limits, *scraper.option) as proxy,
@@ -236,7 +232,7 @@ def test_limits_are_told(folder: Path, server: RealServer, scraper: Scraper) -> 
         assert scraper.value("connections_total") == 2
 
 
-def test_lack_of_descriptors_is_told(folder: Path, server: RealServer, scraper: Scraper) -> None:
+def test_lack_of_descriptors_is_counted(folder: Path, server: RealServer, scraper: Scraper) -> None:
     proxy = PerditionProcess("imap4", folder, *target(server), *scraper.option, "--workers", "1")
     proxy.command[:0] = ["prlimit", f"--nofile={MANY}:{MANY}"]
     with proxy, ExitStack() as clients:
@@ -246,7 +242,7 @@ def test_lack_of_descriptors_is_told(folder: Path, server: RealServer, scraper: 
 
 
 class MonotonicCounters:
-    """What a scraper has seen, of which nothing may go down."""
+    """The counters of the last scrape, none of which may decrease."""
 
     def __init__(self, scraper: Scraper) -> None:
         self._scraper = scraper
@@ -258,7 +254,7 @@ class MonotonicCounters:
         return {key: count for key, count in figures.items() if key[0] != "perdition_sessions"}
 
     def wait_for(self, count: float, name: str, *labels: str) -> None:
-        """Scrape until a figure is as high, and see that no other falls meanwhile."""
+        """Scrape until a counter reaches *count*; fail if any other decreases meanwhile."""
 
         def is_there() -> bool:
             before, self._seen = self._seen, self._look()
@@ -270,7 +266,7 @@ class MonotonicCounters:
 
 
 def keep_logging_in(proxy: PerditionProcess, over: Event) -> None:
-    """Log in again and again, whatever becomes of it."""
+    """Log in repeatedly, and ignore failures."""
     while not over.is_set():
         # Its worker may be killed at any time.
         with suppress(AssertionError, OSError), RawConnection.to(proxy.address) as client:
@@ -320,7 +316,7 @@ def test_metrics_process_that_dies_at_once_is_replaced_later(proxy: PerditionPro
     until(waits_after_another_death, proxy.evidence)
 
 
-def test_metrics_process_is_nobody_and_minds_its_own_business(
+def test_metrics_process_is_unprivileged_and_ignores_signals(
     proxy: PerditionProcess, scraper: Scraper
 ) -> None:
     process = process_of(proxy, "metrics")
@@ -334,10 +330,10 @@ def test_metrics_process_is_nobody_and_minds_its_own_business(
 
 
 @pytest.mark.parametrize("survivor", ["metrics", "worker 1, 0 sessions"])
-def test_clients_and_scrapers_are_in_different_hands(
+def test_only_its_own_sockets_are_left_of_a_dead_master(
     survivor: str, proxy: PerditionProcess, scraper: Scraper
 ) -> None:
-    """Who is left of a dead perdition holds what is its own alone."""
+    """A process that outlives its master does not hold the sockets of the others."""
     assert isinstance(scraper.address, tuple)
     process = process_of(proxy, survivor)
     until(lambda: len(proxy.processes()) == 4, proxy.evidence)
@@ -349,7 +345,7 @@ def test_clients_and_scrapers_are_in_different_hands(
     os.kill(process.pid, signal.SIGKILL)
 
 
-def test_nobody_waits_for_scrapers_that_hang(proxy: PerditionProcess, scraper: Scraper) -> None:
+def test_hanging_scrapers_delay_no_client(proxy: PerditionProcess, scraper: Scraper) -> None:
     with ExitStack() as hanging:
         for _ in range(MANY):
             hanging.enter_context(scraper.connect())
@@ -358,7 +354,7 @@ def test_nobody_waits_for_scrapers_that_hang(proxy: PerditionProcess, scraper: S
         assert scraper.text()
 
 
-def test_nobody_waits_for_a_metrics_process_that_is_stuck(proxy: PerditionProcess) -> None:
+def test_stuck_metrics_process_delays_no_client(proxy: PerditionProcess) -> None:
     os.kill(process_of(proxy, "metrics").pid, signal.SIGSTOP)
     with log_in(proxy) as client:
         client.use()
@@ -368,7 +364,7 @@ def test_nobody_waits_for_a_metrics_process_that_is_stuck(proxy: PerditionProces
 
 @pytest.fixture
 def unix_scraper(folder: Path) -> Scraper:
-    """A scraper of a Unix socket in a place where anybody could make one."""
+    """A scraper of a Unix socket in a folder that anybody can write to."""
     place = folder / "run"
     place.mkdir()
     place.chmod(0o777)
@@ -417,7 +413,7 @@ def test_unix_socket_of_another_is_left_alone(
         ("localhost", "--metrics_address 'localhost': give a host and a port"),
     ],
 )
-def test_a_place_that_cannot_be_is_refused_at_the_start(
+def test_invalid_metrics_address_is_refused_at_start(
     place: str, complaint: str, folder: Path
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -429,7 +425,7 @@ def test_a_place_that_cannot_be_is_refused_at_the_start(
 
 
 def refusal(proxy: PerditionProcess) -> str:
-    """The one line that a perdition says when it does not start."""
+    """The one line of a start that fails."""
     done = subprocess.run(
         proxy.command, capture_output=True, text=True, timeout=DEADLINE, check=False
     )
@@ -438,7 +434,7 @@ def refusal(proxy: PerditionProcess) -> str:
     return line
 
 
-def test_a_daemon_tells_metrics_too(folder: Path, server: RealServer, scraper: Scraper) -> None:
+def test_metrics_of_a_daemon(folder: Path, server: RealServer, scraper: Scraper) -> None:
     pid_file = folder / "run" / "pid"
     proxy = PerditionProcess("imap4", folder, *target(server), *scraper.option, pid_file=pid_file)
     proxy.command.remove("--no_daemon")
@@ -453,7 +449,7 @@ def test_a_daemon_tells_metrics_too(folder: Path, server: RealServer, scraper: S
 
 
 @needs("promtool")
-def test_promtool_has_nothing_to_say(proxy: PerditionProcess, scraper: Scraper) -> None:
+def test_promtool_finds_no_errors(proxy: PerditionProcess, scraper: Scraper) -> None:
     log_in(proxy).close()
     done = subprocess.run(
         ["promtool", "check", "metrics"],
@@ -496,8 +492,8 @@ def prometheus(folder: Path, scraper: Scraper) -> Iterator[int]:
             process.wait(DEADLINE)
 
 
-def asked(port: int, query: str) -> list[dict[str, str]]:
-    """The labels of all that Prometheus finds for a query."""
+def query_prometheus(port: int, query: str) -> list[dict[str, str]]:
+    """The labels of all samples that match a query."""
     url = f"http://127.0.0.1:{port}/api/v1/query?" + urllib.parse.urlencode({"query": query})
     with urllib.request.urlopen(url, timeout=DEADLINE) as answer:
         return [found["metric"] for found in json.load(answer)["data"]["result"]]
@@ -506,8 +502,13 @@ def asked(port: int, query: str) -> list[dict[str, str]]:
 @needs("prometheus")
 def test_prometheus_scrapes(proxy: PerditionProcess, scraper: Scraper, folder: Path) -> None:
     with prometheus(folder, scraper) as port, log_in(proxy):
-        [found] = until(lambda: asked(port, 'perdition_logins_total{result="ok"} == 1'), "logins")
+        [found] = until(
+            lambda: query_prometheus(port, 'perdition_logins_total{result="ok"} == 1'), "logins"
+        )
         assert found["protocol"] == "IMAP4"
         connects = 'perdition_login_stage_duration_seconds_bucket{stage="connect",le="+Inf"} == 1'
-        until(lambda: asked(port, connects), "a histogram")
-        until(lambda: asked(port, 'perdition_sessions{state="established"} == 1'), "a session")
+        until(lambda: query_prometheus(port, connects), "a histogram")
+        until(
+            lambda: query_prometheus(port, 'perdition_sessions{state="established"} == 1'),
+            "a session",
+        )

@@ -70,7 +70,7 @@ int pam_sm_setcred(void *handle, int flags, int count, const char **arguments)
 
 @pytest.fixture(scope="module")
 def accounts() -> Iterator[None]:
-    """Two users of this system: one with a password, and one whose time is over as well."""
+    """Two users of this system: one with a password, and one whose account has expired as well."""
     hashed = subprocess.run(
         ["openssl", "passwd", "-6", "-stdin"],
         input=PASSWORD,
@@ -93,14 +93,14 @@ def accounts() -> Iterator[None]:
 
 
 def remove_accounts() -> None:
-    """They are no users of this system any more, if they were."""
+    """Delete the users, if there are any."""
     for name in (ACCOUNT, EXPIRED):
         subprocess.run(["userdel", name], check=False, capture_output=True)
 
 
 @pytest.fixture(scope="module")
 def module() -> Iterator[Path]:
-    """A PAM module that does what the user's name says; it takes the passwords of all others."""
+    """A PAM module that acts on the user's name, and accepts other users' passwords."""
     if not shutil.which("gcc"):
         pytest.skip("there is no C compiler")
     with public_folder() as folder:
@@ -114,18 +114,18 @@ def module() -> Iterator[Path]:
 
 @pytest.fixture
 def odd(module: Path, pam_service: Path) -> None:
-    """PAM asks that module."""
+    """PAM uses that module."""
     pam_service.write_text(f"auth required {module}\naccount required pam_permit.so\n")
 
 
 @pytest.fixture
 def unix(accounts: None, pam_service: Path) -> None:
-    """PAM asks the system's user database."""
+    """PAM uses the system's user database."""
     pam_service.write_text(UNIX)
 
 
 class IdleServer:
-    """A real server that nobody may connect to."""
+    """A real server that perdition must not connect to."""
 
     def __enter__(self) -> Self:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -137,7 +137,6 @@ class IdleServer:
         self._listener.close()
 
     def was_contacted(self) -> bool:
-        """Whether there was a connection."""
         with suppress(BlockingIOError):
             self._listener.accept()[0].close()
             return True
@@ -147,7 +146,7 @@ class IdleServer:
 def try_to_log_in(
     clients: OpenClients, proxy: PerditionProcess, user: str, password: str = PASSWORD
 ) -> RawConnection:
-    """Give user and password, and do not wait for what comes of it."""
+    """Send user and password, and do not wait for the answer."""
     connection = clients.connect(proxy)
     give_credentials(connection, proxy.protocol, user, password)
     return connection
@@ -156,7 +155,7 @@ def try_to_log_in(
 def give_credentials(
     connection: RawConnection, protocol: str, user: str, password: str = PASSWORD
 ) -> None:
-    """Come as far as to what the password is answered with."""
+    """Send all of a login, and do not read the answer to the password."""
     connection.read_until(PROTOCOLS[protocol].greeting)
     *first, (last, _) = PROTOCOLS[protocol].credentials(user, password)
     for command, answer in first:
@@ -165,7 +164,7 @@ def give_credentials(
 
 
 def auth_line(proxy: PerditionProcess, connection: RawConnection) -> str:
-    """What the log says of that client's login."""
+    """The log's Auth line of that client."""
     return proxy.wait_for_log(f"Auth: {connection.own_address}->")[0]
 
 
@@ -176,29 +175,30 @@ def welcome(protocol: str) -> bytes:
 
 
 def helper_of(proxy: PerditionProcess) -> ProcessInfo:
-    """The process that asks PAM; right after the start it may still have to come."""
+    """Wait for the helper, which may start later than the workers."""
     return until(lambda: helper_or_none(proxy), lambda: f"a helper\n{proxy.evidence()}")
 
 
 def helper_or_none(proxy: PerditionProcess) -> ProcessInfo | None:
-    """The process that asks PAM, while there is one."""
     found = [each.pid for each in proxy.processes() if each.title.endswith(": helper")]
     return ProcessInfo(found[0]) if found else None
 
 
 def authenticating(proxy: PerditionProcess) -> list[int]:
-    """The processes that ask PAM about one login each."""
+    """The processes that each ask PAM about one login."""
     return [each.pid for each in proxy.processes() if each.title.endswith("authenticating")]
 
 
-# What PAM says of passwords and accounts.
+# Passwords and accounts.
 
 
 @every_protocol
 def test_right_password(
     protocol: str, perditions: Perditions, clients: OpenClients, unix: None
 ) -> None:
-    """The user is let through, by workers that are not root, and PAM's process has gone."""
+    """The user is logged in, by workers that are not root, and the process that asked PAM has
+    exited.
+    """
     proxy = perditions.start(protocol, *FEW)
 
     session = clients.log_in(proxy, ACCOUNT)
@@ -215,7 +215,7 @@ def test_right_password(
 
 @every_protocol
 def test_refusals(protocol: str, perditions: Perditions, clients: OpenClients, unix: None) -> None:
-    """Wrong password, no such user, an account that has expired: the real server is not asked."""
+    """Wrong password, no such user, or an expired account: the real server is not contacted."""
     with IdleServer() as server:
         proxy = perditions.start(protocol, *FEW, "-s", server.name)
         tries = [
@@ -233,7 +233,7 @@ def test_refusals(protocol: str, perditions: Perditions, clients: OpenClients, u
 def test_right_password_after_a_wrong_one(
     perditions: Perditions, clients: OpenClients, unix: None
 ) -> None:
-    """On the same connection: a failed try is not the last."""
+    """On the same connection."""
     proxy = perditions.start("imap4", *FEW)
     connection = try_to_log_in(clients, proxy, ACCOUNT, "wrong")
     connection.read_until(rb"a NO.*\r\n")
@@ -245,7 +245,7 @@ def test_right_password_after_a_wrong_one(
 def test_password_of_any_octets(
     perditions: Perditions, clients: OpenClients, pam_service: Path, folder: Path
 ) -> None:
-    """PAM gets them as they are."""
+    """PAM gets them unchanged."""
     password = 'p "q\\ é%s$HOME;`id`'
     heard = folder / "heard"
     script = executable(folder / "hear", f'cat >"{heard}"')
@@ -261,18 +261,17 @@ def test_password_of_any_octets(
 
 
 def executable(path: Path, script: str) -> Path:
-    """A shell script."""
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
     return path
 
 
-# What PAM is told.
+# PAM items.
 
 
 @pytest.fixture
-def told(folder: Path, pam_service: Path) -> Path:
-    """A file with a line for each time that PAM asks a module: what the module knows then."""
+def header(folder: Path, pam_service: Path) -> Path:
+    """A file to which a PAM module writes a line with what it knows, for each call."""
     path = folder / "told"
     line = "$PAM_TYPE service=$PAM_SERVICE user=$PAM_USER rhost=$PAM_RHOST"
     script = executable(folder / "tell", f'echo "{line}" >>"{path}"')
@@ -318,7 +317,7 @@ def test_name_in_the_state(
     clients: OpenClients,
     told: Path,
 ) -> None:
-    """PAM is asked about the name as the state local_authentication makes it."""
+    """PAM gets the name as the state local_authentication makes it."""
     proxy = perditions.start("imap4", *FEW, *options)
     server = perditions.server_options("imap4")[-1]
 
@@ -328,12 +327,12 @@ def test_name_in_the_state(
     assert users == {local}
 
 
-# Many, slow and broken.
+# Many logins, slow modules, broken modules.
 
 
 @pytest.fixture
 def gate(folder: Path, pam_service: Path) -> Path:
-    """A file that PAM waits for; `<gate>.<n>` are those who wait."""
+    """A file that PAM waits for; `<gate>.<n>` are the waiting processes."""
     path = folder / "gate"
     open_or_gone = f'[ -e "{path}" ] || [ ! -d "{folder}" ]'
     script = executable(
@@ -346,19 +345,19 @@ def gate(folder: Path, pam_service: Path) -> Path:
 
 
 def waiting(gate: Path) -> int:
-    """How many wait at the gate."""
+    """The number of processes that wait for the gate."""
     return len(list(gate.parent.glob(f"{gate.name}.*")))
 
 
-def in_turn(count: int) -> Iterator[str]:
-    """So many of the users, one after the other."""
+def cycle_users(count: int) -> Iterator[str]:
+    """That many users, in rotation."""
     return islice(cycle(NAMES), count)
 
 
 def test_several_at_once(perditions: Perditions, clients: OpenClients, gate: Path) -> None:
-    """Twenty are asked about before the first has an answer."""
+    """PAM is asked about twenty logins before the first is answered."""
     proxy = perditions.start("imap4", *FEW)
-    tries = [try_to_log_in(clients, proxy, user) for user in in_turn(20)]
+    tries = [try_to_log_in(clients, proxy, user) for user in cycle_users(20)]
     until(lambda: waiting(gate) == len(tries), lambda: f"{waiting(gate)}\n{proxy.evidence()}")
 
     gate.touch()
@@ -367,16 +366,16 @@ def test_several_at_once(perditions: Perditions, clients: OpenClients, gate: Pat
         connection.read_until(welcome("imap4"))
 
 
-def test_more_than_are_asked_about_at_once(
+def test_logins_beyond_the_limit_wait(
     perditions: Perditions, clients: OpenClients, gate: Path
 ) -> None:
-    """Further ones wait for their turn; who leaves meanwhile makes room."""
+    """A client that disconnects makes room for the next."""
     proxy = perditions.start("imap4", *FEW, "--authenticate_timeout", "120")
     gone = clients.connect(proxy, resets=True)
     give_credentials(gone, "imap4", "joe")
-    tries = [try_to_log_in(clients, proxy, user) for user in in_turn(LOGINS_AT_ONCE - 1)]
+    tries = [try_to_log_in(clients, proxy, user) for user in cycle_users(LOGINS_AT_ONCE - 1)]
     until(lambda: waiting(gate) == LOGINS_AT_ONCE, lambda: f"{waiting(gate)}\n{proxy.evidence()}")
-    later = [try_to_log_in(clients, proxy, user) for user in in_turn(10)]
+    later = [try_to_log_in(clients, proxy, user) for user in cycle_users(10)]
 
     gone.close()
     until(lambda: waiting(gate) > LOGINS_AT_ONCE, lambda: f"{waiting(gate)}\n{proxy.evidence()}")
@@ -386,10 +385,10 @@ def test_more_than_are_asked_about_at_once(
         connection.read_until(welcome("imap4"))
 
 
-def test_client_that_does_not_wait(
+def test_client_that_disconnects_while_pam_is_asked(
     perditions: Perditions, clients: OpenClients, gate: Path
 ) -> None:
-    """It goes while PAM is asked: its answer is nobody else's."""
+    """Its answer goes to no other client."""
     proxy = perditions.start("imap4", "--workers", "1", "-a")
     gone = try_to_log_in(clients, proxy, "joe")
     stays = try_to_log_in(clients, proxy, "joe")
@@ -403,7 +402,7 @@ def test_client_that_does_not_wait(
 
 
 def test_module_that_hangs(perditions: Perditions, clients: OpenClients, odd: None) -> None:
-    """It delays its own user only, and not for ever; its process is ended."""
+    """It delays only its own user, and only until the time limit; its process is killed."""
     proxy = perditions.start("imap4", *FEW, "--authenticate_timeout", "3")
     hanging = [try_to_log_in(clients, proxy, "hangs") for _ in range(5)]
     until(lambda: len(authenticating(proxy)) == 5, proxy.evidence)
@@ -417,10 +416,10 @@ def test_module_that_hangs(perditions: Perditions, clients: OpenClients, odd: No
     until(lambda: not authenticating(proxy), proxy.evidence)
 
 
-def test_module_that_hangs_for_ever_more_logins(
+def test_module_that_hangs_for_many_logins(
     perditions: Perditions, clients: OpenClients, odd: None
 ) -> None:
-    """However many they are, all others are asked about as before."""
+    """All other logins go on as before."""
     proxy = perditions.start("imap4", *FEW)
     for _ in range(LOGINS_AT_ONCE + 10):
         try_to_log_in(clients, proxy, "hangs")
@@ -430,7 +429,7 @@ def test_module_that_hangs_for_ever_more_logins(
 
 
 def test_end_while_a_module_hangs(perditions: Perditions, clients: OpenClients, odd: None) -> None:
-    """Nobody waits for it then."""
+    """perdition does not wait for it."""
     proxy = perditions.start("imap4", *FEW)
     try_to_log_in(clients, proxy, "hangs")
     until(lambda: authenticating(proxy), proxy.evidence)
@@ -443,7 +442,7 @@ def test_end_while_a_module_hangs(perditions: Perditions, clients: OpenClients, 
 def test_module_that_crashes(
     user: str, perditions: Perditions, clients: OpenClients, odd: None
 ) -> None:
-    """Its user is not let in; the helper and everybody else notice nothing."""
+    """Only that login fails; the helper goes on."""
     with IdleServer() as server:
         proxy = perditions.start("imap4", *FEW, "-s", server.name)
         helper = helper_of(proxy).pid
@@ -459,7 +458,7 @@ def test_module_that_crashes(
 
 
 def test_no_service_file(perditions: Perditions, clients: OpenClients, pam_service: Path) -> None:
-    """What `other` says counts; with neither, nobody is let in."""
+    """PAM's service `other` decides; with neither, all logins fail."""
     with saved(OTHER) as other:
         pam_service.unlink(missing_ok=True)
         other.write_text("auth required pam_deny.so\naccount required pam_deny.so\n")
@@ -476,7 +475,7 @@ def test_no_service_file(perditions: Perditions, clients: OpenClients, pam_servi
 
 
 def test_missing_module(perditions: Perditions, clients: OpenClients, pam_service: Path) -> None:
-    """A mistake in the service file lets nobody in, and is the operator's to see."""
+    """With an error in the service file all logins fail, and the log says why."""
     pam_service.write_text("auth required pam_no_such.so\naccount required pam_permit.so\n")
     proxy = perditions.start("imap4", *FEW)
 
@@ -485,13 +484,13 @@ def test_missing_module(perditions: Perditions, clients: OpenClients, pam_servic
     assert "failed: local authentication failure" in auth_line(proxy, connection)
 
 
-# A helper that dies.
+# Death of the helper.
 
 
 def test_helper_dies_during_a_login(
     perditions: Perditions, clients: OpenClients, gate: Path
 ) -> None:
-    """That login fails for now, and the next is the new helper's."""
+    """That login fails temporarily; the new helper answers the next."""
     proxy = perditions.start("imap4", *FEW)
     connection = try_to_log_in(clients, proxy, "joe")
     until(lambda: waiting(gate), proxy.evidence)
@@ -510,7 +509,7 @@ def test_helper_dies_during_a_login(
 
 
 def test_no_helper_without_need(perditions: Perditions) -> None:
-    """Where neither PAM nor certificates are used, nobody stays root."""
+    """Without local authentication and certificates, no process stays root."""
     proxy = perditions.start("imap4", "--workers", "2")
 
     assert [each.uid for each in proxy.processes() if each.uid == 0] == [], proxy.evidence()
@@ -519,7 +518,7 @@ def test_no_helper_without_need(perditions: Perditions) -> None:
 # inetd mode.
 
 
-def by_hand(perditions: Perditions, folder: Path, protocol: str) -> ProgramOnSocket:
+def inetd_perdition(perditions: Perditions, folder: Path, protocol: str) -> ProgramOnSocket:
     """perdition for one client, with local authentication."""
     options = ("-f", "", "-F", str(folder / "log"), "-a", "--authenticate_timeout", "3")
     return ProgramOnSocket(
@@ -529,8 +528,8 @@ def by_hand(perditions: Perditions, folder: Path, protocol: str) -> ProgramOnSoc
 
 @every_protocol
 def test_inetd_mode(protocol: str, perditions: Perditions, folder: Path, unix: None) -> None:
-    """As in any other mode; the process that serves is not root, and nothing stays."""
-    with by_hand(perditions, folder, protocol) as served:
+    """As in any other mode; the process of the session is not root, and none is left."""
+    with inetd_perdition(perditions, folder, protocol) as served:
         give_credentials(served.client, protocol, ACCOUNT)
         served.client.read_until(welcome(protocol))
         assert "0" not in ProcessInfo(served.process.pid).ids()[0]
@@ -539,8 +538,7 @@ def test_inetd_mode(protocol: str, perditions: Perditions, folder: Path, unix: N
 
 
 def test_inetd_mode_wrong_password(perditions: Perditions, folder: Path, unix: None) -> None:
-    """It is refused."""
-    with by_hand(perditions, folder, "imap4") as served:
+    with inetd_perdition(perditions, folder, "imap4") as served:
         give_credentials(served.client, "imap4", ACCOUNT, "wrong")
         served.client.read_until(rb"a NO.*\r\n")
         served.client.close()
@@ -548,9 +546,9 @@ def test_inetd_mode_wrong_password(perditions: Perditions, folder: Path, unix: N
     assert REFUSED in (folder / "log").read_text()
 
 
-def test_inetd_mode_module_that_chatters(perditions: Perditions, folder: Path, odd: None) -> None:
-    """What a module writes to standard output or error does not reach the client."""
-    with by_hand(perditions, folder, "imap4") as served:
+def test_inetd_mode_module_that_prints(perditions: Perditions, folder: Path, odd: None) -> None:
+    """A module's standard output and error do not reach the client."""
+    with inetd_perdition(perditions, folder, "imap4") as served:
         give_credentials(served.client, "imap4", "chatters")
         line = served.client.read_line()
     assert re.match(rb"a NO|\* ", line), f"the client gets {line!r}"
@@ -559,8 +557,8 @@ def test_inetd_mode_module_that_chatters(perditions: Perditions, folder: Path, o
 def test_inetd_mode_killed_while_a_module_hangs(
     perditions: Perditions, folder: Path, odd: None
 ) -> None:
-    """The client sees the end, and nobody stays behind."""
-    with by_hand(perditions, folder, "imap4") as served:
+    """The connection is closed, and no process is left."""
+    with inetd_perdition(perditions, folder, "imap4") as served:
         give_credentials(served.client, "imap4", "hangs")
 
         def asked() -> list[ProcessInfo]:

@@ -1,4 +1,4 @@
-"""What perdition and a service manager such as systemd say to each other."""
+"""The protocol between perdition and a service manager: LISTEN_FDS and NOTIFY_SOCKET."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ exec env -i LISTEN_PID=$$ LISTEN_FDS=$count PATH="$PATH" "$@"
 
 
 class NotifySocket:
-    """Hears what services have to tell."""
+    """The service manager's end of NOTIFY_SOCKET."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -39,46 +39,44 @@ class NotifySocket:
         self._sock.settimeout(DEADLINE)
 
     def wait_for(self, assignment: str) -> list[str]:
-        """Wait for a message with that in it; gives all of the message."""
+        """Wait for a message that has the assignment; returns all its assignments."""
         lines: list[str] = []
         while assignment not in lines:
             lines = self._sock.recv(4096).decode().splitlines()
         return lines
 
     def close(self) -> None:
-        """Hear no more."""
         self._sock.close()
 
 
 @pytest.fixture
 def notify_socket(folder: Path) -> Iterator[NotifySocket]:
-    """A service notify_socket."""
     with closing(NotifySocket(folder / "notify")) as found:
         yield found
 
 
-def listening() -> socket.socket:
-    """A socket that a service manager has opened."""
+def listening_socket() -> socket.socket:
+    """A socket as a service manager opens it."""
     return socket.create_server(("127.0.0.1", 0))
 
 
-def pass_on(descriptors: list[int]) -> list[str]:
-    """The words in front of a command that is passed descriptors."""
+def passing_descriptors(descriptors: list[int]) -> list[str]:
+    """The beginning of a command that is passed descriptors."""
     return ["bash", "-c", PASS_ON, "pass_on", " ".join(map(str, descriptors))]
 
 
-def passed(proxy: PerditionProcess, *sockets: socket.socket) -> PerditionProcess:
-    """The same, with sockets passed to it."""
+def with_sockets(proxy: PerditionProcess, *sockets: socket.socket) -> PerditionProcess:
+    """The same perdition, with sockets passed to it."""
     free = [os.dup2(sock.fileno(), 100 + number) for number, sock in enumerate(sockets)]
-    proxy.command[:0] = pass_on(free)
+    proxy.command[:0] = passing_descriptors(free)
     proxy.descriptors = free
     return proxy
 
 
 def test_sockets_that_are_passed(perditions: Perditions, clients: OpenClients) -> None:
-    """They are served, in the place of those that the options would have it listen to."""
-    with listening() as one, listening() as two:
-        proxy = passed(perditions.new("imap4", *FEW), one, two)
+    """They replace those that the options configure."""
+    with listening_socket() as one, listening_socket() as two:
+        proxy = with_sockets(perditions.new("imap4", *FEW), one, two)
         proxy.address = one.getsockname()
         proxy.port = one.getsockname()[1]
         perditions.enter(proxy)
@@ -95,9 +93,9 @@ def test_sockets_that_are_passed(perditions: Perditions, clients: OpenClients) -
 def test_passed_sockets_stay_at_a_takeover(
     perditions: Perditions, clients: OpenClients, folder: Path
 ) -> None:
-    """The successor, who is passed none, listens to them as well, and to nothing else.
+    """A successor without passed sockets listens to the predecessor's and to no other.
 
-    systemd's are of both families: nobody else could listen to the same port of one.
+    As systemd's, they are for both families: no other socket could listen to the port of one.
     """
     pid_file = folder / "perdition.pid"
     passed_one = socket.create_server(
@@ -105,7 +103,7 @@ def test_passed_sockets_stay_at_a_takeover(
     )
     with passed_one:
         port = passed_one.getsockname()[1]
-        first = passed(perditions.new("imap4", *FEW, "--pid_file", pid_file), passed_one)
+        first = with_sockets(perditions.new("imap4", *FEW, "--pid_file", pid_file), passed_one)
         first.port, first.address = port, ("127.0.0.1", port)
         perditions.enter(first)
     until(pid_file.exists, first.evidence)  # the port listened before
@@ -121,14 +119,14 @@ def test_passed_sockets_stay_at_a_takeover(
 
 
 @pytest.mark.parametrize("kind", ["datagram", "connected", "file"])
-def test_what_is_no_listening_socket(kind: str, perditions: Perditions) -> None:
-    """Perdition says what is wrong with it, and does not start."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram, listening() as server:
+def test_passed_descriptor_that_is_no_listening_socket(kind: str, perditions: Perditions) -> None:
+    """perdition says what is wrong, and does not start."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram, listening_socket() as server:
         connected = socket.create_connection(server.getsockname())
         with connected, Path("/dev/null").open() as file:
             all_of_them = {"datagram": datagram.fileno(), "connected": connected.fileno()}
             number = os.dup2((all_of_them | {"file": file.fileno()})[kind], 100)
-            command = [*pass_on([number]), *perditions.new("imap4", *FEW).command]
+            command = [*passing_descriptors([number]), *perditions.new("imap4", *FEW).command]
             done = subprocess.run(
                 command,
                 pass_fds=[number],
@@ -141,13 +139,13 @@ def test_what_is_no_listening_socket(kind: str, perditions: Perditions) -> None:
     assert "LISTEN_FDS: descriptor 3" in done.stderr
 
 
-def test_is_told_of_start_reload_and_end(
+def test_notifies_start_reload_and_end(
     perditions: Perditions,
     clients: OpenClients,
     notify_socket: NotifySocket,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Ready when clients are served, also after a reload; the sessions there are; the end."""
+    """Ready once clients are served, also after a reload; the number of sessions; the end."""
     monkeypatch.setenv("NOTIFY_SOCKET", str(notify_socket.path))
     proxy = perditions.start("imap4", *FEW)
 
@@ -162,10 +160,10 @@ def test_is_told_of_start_reload_and_end(
     notify_socket.wait_for("STOPPING=1")
 
 
-def test_is_told_of_a_new_master(
+def test_notifies_a_new_master(
     perditions: Perditions, notify_socket: NotifySocket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a takeover another process is the service; the old one says nothing of its end."""
+    """After a takeover another process is the service; the old one does not notify its end."""
     monkeypatch.setenv("NOTIFY_SOCKET", str(notify_socket.path))
     first = perditions.start_daemon("imap4", *FEW)
     notify_socket.wait_for("READY=1")
@@ -185,7 +183,7 @@ def test_is_told_of_a_new_master(
 def test_manager_that_does_not_listen(
     perditions: Perditions, clients: OpenClients, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Perdition serves all the same."""
+    """perdition serves all the same."""
     monkeypatch.setenv("NOTIFY_SOCKET", str(folder / "nobody"))
     proxy = perditions.start("imap4", *FEW)
 

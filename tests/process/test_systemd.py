@@ -1,4 +1,4 @@
-"""The systemd units on a live systemd: what it starts, how it hears of it, what that may do."""
+"""The systemd units on a live systemd: start, notification, takeover, sandbox."""
 
 import os
 import re
@@ -61,12 +61,12 @@ cd {ROOT}
 """
 
 EXPOSURE = 30
-"""Tenths; systemd calls what has less safe to use, and what has nothing set has 96."""
+"""Tenths. systemd rates lower exposure as safe; a unit without any sandboxing has 96."""
 
 
 @pytest.fixture(scope="module")
 def booted() -> Iterator[BootedMachine]:
-    """A machine that has perdition, and a real server."""
+    """A container with perdition installed, and a real server."""
     if not SYSTEMD.exists():
         pytest.skip("systemd is not installed")
     with public_folder() as folder, BootedMachine(folder) as machine:
@@ -77,23 +77,21 @@ def booted() -> Iterator[BootedMachine]:
 
 
 class SystemdHost:
-    """The machine, as a test uses it."""
-
     def __init__(self, machine: BootedMachine) -> None:
         self.machine = machine
         self.does, self.tries = machine.does, machine.tries
 
     def settings(self, flags: str = "", more: str = "") -> None:
-        """Write what is to be started, and how."""
+        """Write /etc/default/perdition."""
         text = SETTINGS.format(flags=flags) + more
         self.does(f"cat >/etc/default/perdition <<'END'\n{text}\nEND")
 
-    def shows(self, unit: str, name: str) -> str:
-        """What systemd has for a property of a unit."""
+    def property_of(self, unit: str, name: str) -> str:
+        """A property of a unit."""
         return self.does(f"systemctl show -P {name} {unit}").strip()
 
-    def members(self, unit: str) -> list[ProcessInfo]:
-        """The processes of a unit, as this machine numbers them."""
+    def processes(self, unit: str) -> list[ProcessInfo]:
+        """The processes of a unit, with this system's pids."""
         group = self.machine.control_group / f"system.slice/system-perdition.slice/{unit}"
         return [ProcessInfo(int(pid)) for pid in (group / "cgroup.procs").read_text().split()]
 
@@ -104,7 +102,7 @@ class SystemdHost:
         return done.returncode == 0 and "Subject:" in done.stdout
 
     def evidence(self) -> str:
-        """What was done there, and what systemd and perdition said."""
+        """The commands, and the journal's and the log's last lines."""
         self.tries("journalctl --no-pager --output cat --unit 'perdition*' | tail -40")
         self.tries("tail -40 /var/log/mail/perdition.log")
         return self.machine.evidence()
@@ -112,7 +110,7 @@ class SystemdHost:
 
 @pytest.fixture
 def host(booted: BootedMachine) -> Iterator[SystemdHost]:
-    """The machine; nothing of perdition's is left running there."""
+    """The container, with no instance left running."""
     host = SystemdHost(booted)
     host.machine.said.clear()
     host.settings()
@@ -129,27 +127,27 @@ def test_starts_what_is_wanted(host: SystemdHost) -> None:
     host.does("systemctl start perdition")
     assert host.reads_mail(POP3)
     assert host.reads_mail(IMAP4)
-    assert host.shows("perdition@imap4", "ActiveState") == "active"
-    assert host.shows("perdition@imaps", "ActiveState") == "inactive"
+    assert host.property_of("perdition@imap4", "ActiveState") == "active"
+    assert host.property_of("perdition@imaps", "ActiveState") == "inactive"
 
 
 def test_reload(host: SystemdHost) -> None:
     host.does("systemctl start perdition")
-    before = host.shows("perdition@imap4", "MainPID")
+    before = host.property_of("perdition@imap4", "MainPID")
     host.does("systemctl reload perdition")
     host.machine.wait_for("grep -q 'perdition.imap4.*SIGHUP' /var/log/mail/perdition.log")
-    assert host.shows("perdition@imap4", "MainPID") == before
+    assert host.property_of("perdition@imap4", "MainPID") == before
     assert host.reads_mail(IMAP4)
 
 
 def test_restart_and_stop(host: SystemdHost) -> None:
     host.does("systemctl start perdition")
-    before = host.shows("perdition@imap4", "MainPID")
+    before = host.property_of("perdition@imap4", "MainPID")
     host.does("systemctl restart perdition")
-    assert host.shows("perdition@imap4", "MainPID") != before
+    assert host.property_of("perdition@imap4", "MainPID") != before
     assert host.reads_mail(IMAP4)
     host.does("systemctl stop perdition")
-    assert host.shows("perdition@imap4", "Result") == "success"
+    assert host.property_of("perdition@imap4", "Result") == "success"
     assert not host.reads_mail(IMAP4)
     host.does("! ls -d /run/perdition.*")
 
@@ -164,70 +162,70 @@ grep -m1 '^a OK' <&3 >/run/answer || echo lost >/run/answer
 
 
 def test_takeover(host: SystemdHost) -> None:
-    """A restart by the script ends no connection, and systemd has a new process to look after."""
+    """A restart by the script ends no connection, and systemd has the new main process."""
     host.does("systemctl start perdition@imap4")
-    before = host.shows("perdition@imap4", "MainPID")
+    before = host.property_of("perdition@imap4", "MainPID")
     host.does(f"cat >/run/client <<'END'\n{CLIENT}\nEND")
     host.does("bash /run/client >/dev/null 2>&1 &")
     host.machine.wait_for("[ -e /run/is-connected ]")
 
     host.does("/usr/share/perdition/instances try-restart")
 
-    after = host.shows("perdition@imap4", "MainPID")
+    after = host.property_of("perdition@imap4", "MainPID")
     assert after not in ("0", before)
     assert host.reads_mail(IMAP4)
     host.does("touch /run/go-on")
     host.machine.wait_for("[ -s /run/answer ]")
     assert host.does("cat /run/answer").startswith("a OK")
-    assert host.shows("perdition@imap4", "ActiveState") == "active"
+    assert host.property_of("perdition@imap4", "ActiveState") == "active"
     host.machine.wait_for(f"! [ -d /proc/{before} ]")
-    assert host.shows("perdition@imap4", "MainPID") == after
-    for process in host.members("perdition@imap4.service"):
+    assert host.property_of("perdition@imap4", "MainPID") == after
+    for process in host.processes("perdition@imap4.service"):
         assert process.status("Seccomp") == ["2"], f"{process} has no filter"
 
 
 def test_takeover_that_fails(host: SystemdHost) -> None:
     host.does("systemctl start perdition@imap4")
-    before = host.shows("perdition@imap4", "MainPID")
+    before = host.property_of("perdition@imap4", "MainPID")
     host.settings("--timeout soon")
 
     failed = host.tries("/usr/share/perdition/instances try-restart")
 
     assert failed.returncode == 1
     assert "goes on as it is" in failed.stdout
-    assert host.shows("perdition@imap4", "MainPID") == before
+    assert host.property_of("perdition@imap4", "MainPID") == before
     assert host.reads_mail(IMAP4)
 
 
 def test_init_script_answers_for_the_instances(host: SystemdHost) -> None:
-    """Not for perdition.service, which is active whatever has become of them."""
+    """Not for perdition.service, which is active even if they failed."""
     host.settings(more='IMAP4S=yes IMAP4S_FLAGS="--timeout soon"')
     started = host.tries("/etc/init.d/perdition start")
     assert started.returncode == 1
     assert "perdition.imap4 is started" in started.stdout
     assert "perdition.imaps cannot start" in started.stdout
-    assert host.shows("perdition", "ActiveState") == "active"
+    assert host.property_of("perdition", "ActiveState") == "active"
     status = host.tries("/etc/init.d/perdition status")
     assert status.returncode == 3
     assert "perdition.imaps is not running" in status.stdout
     assert "perdition.imap4 is stopped" in host.does("/etc/init.d/perdition stop")
     for unit in ("perdition", "perdition@imap4"):
-        assert host.shows(unit, "ActiveState") == "inactive"
-        assert host.shows(unit, "Result") == "success"
+        assert host.property_of(unit, "ActiveState") == "inactive"
+        assert host.property_of(unit, "Result") == "success"
 
 
 @pytest.mark.parametrize("verb", ["restart", "try-restart"])
 def test_init_script_restarts_without_systemd_s_restart(host: SystemdHost, verb: str) -> None:
-    """That one would end all sessions."""
+    """systemd's would end all sessions."""
     host.does("/etc/init.d/perdition start")
     said = host.does(f"/etc/init.d/perdition {verb}")
     assert "perdition.imap4 is started anew" in said
     assert host.reads_mail(IMAP4)
 
 
-def test_init_script_starts_what_systemd_looks_after(host: SystemdHost) -> None:
+def test_init_script_starts_systemd_units(host: SystemdHost) -> None:
     host.does("/etc/init.d/perdition start")
-    group = host.members("perdition@imap4.service")
+    group = host.processes("perdition@imap4.service")
     assert any(process.title.startswith("perdition.imap4: master") for process in group)
     host.does("systemctl stop perdition")
     assert host.tries("/etc/init.d/perdition status").returncode == 3
@@ -236,11 +234,11 @@ def test_init_script_starts_what_systemd_looks_after(host: SystemdHost) -> None:
 def test_one_that_cannot_start(host: SystemdHost) -> None:
     host.settings("--workers none")
     assert host.tries("systemctl start perdition@imap4").returncode
-    assert host.shows("perdition@imap4", "ActiveState") == "failed"
-    assert host.shows("perdition@imap4", "NRestarts") == "0"
+    assert host.property_of("perdition@imap4", "ActiveState") == "failed"
+    assert host.property_of("perdition@imap4", "NRestarts") == "0"
 
 
-def test_master_that_dies_has_a_successor(host: SystemdHost) -> None:
+def test_dead_master_is_restarted(host: SystemdHost) -> None:
     host.does("systemctl start perdition@imap4")
     host.does("kill -KILL $(systemctl show -P MainPID perdition@imap4)")
     host.machine.wait_for("[ $(systemctl show -P NRestarts perdition@imap4) = 1 ]")
@@ -249,7 +247,7 @@ def test_master_that_dies_has_a_successor(host: SystemdHost) -> None:
 
 
 def test_asks_pam(host: SystemdHost) -> None:
-    """The helper can read the shadow file, and tell the audit log, from within the sandbox."""
+    """The helper can read the shadow file and write to the audit log within the sandbox."""
     host.settings("-a")
     host.does("systemctl start perdition@imap4")
     assert host.reads_mail(IMAP4)
@@ -272,7 +270,7 @@ def test_key_that_is_for_one_user_only(host: SystemdHost) -> None:
 
 
 @pytest.mark.parametrize("log", ["/srv/logs/mail.log", "/run/perdition.imap4/log"])
-def test_logs_where_a_site_wants_it(host: SystemdHost, log: str) -> None:
+def test_logs_to_a_file_of_any_folder(host: SystemdHost, log: str) -> None:
     host.does("mkdir -p /srv/logs")
     host.settings(f"-F {log}")
     host.does("systemctl start perdition@imap4")
@@ -289,14 +287,14 @@ def test_logs_to_syslog(host: SystemdHost) -> None:
 
 def test_port_that_systemd_opens(host: SystemdHost) -> None:
     host.does("systemctl start perdition@imap4.socket")
-    assert host.shows("perdition@imap4", "ActiveState") == "inactive"
+    assert host.property_of("perdition@imap4", "ActiveState") == "inactive"
     assert host.reads_mail(IMAP4)
-    first = host.shows("perdition@imap4", "MainPID")
+    first = host.property_of("perdition@imap4", "MainPID")
     host.does("systemctl restart perdition@imap4")
-    second = host.shows("perdition@imap4", "MainPID")
+    second = host.property_of("perdition@imap4", "MainPID")
     assert second != first
     host.does("/usr/share/perdition/instances try-restart")
-    assert host.shows("perdition@imap4", "MainPID") not in (first, second)
+    assert host.property_of("perdition@imap4", "MainPID") not in (first, second)
     assert host.reads_mail(IMAP4)
     host.does("systemctl stop perdition@imap4")
     assert host.reads_mail(IMAP4), "a client starts it again"
@@ -305,7 +303,7 @@ def test_port_that_systemd_opens(host: SystemdHost) -> None:
 def test_sandbox_holds_every_process(host: SystemdHost) -> None:
     host.settings("-a --metrics_address 127.0.0.1:9000")
     host.does("systemctl start perdition@imap4")
-    processes = host.members("perdition@imap4.service")
+    processes = host.processes("perdition@imap4.service")
     titles = sorted(re.sub(r".*: | \d.*", "", process.title) for process in processes)
     assert titles == ["helper", "keeper", "master", "metrics", "worker", "worker"]
     bounds = {tuple(process.status("CapBnd")) for process in processes}
@@ -324,7 +322,7 @@ def test_exposure(host: SystemdHost) -> None:
 
 
 def test_tests_run_in_the_sandbox(folder: Path) -> None:
-    """What the unit does not allow, no perdition that a test starts can need unnoticed."""
+    """The tests find system calls that the unit does not allow."""
     if reason := sandbox.missing():
         pytest.skip(reason)
     with PerditionProcess("imap4", folder, "-M", "", "-s", "127.0.0.1:1") as proxy:

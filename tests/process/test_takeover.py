@@ -1,4 +1,4 @@
-"""A new perdition takes the place of the running one, and no client notices."""
+"""A new perdition takes over from the running one, and no client notices."""
 
 import os
 import re
@@ -88,7 +88,7 @@ def test_process_title_shows_draining(perditions: Perditions, clients: OpenClien
 def test_mistake_leaves_everything_as_it_was(
     mistake: tuple[str, ...], perditions: Perditions, clients: OpenClients
 ) -> None:
-    """The command says what is wrong; the running one has lost nothing, its successor included."""
+    """The command says what is wrong; the running perdition goes on and can still be taken over."""
     chain = TakeoverChain(perditions, "imap4")
     held = clients.log_in(chain.first)
 
@@ -106,7 +106,7 @@ def test_mistake_leaves_everything_as_it_was(
 def test_workers_that_die_leave_everything_as_it_was(
     perditions: Perditions, clients: OpenClients, folder: Path
 ) -> None:
-    """Also a successor that has come as far as its workers is as if it had never been."""
+    """Even if the successor fails as late as in its workers."""
     chain = TakeoverChain(perditions, "imap4")
     held = clients.log_in(chain.first)
     successor = chain.new_successor()
@@ -177,8 +177,8 @@ def test_end_of_the_command_during_a_takeover(
     assert exit_status(pid) == 0, successor.evidence()
 
 
-def test_nobody_to_take_over_from(perditions: Perditions, folder: Path) -> None:
-    """The command names the place where nobody answers."""
+def test_no_predecessor(perditions: Perditions, folder: Path) -> None:
+    """The command names the socket that does not exist."""
     failed = perditions.new_daemon("imap4", "--workers", "2", "--takeover").launch()
 
     assert failed.returncode == os.EX_USAGE
@@ -186,7 +186,7 @@ def test_nobody_to_take_over_from(perditions: Perditions, folder: Path) -> None:
 
 
 def test_log_that_is_moved_away(perditions: Perditions, clients: OpenClients) -> None:
-    """Told to read all again, the last one has its predecessors go over to the new log as well."""
+    """At SIGHUP of the last one, the draining predecessors open the new log as well."""
     chain = TakeoverChain(perditions, "imap4")
     log = chain.first.log
     sessions = [clients.log_in(chain.first)]
@@ -212,7 +212,7 @@ def test_log_that_is_moved_away(perditions: Perditions, clients: OpenClients) ->
 
 
 def test_end_is_the_end_of_all(perditions: Perditions, clients: OpenClients) -> None:
-    """Who ends the present one ends those that still drain, with their closing lines."""
+    """SIGTERM to the current one ends those that still drain, with their Close lines."""
     chain = TakeoverChain(perditions, "imap4")
     held = []
     for _ in range(3):
@@ -247,10 +247,8 @@ def test_kill_of_the_successor_spares_older_sessions(
     assert chain.first.wait() == 0
 
 
-def test_death_of_a_worker_that_drains_is_told(
-    perditions: Perditions, clients: OpenClients
-) -> None:
-    """Its sessions have no closing lines: the log tells how many are lost, and why."""
+def test_death_of_a_draining_worker_is_logged(perditions: Perditions, clients: OpenClients) -> None:
+    """Its sessions have no Close lines: the log has their number and the signal."""
     chain = TakeoverChain(perditions, "imap4")
     clients.log_in(chain.first)
     chain.take_over()
@@ -264,7 +262,7 @@ def test_death_of_a_worker_that_drains_is_told(
 
 
 def test_drain_timeout(perditions: Perditions, clients: OpenClients) -> None:
-    """Open sessions have no more than that."""
+    """It limits the sessions of the predecessor, too."""
     chain = TakeoverChain(perditions, "imap4", "--drain_timeout", "1")
     held = clients.log_in(chain.first)
 
@@ -276,7 +274,7 @@ def test_drain_timeout(perditions: Perditions, clients: OpenClients) -> None:
 
 
 def test_end_before_the_predecessors_end(perditions: Perditions, clients: OpenClients) -> None:
-    """Each has its own drain_timeout, and the log tells that one ends later than the other."""
+    """Each has its own drain_timeout; the log says that the predecessor still has sessions."""
     chain = TakeoverChain(perditions, "imap4", "--drain_timeout", "3600")
     held = clients.log_in(chain.first)
     successor = chain.take_over("--drain_timeout", "0")
@@ -290,7 +288,7 @@ def test_end_before_the_predecessors_end(perditions: Perditions, clients: OpenCl
 
 
 def test_connection_limit_stays_exact(perditions: Perditions, clients: OpenClients) -> None:
-    """Sessions of before count, and make room when they end."""
+    """Sessions of the predecessor count until they end."""
     chain = TakeoverChain(perditions, "imap4", "-L", "2")
     held = [clients.log_in(chain.first) for _ in range(2)]
 
@@ -308,7 +306,7 @@ def test_connection_limit_stays_exact(perditions: Perditions, clients: OpenClien
 def test_local_authentication_before_and_after(
     perditions: Perditions, clients: OpenClients, pam_permits: None
 ) -> None:
-    """Who has begun with the old one is asked about by the old one's helper."""
+    """The predecessor's helper answers for clients that it had greeted."""
     chain = TakeoverChain(perditions, "imap4", "-a")
     waiting = clients.connect(chain.first)
     waiting.read_until(rb"\* OK.*\r\n")
@@ -319,10 +317,10 @@ def test_local_authentication_before_and_after(
     clients.log_in(chain.current).use()
 
 
-def test_metrics_socket_goes_along(
+def test_metrics_socket_is_handed_over(
     perditions: Perditions, clients: OpenClients, folder: Path
 ) -> None:
-    """Scrapers find the successor's figures, which begin anew."""
+    """Scrapers get the successor's counters, which begin at 0."""
     scraper = Scraper(folder / "metrics")
     chain = TakeoverChain(perditions, "imap4", *scraper.option)
     clients.log_in(chain.first)
@@ -335,8 +333,8 @@ def test_metrics_socket_goes_along(
     scraper.expect(2, "logins_total", "ok")
 
 
-def test_scrapers_do_not_wait_for_who_drains(perditions: Perditions, clients: OpenClients) -> None:
-    """Where the successor tells no metrics nobody does, and the address is free for the next."""
+def test_draining_perdition_serves_no_metrics(perditions: Perditions, clients: OpenClients) -> None:
+    """If the successor has no metrics, the address is free for the next."""
     [port] = free_ports(1)
     chain = TakeoverChain(perditions, "imap4")
     told = chain.take_over(*Scraper(("127.0.0.1", port)).option)
@@ -348,8 +346,8 @@ def test_scrapers_do_not_wait_for_who_drains(perditions: Perditions, clients: Op
     held.use()
 
 
-def test_no_other_program_gets_what_was_handed_over(perditions: Perditions, folder: Path) -> None:
-    """What a map's library or a module of PAM runs is nobody to have the listening sockets."""
+def test_handed_over_sockets_are_close_on_exec(perditions: Perditions, folder: Path) -> None:
+    """Programs that a popmap's library or a PAM module runs do not get the listening sockets."""
     options = ("--connection_limit", "5", *Scraper(folder / "metrics").option)
     chain = TakeoverChain(perditions, "imap4", *options)
     before = ProcessInfo(chain.first.pid).inheritable_descriptors()
@@ -371,7 +369,7 @@ def test_new_address(perditions: Perditions, clients: OpenClients) -> None:
 
 
 def test_only_root_can_take_over(perditions: Perditions) -> None:
-    """Neither the workers' user nor any other may even connect."""
+    """Neither the workers' user nor any other can connect."""
     chain = TakeoverChain(perditions, "imap4", "-u", str(NOBODY))
     program = (
         "import socket, sys; s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET);"
@@ -386,8 +384,8 @@ def test_only_root_can_take_over(perditions: Perditions) -> None:
     assert "PermissionError" in done.stderr, done
 
 
-def test_impostor_is_not_taken_over_from(perditions: Perditions, folder: Path) -> None:
-    """What the workers' user has put in the socket's place hands nothing to root."""
+def test_forged_takeover_socket_is_refused(perditions: Perditions, folder: Path) -> None:
+    """A socket that the workers' user created passes nothing to root."""
     chain = TakeoverChain(perditions, "imap4")
     chain.takeover_socket.unlink()
     program = (
@@ -410,10 +408,11 @@ def test_impostor_is_not_taken_over_from(perditions: Perditions, folder: Path) -
     assert "another user's process" in failed.stderr
 
 
-def test_second_successor_at_a_time_is_sent_away(
-    perditions: Perditions, clients: OpenClients
-) -> None:
-    """Whoever came first may still be starting; a line that is silent is no hindrance for good."""
+def test_second_successor_is_refused(perditions: Perditions, clients: OpenClients) -> None:
+    """The first may still be starting.
+
+    One that never sends anything does not block takeovers for good.
+    """
     chain = TakeoverChain(perditions, "imap4")
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as silent:
         silent.connect(str(chain.takeover_socket))
@@ -425,10 +424,8 @@ def test_second_successor_at_a_time_is_sent_away(
     chain.take_over()
 
 
-def test_end_is_also_the_end_of_who_is_about_to_take_over(
-    perditions: Perditions, clients: OpenClients
-) -> None:
-    """Its line is closed although sessions go on for a while: it does not serve on unasked."""
+def test_end_closes_the_successors_connection(perditions: Perditions, clients: OpenClients) -> None:
+    """Even while sessions drain: a successor that is starting then gives up."""
     chain = TakeoverChain(perditions, "imap4", "--drain_timeout", "3600")
     clients.log_in(chain.first)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as silent:
@@ -444,8 +441,8 @@ def test_end_is_also_the_end_of_who_is_about_to_take_over(
     os.kill(chain.first.pid, signal.SIGKILL)
 
 
-def test_nothing_said_is_nothing_done(perditions: Perditions, clients: OpenClients) -> None:
-    """What is no word of ours is as good as silence."""
+def test_invalid_message_is_ignored(perditions: Perditions, clients: OpenClients) -> None:
+    """The takeover socket ignores what is not its protocol."""
     chain = TakeoverChain(perditions, "imap4")
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as fool:
         fool.connect(str(chain.takeover_socket))

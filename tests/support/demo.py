@@ -28,8 +28,6 @@ from tests.support.sieve import SieveClient
 
 
 class User(NamedTuple):
-    """Somebody with mail."""
-
     name: str
     password: str
     server: str
@@ -51,7 +49,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     drop_root()
     with suppress(KeyboardInterrupt), public_folder() as folder, ExitStack() as stack:
-        proxies = stand_up(folder, stack)
+        proxies = start_all(folder, stack)
         show_sessions(proxies)
         if stay:
             tell_commands(proxies)
@@ -72,8 +70,8 @@ def drop_root() -> None:
         os.setuid(nobody.pw_uid)
 
 
-def stand_up(folder: Path, stack: ExitStack) -> list[PerditionProcess]:
-    """Two real servers, the popmap, and a perdition for each protocol in front."""
+def start_all(folder: Path, stack: ExitStack) -> list[PerditionProcess]:
+    """Two real servers, the popmap, and a perdition for each protocol."""
     north, south = USERS
     heading("Two real servers, each with one user")
     first = stack.enter_context(real_server(north))
@@ -98,13 +96,15 @@ def stand_up(folder: Path, stack: ExitStack) -> list[PerditionProcess]:
 
 
 def real_server(user: User, ports: list[int] | None = None) -> RealServer:
-    """The user's real server; on the same ports as another one, if so told."""
+    """The user's real server, on given ports or on any."""
     users = {user.name: user.password}
     return RealServer(user.server, users, user.address, ports or (0, 0, 0))
 
 
 def show_sessions(proxies: list[PerditionProcess]) -> None:
-    """Log every user in over each protocol, look around, read, log out, and show it all."""
+    """Log in every user over each protocol, show the processes, read, log out, and show the
+    dialogues and the log.
+    """
     sessions = [(user, proxy) for user in USERS for proxy in proxies]
     visits = []
     for user, proxy in sessions:
@@ -130,7 +130,7 @@ def show_sessions(proxies: list[PerditionProcess]) -> None:
 
 
 def account(uid: int) -> str:
-    """The account's name, where it has one."""
+    """The account's name, or its number."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:

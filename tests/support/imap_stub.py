@@ -1,4 +1,4 @@
-"""An IMAP4 server that greets as a test wants it, and then accepts whoever logs in."""
+"""An IMAP4 server with a given greeting that accepts every login."""
 
 import socket
 import socketserver
@@ -9,8 +9,6 @@ from threading import Thread
 
 
 class ImapStubHandler(socketserver.StreamRequestHandler):
-    """Accepts whoever logs in, or disconnects instead."""
-
     server: "ImapStub"
 
     def handle(self) -> None:
@@ -22,8 +20,6 @@ class ImapStubHandler(socketserver.StreamRequestHandler):
 
 
 class ImapStub(socketserver.ThreadingTCPServer):
-    """An IMAP4 server with a greeting."""
-
     daemon_threads = True
 
     def __init__(self, greeting: bytes, disconnects: bool, tls: ssl.SSLContext | None) -> None:
@@ -38,7 +34,7 @@ class ImapStub(socketserver.ThreadingTCPServer):
 
     @property
     def option(self) -> tuple[str, str]:
-        """What leads everybody here."""
+        """Makes it the real server of all users."""
         return "-s", f"127.0.0.1:{self.server_address[1]}"
 
 
@@ -46,7 +42,7 @@ class ImapStub(socketserver.ThreadingTCPServer):
 def imap_stub(
     greeting: bytes, disconnects: bool = False, tls: ssl.SSLContext | None = None
 ) -> Iterator[ImapStub]:
-    """Run one, which perhaps disconnects at the first command."""
+    """Run one, which disconnects at the first command if so told."""
     with ImapStub(greeting, disconnects, tls) as found:
         serving = Thread(target=found.serve_forever, args=(0.02,))
         serving.start()

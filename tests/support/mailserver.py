@@ -27,17 +27,17 @@ BACKLOG = 1024
 
 @dataclass(frozen=True)
 class MailServer:
-    """Who may log in, and what they find there."""
+    """The users and their mail."""
 
     name: str
     passwords: dict[str, str]
 
     def knows(self, user: str, password: str) -> bool:
-        """Whether that is a user of this server, and the right password."""
+        """Whether user and password are right."""
         return self.passwords.get(user) == password
 
     def messages(self, user: str) -> list[bytes]:
-        """The user's mail, oldest first."""
+        """The mail of the logged-in user."""
         return [
             (
                 f"From: postmaster@{self.name}.example\r\n"
@@ -58,7 +58,7 @@ class MailServer:
 
 
 class ServerSession:
-    """One client's connection: what the three protocols have in common."""
+    """A client's connection: what the three protocols have in common."""
 
     before_login: frozenset[str]
     literal_at_end = re.compile(r"\{(\d+)(\+?)\}$")
@@ -87,7 +87,7 @@ class ServerSession:
         raise NotImplementedError
 
     def handler(self, verb: str) -> Handler | None:
-        """The method that does what *verb* says, if there is one and it may be said now."""
+        """The method for *verb*, if there is one that is allowed in this state."""
         allowed = self.user or verb.upper() in self.before_login
         return getattr(self, f"on_{verb.lower()}", None) if allowed else None
 
@@ -114,18 +114,18 @@ class ServerSession:
         await self.writer.drain()
 
     def log_in(self, user: str, password: str) -> bool:
-        """Let the user in, if the password is right."""
+        """Log the user in if the password is right."""
         if self.server.knows(user, password):
             self.user = user
         return bool(self.user)
 
     def messages(self) -> list[bytes]:
-        """The mail of the user who is logged in."""
+        """The mail of the logged-in user."""
         return self.server.messages(self.user)
 
 
 class Pop3(ServerSession):
-    """RFC 1939 and 2449, as much as a reader of mail needs."""
+    """RFC 1939 and 2449, as far as a mail reader needs."""
 
     before_login = frozenset({"CAPA", "NOOP", "USER", "PASS", "QUIT"})
     candidate = ""
@@ -192,7 +192,7 @@ class Pop3(ServerSession):
 
 
 class Imap4(ServerSession):
-    """RFC 3501 with LITERAL+ and ID, as much as a reader of mail needs."""
+    """RFC 3501 with LITERAL+ and ID, as far as a mail reader needs."""
 
     before_login = frozenset({"CAPABILITY", "NOOP", "ID", "LOGIN", "LOGOUT"})
     capabilities = "IMAP4rev1 LITERAL+ ID UNSELECT"
@@ -262,7 +262,7 @@ class Imap4(ServerSession):
             await self.send(b"* %d FETCH (%s)" % (number, items))
 
     def numbers(self, text: str) -> Iterable[int]:
-        """The messages that a sequence set names."""
+        """The messages of a sequence set."""
         last = len(self.messages())
         for part in text.replace("*", str(last)).split(","):
             first, _, end = part.partition(":")
@@ -275,7 +275,7 @@ class Imap4(ServerSession):
 
 
 class ManageSieve(ServerSession):
-    """RFC 5804, as much as a reader of scripts needs."""
+    """RFC 5804, as far as a script reader needs."""
 
     before_login = frozenset({"CAPABILITY", "NOOP", "AUTHENTICATE", "LOGOUT"})
 
@@ -342,23 +342,23 @@ PROTOCOLS: dict[str, type[ServerSession]] = {
 
 
 def quoted(string: str) -> str:
-    """The string as IMAP and ManageSieve quote it."""
+    """A quoted string of IMAP and ManageSieve."""
     return '"' + re.sub(r'(["\\])', r"\\\1", string) + '"'
 
 
 def strings(arguments: str) -> list[str]:
-    """The arguments, be they quoted or not."""
+    """The arguments, quoted or not."""
     found = re.findall(r'"((?:[^"\\]|\\.)*)"|([^\s"]+)', arguments, re.DOTALL)
     return [atom or re.sub(r"\\(.)", r"\1", string, flags=re.DOTALL) for string, atom in found]
 
 
 def literal(content: bytes) -> bytes:
-    """The content as a literal from a server."""
+    """A literal as a server sends it."""
     return b"{%d}\r\n%s" % (len(content), content)
 
 
 def fetch_items(message: bytes, wanted: str) -> Iterable[bytes]:
-    """The data items that a FETCH wants of a message, in an order of our own."""
+    """The data items of a FETCH, in a fixed order."""
     head, _, text = message.partition(b"\r\n\r\n")
     for pattern, name, value in (
         (r"\bFLAGS", b"FLAGS", b"()"),
@@ -386,7 +386,7 @@ async def serve(server: MailServer, address: str, ports: Iterable[int]) -> None:
 def connected(
     server: MailServer, protocol: type[ServerSession]
 ) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
-    """What asyncio does with each connection of that protocol."""
+    """asyncio's callback for connections of that protocol."""
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError, asyncio.IncompleteReadError):  # The client left.
@@ -397,7 +397,6 @@ def connected(
 
 
 def main() -> None:
-    """Read the command line, then serve."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--name", default="mail", help="what the server calls itself")
     parser.add_argument("--address", default="127.0.0.1")

@@ -1,4 +1,4 @@
-"""The small mail server of `mailserver`, run as a process of its own."""
+"""The small mail server of `mailserver` as a process of its own."""
 
 import json
 import subprocess
@@ -55,5 +55,5 @@ class RealServer:
             pass
 
     def server(self, protocol: str) -> str:
-        """Where that protocol is spoken, as a popmap says it."""
+        """The address of a protocol, as in a popmap."""
         return f"{self.address}:{self.ports[protocol]}"

@@ -1,4 +1,4 @@
-"""A real server whose part a test plays itself, line by line."""
+"""A real server whose dialogue is the test's, line by line."""
 
 import socket
 import ssl
@@ -23,7 +23,7 @@ Exchange = tuple[bytes, bytes]
 
 
 class ServerScript(NamedTuple):
-    """What a real server says in a protocol: on the way to TLS, right after it, and at a login."""
+    """A real server's lines in a protocol: up to STARTTLS, once TLS has begun, and at login."""
 
     greeting: bytes
     features: tuple[Exchange, ...]
@@ -64,7 +64,7 @@ SERVER_SCRIPTS = {
 
 
 class ScriptedServer:
-    """It listens; what is said over its connections is the test's."""
+    """It listens; the test reads and writes its connections."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -96,9 +96,9 @@ def client_and_server(
     tls: ClientTLS | None = None,
     appended: bytes = b"",
 ) -> Iterator[tuple[RawConnection, RawConnection]]:
-    """A client that gives its password, and the connection that perdition then makes for it.
+    """A client that sends its password, and the connection that perdition then makes for it.
 
-    What is to be `behind` the client's login goes in the same TLS record.
+    `appended` goes after the login in the same TLS record.
     """
     with connect_and_read_greeting(proxy.address, proxy.protocol, tls) as client:
         exchanges = PROTOCOLS[proxy.protocol].credentials(user, PASSWORD)
@@ -108,14 +108,14 @@ def client_and_server(
 
 
 def answer_commands(connection: RawConnection, exchanges: Iterable[Exchange]) -> None:
-    """Await each command and answer it."""
+    """Wait for each command and answer it."""
     for command, answer in exchanges:
         connection.read_until(command)
         connection.send(answer)
 
 
 def accept_login(connection: RawConnection, protocol: str) -> None:
-    """Greet, and accept whoever comes."""
+    """Send the greeting, and accept the login."""
     connection.send(SERVER_SCRIPTS[protocol].greeting)
     answer_commands(connection, SERVER_SCRIPTS[protocol].login)
 
@@ -123,7 +123,7 @@ def accept_login(connection: RawConnection, protocol: str) -> None:
 def start_tls_before_login(
     connection: RawConnection, protocol: str, context: ssl.SSLContext
 ) -> None:
-    """Greet, offer TLS, and do what it takes until the login comes."""
+    """Send the greeting, offer TLS, and answer all up to the login."""
     script = SERVER_SCRIPTS[protocol]
     connection.send(script.greeting)
     answer_commands(connection, (*script.features, script.starttls))

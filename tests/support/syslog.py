@@ -1,4 +1,4 @@
-"""The system's log, played by a test: what arrives at /dev/log, taken apart."""
+"""A syslog daemon at /dev/log that parses what it receives."""
 
 import re
 import socket
@@ -15,7 +15,7 @@ PRIORITIES = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "deb
 
 
 class SyslogRecord(NamedTuple):
-    """A line, as syslogd understands it."""
+    """A parsed line."""
 
     facility: str
     priority: str
@@ -25,7 +25,7 @@ class SyslogRecord(NamedTuple):
 
 
 class Syslog:
-    """As a context it listens at /dev/log. With `reads` False it leaves everything where it is."""
+    """As a context it listens at /dev/log. With `reads` False it never reads."""
 
     def __init__(self, *, reads: bool = True) -> None:
         self._reads = reads
@@ -34,7 +34,7 @@ class Syslog:
 
     @staticmethod
     def taken() -> str | None:
-        """Why it cannot listen here, if so."""
+        """Why it cannot listen here, or None."""
         return f"{SOCKET} belongs to somebody" if SOCKET.exists() else None
 
     def __enter__(self) -> Self:
@@ -53,7 +53,7 @@ class Syslog:
         self._socket.close()
 
     def restart(self) -> None:
-        """Go, and come back as a new syslogd does, with a new socket."""
+        """Close the socket and open a new one, as syslogd does."""
         self.__exit__(None, None, None)
         self.__enter__()
 
@@ -66,14 +66,13 @@ class Syslog:
         return self._records
 
     def wait_for(self, pattern: str) -> SyslogRecord:
-        """Wait for a record with such a text."""
+        """Wait for a record whose text matches."""
         return until(
             lambda: next((each for each in self.records() if re.search(pattern, each.text)), None),
             lambda: f"{pattern!r} in the system's log\n{self.evidence()}",
         )
 
     def evidence(self) -> str:
-        """Everything that has arrived."""
         return "\n".join(map(str, [*self.records(), *self._odd])) or "nothing has arrived"
 
     def _note(self, raw: bytes) -> None:

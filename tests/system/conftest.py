@@ -28,18 +28,17 @@ class TwoServers:
         return self.south if user == "ann" else self.north
 
     def popmap(self, folder: Path, protocol: str) -> Path:
-        """The popmap for one protocol: the two servers share an address, so entries have ports."""
+        """The popmap for one protocol. Its entries have ports, as both servers have one address."""
         entries = {user: self.real_server(user).server(protocol) for user in PASSWORDS}
         return popmap(folder / f"popmap.{protocol}.db", entries)
 
     def evidence(self) -> str:
-        """Both servers' logs."""
         return f"{self.north.evidence()}\n{self.south.evidence()}"
 
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[TwoServers]:
-    """Two Dovecots, for all tests."""
+    """Two Dovecots for all tests."""
     if reason := Dovecot.missing():
         pytest.skip(reason)
     with (
@@ -53,7 +52,7 @@ def servers() -> Iterator[TwoServers]:
 
 @pytest.fixture(scope="session")
 def small_server() -> Iterator[RealServer]:
-    """A real server that needs no root and takes thousands of sessions; joe lives there."""
+    """A real server that needs no root and handles thousands of sessions; joe has mail there."""
     with RealServer("small", {"joe": PASSWORDS["joe"]}) as server:
         yield server
 

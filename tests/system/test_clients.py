@@ -1,4 +1,4 @@
-"""Real clients read real mail and scripts through perdition, each user from their own server."""
+"""Real clients read mail and scripts through perdition, each user from their own server."""
 
 import socket
 from collections.abc import Iterator
@@ -13,13 +13,13 @@ from tests.support.perdition import Perditions
 from tests.support.sieve import SieveClient
 from tests.system.conftest import PASSWORDS, TwoServers
 
-# One of these words is in whatever a user reads, and in nothing that the other one reads.
+# Each word is in the mail and script names of one user only.
 WORDS = {"joe": "windward", "ann": "leeward"}
 
 
 @pytest.fixture(scope="module")
 def stocked(servers: TwoServers) -> TwoServers:
-    """The site, with a message and a script for each user."""
+    """The servers, with a message and a script for each user."""
     for user, word in WORDS.items():
         server = servers.real_server(user)
         server.deliver(user, f"To: {user}\r\nSubject: {word}\r\n\r\nSails.\r\n".encode())
@@ -32,7 +32,7 @@ def stocked(servers: TwoServers) -> TwoServers:
 
 @pytest.fixture(scope="module")
 def in_front(stocked: TwoServers) -> Iterator[Perditions]:
-    """A perdition for each protocol in front of the site."""
+    """A perdition for each protocol in front of them."""
     with public_folder() as folder, ExitStack() as stack:
         perditions = Perditions(folder, stack)
         for protocol in ("pop3", "imap4", "managesieve"):
@@ -45,7 +45,7 @@ def in_front(stocked: TwoServers) -> Iterator[Perditions]:
 def test_user_reads_their_own(
     name: str, user: str, stocked: TwoServers, in_front: Perditions, folder: Path
 ) -> None:
-    """The user's word is in what the client reads, the other one's is not."""
+    """What the client reads has the user's word and not the other user's."""
     client = CLIENTS[name]
     if reason := client.missing():
         pytest.skip(reason)

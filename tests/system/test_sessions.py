@@ -1,4 +1,4 @@
-"""Sessions from the first byte to the closing line: what reaches whom, and what the log says."""
+"""Sessions from the first byte to the Close line: what is relayed, and what is logged."""
 
 import base64
 import os
@@ -29,13 +29,13 @@ def in_front_of(
     *options: str,
     pid_file: Path | None = None,
 ) -> PerditionProcess:
-    """A perdition that knows no users, and that one server."""
+    """A perdition without a popmap in front of one server."""
     target = ("-M", "", "-s", server.server(protocol))
     return perditions.start(protocol, *target, *options, pid_file=pid_file)
 
 
 def expect_close(proxy: PerditionProcess, connection: RawConnection, user: str = "joe") -> None:
-    """The closing line, with what this client sent and received since its login."""
+    """The Close line has the bytes that this client sent and received since its login."""
     [line] = proxy.wait_for_log(f"Close: {connection.own_address}->")
     close = (
         f"Close: {connection.own_address}->127.0.0.1:{proxy.port} "
@@ -49,7 +49,7 @@ def expect_close(proxy: PerditionProcess, connection: RawConnection, user: str =
 def test_three_log_lines(
     protocol: str, servers: TwoServers, perditions: Perditions, folder: Path, clients: OpenClients
 ) -> None:
-    """Connect, Auth and Close, to the letter and in this order."""
+    """Connect, Auth and Close, character by character and in this order."""
     proxy = perditions.start(protocol, "-M", "gdbm", "-m", servers.popmap(folder, protocol))
 
     client = clients.log_in(proxy, "ann")
@@ -69,7 +69,7 @@ def test_three_log_lines(
 
 @pytest.fixture(scope="module")
 def big_message() -> bytes:
-    """A message of 100 MiB; every 1,000th line begins with a dot, as POP3 has to double."""
+    """A message of 100 MiB; every 1,000th line begins with a dot, which POP3 doubles."""
     random_bytes = random.Random(1).randbytes(BIG * 57 // 78)
     lines = base64.encodebytes(random_bytes).splitlines()
     lines[::1000] = [b"." + line[1:] for line in lines[::1000]]
@@ -79,7 +79,7 @@ def big_message() -> bytes:
 
 @pytest.fixture(scope="module")
 def with_big_message(servers: TwoServers, big_message: bytes) -> TwoServers:
-    """The site; max has the big message."""
+    """The servers; max has the big message."""
     servers.north.deliver("max", big_message)
     return servers
 
@@ -91,7 +91,7 @@ def test_big_message_over_imap4(
     folder: Path,
     clients: OpenClients,
 ) -> None:
-    """Down by FETCH and up by APPEND, whole and counted."""
+    """FETCH and APPEND, complete and counted."""
     proxy = perditions.start("imap4", "-M", "gdbm", "-m", with_big_message.popmap(folder, "imap4"))
     client = clients.log_in(proxy, "max")
 
@@ -117,7 +117,7 @@ def test_big_message_over_pop3(
     folder: Path,
     clients: OpenClients,
 ) -> None:
-    """Down by RETR, whole and counted."""
+    """RETR, complete and counted."""
     proxy = perditions.start("pop3", "-M", "gdbm", "-m", with_big_message.popmap(folder, "pop3"))
     client = clients.log_in(proxy, "max")
 
@@ -136,7 +136,7 @@ def test_big_script_over_managesieve(
     folder: Path,
     clients: OpenClients,
 ) -> None:
-    """Up by PUTSCRIPT and down by GETSCRIPT, whole and counted."""
+    """PUTSCRIPT and GETSCRIPT, complete and counted."""
     proxy = perditions.start(
         "managesieve", "-M", "gdbm", "-m", servers.popmap(folder, "managesieve")
     )
@@ -157,7 +157,7 @@ def test_big_script_over_managesieve(
 def test_many_sessions_in_one_worker(
     small_server: RealServer, perditions: Perditions, many_files: None, clients: OpenClients
 ) -> None:
-    """A thousand sessions at once: each is counted, each can be used, each is logged."""
+    """A thousand at once: each is counted, usable and logged."""
     proxy = in_front_of(small_server, "imap4", perditions, "--workers", "1")
 
     sessions = [clients.log_in(proxy) for _ in range(MANY)]
@@ -173,10 +173,10 @@ def test_many_sessions_in_one_worker(
     proxy.expect_sessions(0)
 
 
-def test_killed_worker_takes_only_its_own_sessions(
+def test_killed_worker_ends_only_its_own_sessions(
     small_server: RealServer, perditions: Perditions, clients: OpenClients
 ) -> None:
-    """kill -9 of one of two workers: the other one's sessions go on, and a new worker stands."""
+    """kill -9 of one of two workers: the other's sessions go on, and a new worker starts."""
     proxy = in_front_of(small_server, "imap4", perditions, "--workers", "2")
     sessions = sessions_on_both_workers(proxy, clients)
     counts = proxy.session_counts()
@@ -200,7 +200,7 @@ def test_killed_worker_takes_only_its_own_sessions(
 def test_first_killed_worker_is_replaced_at_once(
     small_server: RealServer, perditions: Perditions, clients: OpenClients
 ) -> None:
-    """However young it was, the next one serves within a second: only many deaths have to wait."""
+    """Within a second: only repeated deaths delay a restart."""
     proxy = in_front_of(small_server, "imap4", perditions, "--workers", "1")
     clients.log_in(proxy).use()
     [victim] = proxy.workers()
@@ -214,7 +214,7 @@ def test_first_killed_worker_is_replaced_at_once(
 
 
 def sessions_on_both_workers(proxy: PerditionProcess, clients: OpenClients) -> list[LoggedInClient]:
-    """As many sessions as it takes until both workers have some."""
+    """Log in until both workers have sessions."""
     sessions: list[LoggedInClient] = []
     while len(sessions) < 200:
         sessions += [clients.log_in(proxy) for _ in range(10)]
@@ -240,7 +240,7 @@ def test_sigterm_ends_open_sessions(
     folder: Path,
     clients: OpenClients,
 ) -> None:
-    """Their clients see the end, the log has their closing lines, and no pidfile stays."""
+    """Connections are closed, Close lines are logged, and the pid file is removed."""
     pid_file = folder / "run" / "perdition.pid"
     proxy = in_front_of(small_server, protocol, perditions, pid_file=pid_file)
     sessions = [clients.log_in(proxy) for _ in range(3)]
@@ -259,7 +259,7 @@ def test_sigterm_ends_open_sessions(
 def test_sigterm_amid_a_transfer(
     with_big_message: TwoServers, perditions: Perditions, folder: Path, clients: OpenClients
 ) -> None:
-    """What perdition says it sent is what arrives, no more and no less."""
+    """The logged byte count is what arrives, no more and no less."""
     proxy = perditions.start("imap4", "-M", "gdbm", "-m", with_big_message.popmap(folder, "imap4"))
     client = clients.log_in(proxy, "max")
     client.ask(b"c SELECT INBOX", rb"c OK.*\r\n")
@@ -277,7 +277,7 @@ def test_sigterm_amid_a_transfer(
 def test_half_close_still_gets_the_answer(
     protocol: str, small_server: RealServer, perditions: Perditions, clients: OpenClients
 ) -> None:
-    """A client that has said everything still hears everything."""
+    """A client that has shut down sending still receives everything."""
     proxy = in_front_of(small_server, protocol, perditions)
     question, answer = PROTOCOLS[protocol].noop
     client = clients.log_in(proxy)
@@ -290,8 +290,8 @@ def test_half_close_still_gets_the_answer(
     expect_close(proxy, client)
 
 
-def test_last_words_reach_a_client_that_still_sends(perditions: Perditions) -> None:
-    """The real server complains and closes with data unread: the client hears the complaint."""
+def test_last_answer_reaches_a_client_that_still_sends(perditions: Perditions) -> None:
+    """The real server sends an error and closes with data unread: the client gets the error."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         proxy = perditions.start("pop3", "-M", "", "-s", f"127.0.0.1:{listener.getsockname()[1]}")
         with RawConnection.to(proxy.address) as client:
@@ -309,10 +309,10 @@ def test_last_words_reach_a_client_that_still_sends(perditions: Perditions) -> N
 
 
 @every_protocol
-def test_commands_behind_the_login_reach_the_server(
+def test_commands_after_the_login_reach_the_server(
     protocol: str, small_server: RealServer, perditions: Perditions
 ) -> None:
-    """Everything in one packet, the login first: it is all answered, in order, and counted."""
+    """All in one packet, the login first: all are answered, in order, and counted."""
     proxy = in_front_of(small_server, protocol, perditions)
     commands = PROTOCOLS[protocol]
     login = commands.credentials("joe", PASSWORDS["joe"])
@@ -331,7 +331,7 @@ def test_commands_behind_the_login_reach_the_server(
 
 
 def test_literals_at_login(small_server: RealServer, perditions: Perditions) -> None:
-    """User name and password as literals, with a command right behind."""
+    """User name and password as literals, directly followed by a command."""
     proxy = in_front_of(small_server, "imap4", perditions)
     password = PASSWORDS["joe"].encode()
 
@@ -347,7 +347,7 @@ def test_literals_at_login(small_server: RealServer, perditions: Perditions) -> 
 def test_capabilities_after_login_are_the_real_servers(
     servers: TwoServers, perditions: Perditions, folder: Path
 ) -> None:
-    """The client learns the same with and without perdition: at login, and when it asks."""
+    """The client gets the same with and without perdition: at login, and by CAPABILITY."""
     proxy = perditions.start("imap4", "-M", "gdbm", "-m", servers.popmap(folder, "imap4"))
 
     direct = capabilities(("127.0.0.1", servers.north.ports["imap4"]))
@@ -358,7 +358,7 @@ def test_capabilities_after_login_are_the_real_servers(
 
 
 def capabilities(address: tuple[str, int]) -> dict[str, set[str]]:
-    """What joe learns at login, and what a CAPABILITY command tells."""
+    """joe's capabilities in the answer to LOGIN, and by CAPABILITY."""
     commands = PROTOCOLS["imap4"]
     [(command, answer)] = commands.credentials("joe", PASSWORDS["joe"])
     with RawConnection.to(address) as client:

@@ -1,4 +1,4 @@
-"""TLS with clients and with real servers, as sites set it up and clients use it."""
+"""TLS with clients and with real servers, as sites configure it and clients use it."""
 
 import re
 import shutil
@@ -49,33 +49,33 @@ REACHED = {
     for outgoing in OUTGOING
     if (protocol, outgoing) != ("managesieve", "ssl")
 }
-"""The ways to a Dovecot: its ManageSieve has no port for TLS, but STARTTLS."""
+"""Uses of TLS with Dovecot, whose ManageSieve has STARTTLS only."""
 
 every_protocol = pytest.mark.parametrize("protocol", PROTOCOLS)
 
 
 @pytest.fixture(scope="module")
 def authority() -> Iterator[Authority]:
-    """Whoever vouches for perdition and for the real servers."""
+    """The certificate authority of perdition and of the real servers."""
     with public_folder() as folder:
         yield Authority(folder)
 
 
 @pytest.fixture(scope="module")
 def certificate(authority: Authority) -> Certificate:
-    """What perdition shows its clients, and real servers show perdition."""
+    """perdition's, for clients and for real servers."""
     return authority.issue()
 
 
 @pytest.fixture(scope="module")
 def tls(authority: Authority) -> dict[str, ClientTLS]:
-    """Each way in which a client that trusts the authority can use TLS."""
+    """Each use of TLS by a client that trusts the authority."""
     return {use: ClientTLS(use, authority.trusted()) for use in LISTENING}
 
 
 @pytest.fixture(scope="module")
 def homes(certificate: Certificate) -> Iterator[dict[str, Dovecot]]:
-    """Each user's own Dovecot with TLS, with a message and a script there."""
+    """Each user's own Dovecot with TLS, with a message and a script."""
     if reason := Dovecot.missing():
         pytest.skip(reason)
     with ExitStack() as stack:
@@ -97,7 +97,7 @@ def homes(certificate: Certificate) -> Iterator[dict[str, Dovecot]]:
 def in_front(
     homes: dict[str, Dovecot], authority: Authority, certificate: Certificate
 ) -> Iterator[dict[tuple[str, str, str], PerditionProcess]]:
-    """A perdition for each protocol and each way to use TLS on either side."""
+    """A perdition for each protocol and each use of TLS on either side."""
     with public_folder() as folder, ExitStack() as stack:
         found = {}
         for protocol, outgoing in sorted(REACHED):
@@ -116,7 +116,7 @@ def in_front(
 
 
 def shown(*certificates: Certificate) -> tuple[str | Path, ...]:
-    """The options that have clients shown these certificates."""
+    """The options for these certificates."""
     return tuple(
         option
         for each in certificates
@@ -144,7 +144,7 @@ def test_user_reads_their_own(
     authority: Authority,
     folder: Path,
 ) -> None:
-    """A real client trusts perdition, perdition the user's Dovecot; the log tells of both."""
+    """A real client verifies perdition, perdition verifies the user's Dovecot; the log has both."""
     client = CLIENTS[name]
     if reason := client.missing():
         pytest.skip(reason)
@@ -169,7 +169,7 @@ def test_openssl_client_logs_in(
     in_front: dict[tuple[str, str, str], PerditionProcess],
     authority: Authority,
 ) -> None:
-    """openssl s_client, by which operators look at servers, gets through to the real server."""
+    """openssl s_client, which operators test servers with, reaches the real server."""
     if not shutil.which("openssl"):
         pytest.skip("openssl is not installed")
     proxy = in_front[protocol, use, "plaintext"]
@@ -206,7 +206,7 @@ ADVICE = {"pop3": {"STLS"}, "imap4": {"STARTTLS", "LOGINDISABLED"}, "managesieve
 
 
 def advice(connection: RawConnection, protocol: str) -> set[str]:
-    """What perdition advises a client to do, when that one asks."""
+    """The STARTTLS and LOGINDISABLED features that perdition announces."""
     question, end, always = FEATURES[protocol]
     words = re.findall(r"[\w.]+", connection.ask(question, end).decode())
     missing = set(re.findall(r"[\w.]+", always.decode())) - set(words)
@@ -224,7 +224,7 @@ def advice(connection: RawConnection, protocol: str) -> set[str]:
     ],
 )
 @every_protocol
-def test_features_tell_what_is_possible_now(
+def test_features_depend_on_tls(
     protocol: str,
     mode: str,
     before: set[str] | None,
@@ -233,7 +233,7 @@ def test_features_tell_what_is_possible_now(
     certificate: Certificate,
     tls: dict[str, ClientTLS],
 ) -> None:
-    """STARTTLS, STLS and LOGINDISABLED are there before the handshake, and gone after it."""
+    """STARTTLS, STLS and LOGINDISABLED are announced before the handshake, and not after it."""
     proxy = perditions.start(protocol, "-M", "", "--ssl_mode", mode, *shown(certificate))
 
     if before is not None:
@@ -247,7 +247,9 @@ def test_features_tell_what_is_possible_now(
 def test_no_password_is_accepted_before_tls_where_tls_is_forced(
     perditions: Perditions, certificate: Certificate, tls: dict[str, ClientTLS]
 ) -> None:
-    """It is refused in clear words, the real server hears nothing of it, and TLS mends it."""
+    """It is refused with a clear message, the real server gets nothing, and after STARTTLS it is
+    accepted.
+    """
     with ScriptedServer() as server, ExitStack() as stack:
         clients = []
         for protocol, commands in PROTOCOLS.items():
@@ -292,16 +294,16 @@ def test_services_for_tls_need_no_mode(
 def handshake(
     proxy: PerditionProcess, context: ssl.SSLContext, host: str = "localhost"
 ) -> Iterator[ssl.SSLSocket]:
-    """A client's TLS with perdition, as far as to the end of the handshake.
+    """A client's TLS connection to perdition after the handshake.
 
-    With TLS 1.3 that is before perdition has judged the client; `greeting` tells.
+    With TLS 1.3 perdition has not verified the client by then; `greeting` waits for that.
     """
     with RawConnection.to(proxy.address) as connection:
         yield connection.start_tls(context, host)
 
 
 def holder(tls: ssl.SSLSocket) -> str:
-    """The common name of whom the peer shows a certificate for."""
+    """The common name of the peer's certificate."""
     shown = tls.getpeercert(binary_form=True)
     assert shown, "no certificate is shown"
     subject = x509.load_der_x509_certificate(shown).subject
@@ -310,7 +312,7 @@ def holder(tls: ssl.SSLSocket) -> str:
 
 @pytest.fixture(scope="module")
 def with_two_names(authority: Authority) -> Iterator[PerditionProcess]:
-    """A perdition that has a certificate for mail, and one for pop and whatever is wild."""
+    """A perdition with a certificate for mail, and one for pop and a wildcard."""
     mail = authority.issue("mail", ["mail.example"])
     pop = authority.issue("pop", ["pop.example", "*.wild.example"])
     options = ("-M", "", "--ssl_mode", "ssl_listen", *shown(mail, pop))
@@ -333,7 +335,7 @@ def with_two_names(authority: Authority) -> Iterator[PerditionProcess]:
 def test_client_is_shown_the_certificate_for_the_name_it_asks_for(
     asked: str, expected: str, with_two_names: PerditionProcess, authority: Authority
 ) -> None:
-    """The first one is for names that none is for, and for clients that tell no name."""
+    """The first one is for other names, and for clients without SNI."""
     context = authority.trusted()
     context.check_hostname = False
 
@@ -342,10 +344,10 @@ def test_client_is_shown_the_certificate_for_the_name_it_asks_for(
 
 
 @pytest.mark.parametrize("chain", ["in ssl_cert_file", "in ssl_ca_chain_file"])
-def test_client_is_shown_who_vouches_for_the_certificate(
+def test_client_gets_the_whole_chain(
     chain: str, perditions: Perditions, authority: Authority, folder: Path
 ) -> None:
-    """A client that knows only the root can verify it."""
+    """A client that has only the root can verify it."""
     middle = Authority(folder, "middle", authority)
     alone = chain != "in ssl_cert_file"
     options = ("--ssl_ca_chain_file", middle.file) if alone else ()
@@ -380,7 +382,7 @@ other."""
 def agreed(
     connection: RawConnection, context: ssl.SSLContext, host: str | None = None
 ) -> str | None:
-    """The version of TLS that is agreed upon, None if there is none."""
+    """The negotiated version of TLS, None if there is none."""
     try:
         return connection.start_tls(context, host).version()
     except ssl.SSLError:
@@ -462,7 +464,7 @@ def test_cipher_with_clients(
     authority: Authority,
     certificate: Certificate,
 ) -> None:
-    """ssl_listen_ciphers are allowed, and their order counts unless the client's is to."""
+    """ssl_listen_ciphers in their order, or in the client's if so configured."""
     mode = ("--ssl_mode", "ssl_listen", "--ssl_listen_max_proto_version", "tlsv1.2")
     proxy = perditions.start("imap4", "-M", "", *mode, *options, *shown(certificate))
     context = authority.trusted()
@@ -475,7 +477,7 @@ def test_cipher_with_clients(
 def test_cipher_with_real_servers(
     perditions: Perditions, authority: Authority, certificate: Certificate
 ) -> None:
-    """Only ssl_outgoing_ciphers are offered, whatever the real server would like more."""
+    """Only ssl_outgoing_ciphers are offered, whatever the real server prefers."""
     context = showing(certificate)
     context.set_ciphers(f"{WEAK}:{STRONG}")
     with ScriptedServer() as server:
@@ -490,10 +492,10 @@ def test_cipher_with_real_servers(
 
 
 @pytest.mark.parametrize("place", ["ssl_dh_params_file", "ssl_cert_file"])
-def test_diffie_hellman_parameters_are_the_sites_own(
+def test_diffie_hellman_parameters(
     place: str, perditions: Perditions, authority: Authority, folder: Path
 ) -> None:
-    """They come from a file of their own, or stand with the certificate."""
+    """From a file of their own, or from the certificate's."""
     if not shutil.which("openssl"):
         pytest.skip("openssl is not installed")
     own = authority.issue("rsa", key=rsa_key())
@@ -539,7 +541,7 @@ def test_client_certificate(
     certificate: Certificate,
     folder: Path,
 ) -> None:
-    """A client need not show one, but one that it shows must be verified, unless told not to."""
+    """A client need not send one; one that it sends is verified, unless that is off."""
     vouching = {"known": authority, "stranger": Authority(folder, "unknown")}
     proxy = perditions.start(
         *("imap4", "-M", "", "--ssl_mode", "ssl_listen", "--ssl_ca_file", authority.file),
@@ -569,7 +571,7 @@ def test_alpn(
     authority: Authority,
     certificate: Certificate,
 ) -> None:
-    """The protocol is answered; a browser that was tricked into coming here is turned away."""
+    """The protocol is selected; a browser that was redirected here is refused."""
     proxy = perditions.start(protocol, "-M", "", "--ssl_mode", "ssl_listen", *shown(certificate))
     context = authority.trusted()
     for key, value in peer.items():
@@ -593,7 +595,7 @@ def test_any_worker_resumes_a_session(
     authority: Authority,
     certificate: Certificate,
 ) -> None:
-    """Whichever worker a client comes to, it need not begin anew."""
+    """A client can resume its TLS session on any worker."""
     mode = ("--ssl_mode", "ssl_listen", "--workers", "2")
     proxy = perditions.start("imap4", "-M", "", *mode, *shown(certificate))
     context = authority.trusted()
@@ -618,7 +620,7 @@ def test_any_worker_resumes_a_session(
 
 @pytest.mark.parametrize(("host", "told"), [("localhost", "localhost"), ("127.0.0.1", None)])
 @pytest.mark.parametrize("use", ["ssl", "starttls"])
-def test_real_server_is_told_which_name_is_wanted(
+def test_real_server_gets_the_server_name(
     use: str,
     host: str,
     told: str | None,
@@ -626,7 +628,7 @@ def test_real_server_is_told_which_name_is_wanted(
     authority: Authority,
     certificate: Certificate,
 ) -> None:
-    """It may have several: SNI has the name, and no address (RFC 6066)."""
+    """SNI has a host name, and no address (RFC 6066)."""
     names: list[str | None] = []
     context = showing(certificate)
     context.sni_callback = lambda _socket, name, _context: names.append(name)
@@ -646,10 +648,10 @@ def test_real_server_is_told_which_name_is_wanted(
 
 
 @pytest.mark.parametrize("side", ["listen", "outgoing"])
-def test_log_tells_what_openssl_really_allows(
+def test_log_warns_of_versions_that_openssl_disables(
     side: str, perditions: Perditions, certificate: Certificate
 ) -> None:
-    """The manual's lowest version, tlsv1, is spoken nowhere any more."""
+    """The manual's lowest version, tlsv1, is disabled in OpenSSL today."""
     proxy = perditions.start("imap4", "-M", "", "--ssl_mode", f"ssl_{side}", *shown(certificate))
 
     proxy.wait_for_log(f"ssl_{side}_min_proto_version is tlsv1, but OpenSSL .* below tlsv1.2")

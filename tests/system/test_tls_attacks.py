@@ -1,4 +1,4 @@
-"""Attacks on TLS, by clients, real servers and whoever sits between: none gets anything."""
+"""Attacks on TLS by clients, real servers and a man in the middle."""
 
 import random
 import socket
@@ -40,7 +40,7 @@ BIG = 32 << 20
 BEHIND = b"x" * 78 + b"\r\n"
 ALERT = b"\x15"
 AT_ONCE = 2.0
-"""Seconds within which nobody has waited for anything."""
+"""Seconds; a client that is served within them was not delayed."""
 
 PASSWORD_COMMANDS = {"pop3": b"PASS", "imap4": b"LOGIN", "managesieve": b"AUTHENTICATE"}
 
@@ -50,26 +50,26 @@ either_way = pytest.mark.parametrize("use", ["ssl", "starttls"])
 
 @pytest.fixture(scope="module")
 def authority() -> Iterator[Authority]:
-    """Whoever is trusted."""
+    """The certificate authority that perdition and clients trust."""
     with public_folder() as folder:
         yield Authority(folder)
 
 
 @pytest.fixture(scope="module")
 def certificate(authority: Authority) -> Certificate:
-    """What everybody shows who is honest."""
+    """A valid certificate."""
     return authority.issue()
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ScriptedServer]:
-    """The real server, whose part each test plays in its own way."""
+    """The real server, scripted by each test."""
     with ScriptedServer() as found:
         yield found
 
 
 class SharedPerditions:
-    """Perditions in front of the scripted server; each is started once for all tests."""
+    """Perditions in front of the scripted server, each started once for all tests."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class SharedPerditions:
         )
 
     def start(self, protocol: str, mode: str, *options: str) -> PerditionProcess:
-        """The perdition that uses TLS in that way."""
+        """The perdition with that ssl_mode."""
         key = (protocol, mode, *options)
         if key not in self._all:
             proxy = PerditionProcess(
@@ -99,7 +99,7 @@ class SharedPerditions:
         return self._latest
 
     def evidence(self) -> str:
-        """What the latest of them said and logged."""
+        """That of the latest one."""
         return self._latest.evidence()
 
 
@@ -107,7 +107,6 @@ class SharedPerditions:
 def perditions(
     server: ScriptedServer, authority: Authority, certificate: Certificate
 ) -> Iterator[SharedPerditions]:
-    """Perdition, between the tests' clients and the tests' real server."""
     with public_folder() as folder, ExitStack() as stack:
         yield SharedPerditions(folder, stack, server, authority, certificate)
 
@@ -117,7 +116,7 @@ def tls_of(authority: Authority, use: str) -> ClientTLS:
     return ClientTLS(use, authority.trusted())
 
 
-# Impostors: a real server that cannot show that it is who was meant.
+# Real servers with a wrong certificate.
 
 IMPOSTORS = {
     "good": "",
@@ -132,7 +131,7 @@ IMPOSTORS = {
     "of an issuer that it hides": "its issuer is not known",
     "for another name": "the certificate is not for 127.0.0.1",
 }
-"""Certificates of real servers, and what the log says where one is not accepted."""
+"""Certificates of real servers, and the log's reason if one is not accepted."""
 
 GOOD = {"good", "of an authority below ours"}
 
@@ -150,12 +149,12 @@ ACCEPTED: dict[tuple[str, ...], set[str]] = {
     ("--ssl_no_cert_verify",): set(IMPOSTORS) - {"for another name"},
     ("--ssl_no_cert_verify", "--ssl_no_cn_verify"): set(IMPOSTORS),
 }
-"""Which of them each option has perdition accept."""
+"""The certificates that perdition accepts with each option."""
 
 
 @pytest.fixture(scope="module")
 def impostors(authority: Authority) -> Iterator[dict[str, ssl.SSLContext]]:
-    """TLS of the real servers that show these certificates."""
+    """The TLS contexts of real servers with these certificates."""
     with public_folder() as folder:
         stranger = Authority(folder, "stranger")
 
@@ -179,8 +178,8 @@ def impostors(authority: Authority) -> Iterator[dict[str, ssl.SSLContext]]:
 
 
 @pytest.fixture(scope="module")
-def judges(authority: Authority) -> Iterator[dict[tuple[str, ...], PerditionProcess]]:
-    """A perdition with each set of options, whose clients choose the real server."""
+def verifiers(authority: Authority) -> Iterator[dict[tuple[str, ...], PerditionProcess]]:
+    """A perdition with each set of options. The client's user name has the real server."""
     with public_folder() as folder, ExitStack() as stack:
         common = ("-M", "", "-c", "--workers", "1", "--ssl_ca_file", authority.file)
         mode = ("--ssl_mode", "ssl_outgoing")
@@ -192,8 +191,8 @@ def judges(authority: Authority) -> Iterator[dict[tuple[str, ...], PerditionProc
         }
 
 
-def hears_password(real: RawConnection, context: ssl.SSLContext) -> bool:
-    """Whether perdition trusts a real server so much that it tells it the password."""
+def gets_password(real: RawConnection, context: ssl.SSLContext) -> bool:
+    """Whether perdition trusts a real server enough to send it the password."""
     with suppress(ssl.SSLError, ConnectionError):
         tls = real.start_tls(context)
         tls.sendall(SERVER_SCRIPTS["imap4"].greeting)
@@ -203,17 +202,17 @@ def hears_password(real: RawConnection, context: ssl.SSLContext) -> bool:
 
 @pytest.mark.parametrize("kind", IMPOSTORS)
 @pytest.mark.parametrize("options", ACCEPTED, ids=" ".join)
-def test_only_a_real_server_with_an_acceptable_certificate_hears_the_password(
+def test_only_a_real_server_with_an_acceptable_certificate_gets_the_password(
     options: tuple[str, ...],
     kind: str,
-    judges: dict[tuple[str, ...], PerditionProcess],
+    verifiers: dict[tuple[str, ...], PerditionProcess],
     impostors: dict[str, ssl.SSLContext],
     server: ScriptedServer,
 ) -> None:
-    """Each option accepts what its name says and nothing else; the log tells what was wrong."""
-    proxy = judges[options]
+    """Each option accepts exactly what its name says; the log says what was wrong."""
+    proxy = verifiers[options]
     with client_and_server(server, proxy, f"joe@{server.name}") as (client, real):
-        told = hears_password(real, impostors[kind])
+        told = gets_password(real, impostors[kind])
 
         assert told == (kind in ACCEPTED[options]), proxy.evidence()
         if not told:
@@ -236,24 +235,24 @@ def test_only_a_real_server_with_an_acceptable_certificate_hears_the_password(
         ([], "other.example", "localhost", False),
     ],
 )
-def test_real_server_must_be_the_one_that_was_meant(
+def test_real_server_must_match_its_certificate(
     names: list[str],
     common_name: str,
     host: str,
     told: bool,
-    judges: dict[tuple[str, ...], PerditionProcess],
+    verifiers: dict[tuple[str, ...], PerditionProcess],
     authority: Authority,
     server: ScriptedServer,
 ) -> None:
-    """By subjectAltName, and by the common name only where there is none (RFC 6125)."""
+    """By subjectAltName; by the common name only if there is none (RFC 6125)."""
     context = showing(authority.issue(common_name, names))
-    with client_and_server(server, judges[()], f"joe@{host}:{server.port}") as (_, real):
-        assert hears_password(real, context) == told, judges[()].evidence()
+    with client_and_server(server, verifiers[()], f"joe@{host}:{server.port}") as (_, real):
+        assert gets_password(real, context) == told, verifiers[()].evidence()
 
 
 @pytest.mark.parametrize("given", ["ssl_ca_file", "ssl_ca_path", "ssl_ca_chain_file"])
 @pytest.mark.parametrize("trusted", [True, False])
-def test_authorities_are_those_that_are_given(
+def test_authorities_are_those_configured(
     given: str,
     trusted: bool,
     perditions: Perditions,
@@ -261,7 +260,7 @@ def test_authorities_are_those_that_are_given(
     server: ScriptedServer,
     folder: Path,
 ) -> None:
-    """In a file, in a directory, or in the chain file, which goes before both."""
+    """In a file, in a directory, or in the chain file, which overrides both."""
     chosen = authority if trusted else Authority(folder, "other")
     (folder / "path").mkdir()
     (folder / "path" / "ca.pem").write_bytes(chosen.file.read_bytes())
@@ -274,14 +273,14 @@ def test_authorities_are_those_that_are_given(
     )
 
     with client_and_server(server, proxy) as (_, real):
-        assert hears_password(real, showing(authority.issue("given"))) == trusted
+        assert gets_password(real, showing(authority.issue("given"))) == trusted
 
 
-# Words put into somebody's mouth before TLS begins.
+# Plain text that is injected before TLS begins.
 
 
-def heard_after_starttls(proxy: PerditionProcess, tls: ClientTLS, appended: bytes) -> bytes:
-    """All that a client hears by TLS when it logs out at once; `behind` goes with STARTTLS."""
+def received_after_starttls(proxy: PerditionProcess, tls: ClientTLS, appended: bytes) -> bytes:
+    """What a client that logs out at once receives over TLS; `behind` is sent with STARTTLS."""
     commands = PROTOCOLS[proxy.protocol]
     command, answer = commands.starttls
     with RawConnection.to(proxy.address) as client:
@@ -295,16 +294,16 @@ def heard_after_starttls(proxy: PerditionProcess, tls: ClientTLS, appended: byte
 
 
 @every_protocol
-def test_commands_behind_starttls_are_thrown_away(
+def test_commands_after_starttls_are_discarded(
     protocol: str, perditions: SharedPerditions, authority: Authority
 ) -> None:
-    """What somebody adds to the client's plain text is no part of what it says by TLS."""
+    """Plain text that was injected after STARTTLS is not read as TLS data."""
     proxy = perditions.start(protocol, "tls_listen")
     tls = tls_of(authority, "starttls")
     credentials = PROTOCOLS[protocol].credentials("mallory", "own")
     injected = b"".join(command + b"\r\n" for command, _ in credentials)
 
-    assert heard_after_starttls(proxy, tls, injected) == heard_after_starttls(proxy, tls, b"")
+    assert received_after_starttls(proxy, tls, injected) == received_after_starttls(proxy, tls, b"")
     assert not proxy.logged("mallory"), proxy.evidence()
 
 
@@ -313,16 +312,16 @@ INJECTED = {
     "imap4": b"* CAPABILITY IMAP4rev1\r\nperdition OK\r\nperdition OK injected\r\n",
     "managesieve": b'"SASL" "PLAIN"\r\nOK\r\nOK "injected"\r\n',
 }
-"""What would let a user in, if it counted."""
+"""Answers that would log a user in if they were read."""
 
 REFUSALS = {"pop3": b"-ERR no\r\n", "imap4": b"perdition NO no\r\n", "managesieve": b'NO "no"\r\n'}
 
 
 @every_protocol
-def test_answers_behind_starttls_are_thrown_away(
+def test_answers_after_starttls_are_discarded(
     protocol: str, perditions: SharedPerditions, server: ScriptedServer, certificate: Certificate
 ) -> None:
-    """What somebody adds to the real server's plain text is no answer to what is asked by TLS."""
+    """Plain text that was injected after the answer to STARTTLS answers no later command."""
     proxy = perditions.start(protocol, "tls_outgoing")
     script = SERVER_SCRIPTS[protocol]
     with client_and_server(server, proxy) as (client, real):
@@ -345,7 +344,7 @@ def test_answers_behind_starttls_are_thrown_away(
 def test_untagged_answers_before_tls_do_not_reach_the_client(
     perditions: SharedPerditions, server: ScriptedServer, certificate: Certificate
 ) -> None:
-    """Who sits between cannot tell the user anything."""
+    """A man in the middle cannot send the user a message."""
     proxy = perditions.start("imap4", "tls_outgoing")
     script = SERVER_SCRIPTS["imap4"]
     forged = b'* OK [ALERT] forged\r\n* LIST () "/" forged\r\n'
@@ -360,7 +359,7 @@ def test_untagged_answers_before_tls_do_not_reach_the_client(
 
 
 def without_starttls(text: bytes) -> bytes:
-    """What a real server says, less its offer of TLS."""
+    """A real server's line without its offer of STARTTLS."""
     for offer in (b"STLS\r\n", b" STARTTLS", b'"STARTTLS"\r\n'):
         text = text.replace(offer, b"")
     return text
@@ -374,10 +373,10 @@ def without_starttls(text: bytes) -> bytes:
     ],
 )
 @every_protocol
-def test_real_server_whose_offer_of_tls_is_taken_away(
+def test_stripped_starttls_offer(
     protocol: str, mode: str, status: str, perditions: SharedPerditions, server: ScriptedServer
 ) -> None:
-    """It is used without TLS where the site allows that, else it hears no password."""
+    """It is used without TLS where that is allowed, else it gets no password."""
     proxy = perditions.start(protocol, mode)
     script = SERVER_SCRIPTS[protocol]
     with client_and_server(server, proxy) as (client, real):
@@ -394,10 +393,10 @@ def test_real_server_whose_offer_of_tls_is_taken_away(
 
 @pytest.mark.parametrize("mode", ["tls_outgoing", "tls_outgoing_force"])
 @every_protocol
-def test_real_server_that_refuses_tls_after_all_hears_no_password(
+def test_real_server_that_refuses_starttls_gets_no_password(
     protocol: str, mode: str, perditions: SharedPerditions, server: ScriptedServer
 ) -> None:
-    """Its NO may be somebody else's."""
+    """Its NO may be injected."""
     proxy = perditions.start(protocol, mode)
     script = SERVER_SCRIPTS[protocol]
     with client_and_server(server, proxy) as (client, real):
@@ -412,10 +411,10 @@ def test_real_server_that_refuses_tls_after_all_hears_no_password(
 
 
 @pytest.mark.parametrize("mode", ["none", "tls_outgoing", "tls_outgoing_force"])
-def test_preauth_lets_nobody_in(
+def test_preauth_is_no_login(
     mode: str, perditions: SharedPerditions, server: ScriptedServer
 ) -> None:
-    """A greeting that says the user is known already is no way around TLS and password."""
+    """A PREAUTH greeting does not bypass TLS and the password."""
     proxy = perditions.start("imap4", mode)
     with client_and_server(server, proxy) as (client, real):
         real.send(b"* PREAUTH [CAPABILITY IMAP4rev1 STARTTLS] welcome\r\n")
@@ -426,12 +425,12 @@ def test_preauth_lets_nobody_in(
         )
 
 
-# Peers that speak another language, or none.
+# Peers that send something else, or nothing.
 
 
 @contextmanager
 def at_once() -> Iterator[None]:
-    """Whatever happens within must not keep anybody waiting."""
+    """Fail if the block takes longer than SOON."""
     begun = time.monotonic()
     yield
     took = time.monotonic() - begun
@@ -443,7 +442,7 @@ def at_once() -> Iterator[None]:
 def test_plain_text_where_tls_must_begin(
     use: str, words: bytes, perditions: SharedPerditions
 ) -> None:
-    """The connection is closed, the log says why, and has nothing of what was said."""
+    """The connection is closed, the log says why, and has none of the data."""
     proxy = perditions.start("imap4", {"ssl": "ssl_listen", "starttls": "tls_listen"}[use])
     with RawConnection.to(proxy.address) as client, at_once():
         if use == "starttls":
@@ -459,7 +458,7 @@ def test_plain_text_where_tls_must_begin(
 
 
 def client_hello() -> bytes:
-    """What a client begins TLS with; a 10 is always in it, where a line might end."""
+    """A ClientHello that has a byte 10, which would end a line."""
     outgoing = ssl.MemoryBIO()
     tls = ssl.create_default_context().wrap_bio(
         ssl.MemoryBIO(), outgoing, server_hostname="localhost"
@@ -485,7 +484,7 @@ def test_tls_where_plain_text_is_expected(protocol: str, perditions: SharedPerdi
 def test_real_server_that_speaks_plain_text_where_tls_must_begin(
     perditions: SharedPerditions, server: ScriptedServer
 ) -> None:
-    """It hears no password, and the log says why."""
+    """It gets no password, and the log says why."""
     proxy = perditions.start("imap4", "ssl_outgoing")
     with client_and_server(server, proxy) as (client, real), at_once():
         real.send(SERVER_SCRIPTS["imap4"].greeting)
@@ -529,10 +528,10 @@ def test_client_that_never_begins_tls(use: str, perditions: SharedPerditions) ->
 
 @pytest.mark.parametrize("farewell", ["end of file", "reset"])
 @pytest.mark.parametrize("said", [0, 100, 10_000])
-def test_client_that_vanishes_in_the_handshake(
+def test_client_that_disconnects_in_the_handshake(
     said: int, farewell: str, perditions: SharedPerditions, authority: Authority
 ) -> None:
-    """Before its first octet, amid its ClientHello, or when it has read our answer to that."""
+    """Before its first octet, in its ClientHello, or after the server's answer to that."""
     proxy = perditions.start("imap4", "ssl_listen")
     hello = client_hello()
     with socket.create_connection(proxy.address) as client:
@@ -549,10 +548,10 @@ def test_client_that_vanishes_in_the_handshake(
     connect_and_read_greeting(proxy.address, "imap4", tls_of(authority, "ssl")).close()
 
 
-def test_handshake_in_single_octets_succeeds_and_slows_nobody(
+def test_handshake_in_single_octets_succeeds_and_delays_no_client(
     perditions: SharedPerditions, authority: Authority
 ) -> None:
-    """Others of the same worker come and go meanwhile."""
+    """Other clients of the same worker are served meanwhile."""
     proxy = perditions.start("imap4", "ssl_listen")
     tls = tls_of(authority, "ssl")
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -560,8 +559,8 @@ def test_handshake_in_single_octets_succeeds_and_slows_nobody(
     with socket.create_connection(proxy.address) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-        def hear(action: Callable[[], T]) -> T:
-            """Do something that needs the server's answer, and say in octets what it takes."""
+        def exchange(action: Callable[[], T]) -> T:
+            """Call a function that needs the server's answer, and send its octets one by one."""
             while True:
                 with suppress(ssl.SSLWantReadError):
                     return action()
@@ -572,19 +571,19 @@ def test_handshake_in_single_octets_succeeds_and_slows_nobody(
                             connect_and_read_greeting(proxy.address, "imap4", tls).close()
                 incoming.write(connection.recv(65536))
 
-        hear(slow.do_handshake)
-        assert hear(lambda: slow.read(4)) == b"* OK"
+        exchange(slow.do_handshake)
+        assert exchange(lambda: slow.read(4)) == b"* OK"
 
 
 def up_to_tls_1_2() -> SSL.Context:
-    """TLS of a library that can ask for a renegotiation, in versions that have one."""
+    """A pyOpenSSL context for versions with renegotiation."""
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_max_proto_version(SSL.TLS1_2_VERSION)
     return context
 
 
 def test_client_cannot_renegotiate(perditions: SharedPerditions, authority: Authority) -> None:
-    """It costs a client nothing and us much, again and again."""
+    """It costs a client little and the server much."""
     proxy = perditions.start("imap4", "ssl_listen")
     with RawConnection.to(proxy.address) as connection:
         client = SSL.Connection(up_to_tls_1_2(), connection.bare_socket())
@@ -602,7 +601,7 @@ def test_client_cannot_renegotiate(perditions: SharedPerditions, authority: Auth
 def test_real_server_cannot_renegotiate(
     perditions: SharedPerditions, server: ScriptedServer, certificate: Certificate
 ) -> None:
-    """It is answered by an alert, where it could have us wait for the rest."""
+    """It gets an alert, and cannot make perdition wait."""
     proxy = perditions.start("imap4", "ssl_outgoing")
     context = up_to_tls_1_2()
     context.use_certificate_file(str(certificate.certificate))
@@ -621,7 +620,7 @@ def test_real_server_cannot_renegotiate(
         assert connection.bare_socket().recv(1, socket.MSG_PEEK) == ALERT
 
 
-# Peers that send much, read late, or say everything at once.
+# Peers that send much, read late, or send everything at once.
 
 with_tls = pytest.mark.parametrize(
     "sides", [("client",), ("server",), ("client", "server")], ids="+".join
@@ -642,7 +641,7 @@ def test_slow_reader_gets_everything_and_costs_no_memory(
     authority: Authority,
     certificate: Certificate,
 ) -> None:
-    """Nothing more is read for it until it reads; the log tells the exact count of both ways."""
+    """perdition reads no more until the client does; the log has the exact byte counts."""
     proxy = perditions.start("imap4", mode_of(sides))
     tls = tls_of(authority, "ssl") if "client" in sides else None
     data = random.Random(1).randbytes(BIG)
@@ -667,7 +666,7 @@ def test_slow_reader_gets_everything_and_costs_no_memory(
 
 @with_tls
 @every_protocol
-def test_what_comes_in_one_record_with_the_login_is_not_left_behind(
+def test_data_in_one_record_with_the_login_is_relayed(
     protocol: str,
     sides: tuple[str, ...],
     perditions: SharedPerditions,
@@ -675,7 +674,7 @@ def test_what_comes_in_one_record_with_the_login_is_not_left_behind(
     authority: Authority,
     certificate: Certificate,
 ) -> None:
-    """Commands behind the client's login, and what the real server adds to its answer."""
+    """Commands after the client's login, and data after the real server's answer."""
     proxy = perditions.start(protocol, mode_of(sides))
     tls = tls_of(authority, "ssl") if "client" in sides else None
     behind = BEHIND * 150
