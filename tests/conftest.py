@@ -43,8 +43,15 @@ def pytest_runtest_makereport(
         values = {id(value): (name, value) for name, value in item.funcargs.items()}
         for name, value in values.values():
             if isinstance(value, HasEvidence):
-                report.sections.append((name, value.evidence()))
+                report.sections.append((name, evidence_of(value)))
     return report
+
+
+def evidence_of(fixture: HasEvidence) -> str:
+    try:
+        return fixture.evidence()
+    except Exception as error:  # noqa: BLE001 - pytest would not report the test's own failure
+        return f"no evidence: {error!r}"
 
 
 @pytest.fixture

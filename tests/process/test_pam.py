@@ -270,7 +270,7 @@ def executable(path: Path, script: str) -> Path:
 
 
 @pytest.fixture
-def header(folder: Path, pam_service: Path) -> Path:
+def told(folder: Path, pam_service: Path) -> Path:
     """A file to which a PAM module writes a line with what it knows, for each call."""
     path = folder / "told"
     line = "$PAM_TYPE service=$PAM_SERVICE user=$PAM_USER rhost=$PAM_RHOST"

@@ -82,6 +82,7 @@ class SharedPerditions:
         self._folder = folder
         self._stack = stack
         self._all: dict[tuple[str, ...], PerditionProcess] = {}
+        self._latest: PerditionProcess | None = None
         self._options = (
             *("-M", "", "-s", server.name, "--workers", "1", "--ssl_ca_file", authority.file),
             *("--ssl_cert_file", certificate.certificate, "--ssl_key_file", certificate.key),
@@ -96,15 +97,15 @@ class SharedPerditions:
             )
             self._all[key] = self._stack.enter_context(proxy)
         self._latest = self._all[key]
-        return self._latest
+        return self._all[key]
 
     def evidence(self) -> str:
         """That of the latest one."""
-        return self._latest.evidence()
+        return self._latest.evidence() if self._latest else ""
 
 
 @pytest.fixture(scope="module")
-def perditions(
+def shared(
     server: ScriptedServer, authority: Authority, certificate: Certificate
 ) -> Iterator[SharedPerditions]:
     with public_folder() as folder, ExitStack() as stack:
@@ -295,10 +296,10 @@ def received_after_starttls(proxy: PerditionProcess, tls: ClientTLS, appended: b
 
 @every_protocol
 def test_commands_after_starttls_are_discarded(
-    protocol: str, perditions: SharedPerditions, authority: Authority
+    protocol: str, shared: SharedPerditions, authority: Authority
 ) -> None:
     """Plain text that was injected after STARTTLS is not read as TLS data."""
-    proxy = perditions.start(protocol, "tls_listen")
+    proxy = shared.start(protocol, "tls_listen")
     tls = tls_of(authority, "starttls")
     credentials = PROTOCOLS[protocol].credentials("mallory", "own")
     injected = b"".join(command + b"\r\n" for command, _ in credentials)
@@ -319,10 +320,10 @@ REFUSALS = {"pop3": b"-ERR no\r\n", "imap4": b"perdition NO no\r\n", "managesiev
 
 @every_protocol
 def test_answers_after_starttls_are_discarded(
-    protocol: str, perditions: SharedPerditions, server: ScriptedServer, certificate: Certificate
+    protocol: str, shared: SharedPerditions, server: ScriptedServer, certificate: Certificate
 ) -> None:
     """Plain text that was injected after the answer to STARTTLS answers no later command."""
-    proxy = perditions.start(protocol, "tls_outgoing")
+    proxy = shared.start(protocol, "tls_outgoing")
     script = SERVER_SCRIPTS[protocol]
     with client_and_server(server, proxy) as (client, real):
         real.send(script.greeting)
@@ -342,10 +343,10 @@ def test_answers_after_starttls_are_discarded(
 
 
 def test_untagged_answers_before_tls_do_not_reach_the_client(
-    perditions: SharedPerditions, server: ScriptedServer, certificate: Certificate
+    shared: SharedPerditions, server: ScriptedServer, certificate: Certificate
 ) -> None:
     """A man in the middle cannot send the user a message."""
-    proxy = perditions.start("imap4", "tls_outgoing")
+    proxy = shared.start("imap4", "tls_outgoing")
     script = SERVER_SCRIPTS["imap4"]
     forged = b'* OK [ALERT] forged\r\n* LIST () "/" forged\r\n'
     with client_and_server(server, proxy) as (client, real):
@@ -374,10 +375,10 @@ def without_starttls(text: bytes) -> bytes:
 )
 @every_protocol
 def test_stripped_starttls_offer(
-    protocol: str, mode: str, status: str, perditions: SharedPerditions, server: ScriptedServer
+    protocol: str, mode: str, status: str, shared: SharedPerditions, server: ScriptedServer
 ) -> None:
     """It is used without TLS where that is allowed, else it gets no password."""
-    proxy = perditions.start(protocol, mode)
+    proxy = shared.start(protocol, mode)
     script = SERVER_SCRIPTS[protocol]
     with client_and_server(server, proxy) as (client, real):
         real.send(without_starttls(script.greeting))
@@ -394,10 +395,10 @@ def test_stripped_starttls_offer(
 @pytest.mark.parametrize("mode", ["tls_outgoing", "tls_outgoing_force"])
 @every_protocol
 def test_real_server_that_refuses_starttls_gets_no_password(
-    protocol: str, mode: str, perditions: SharedPerditions, server: ScriptedServer
+    protocol: str, mode: str, shared: SharedPerditions, server: ScriptedServer
 ) -> None:
     """Its NO may be injected."""
-    proxy = perditions.start(protocol, mode)
+    proxy = shared.start(protocol, mode)
     script = SERVER_SCRIPTS[protocol]
     with client_and_server(server, proxy) as (client, real):
         real.send(script.greeting)
@@ -411,11 +412,9 @@ def test_real_server_that_refuses_starttls_gets_no_password(
 
 
 @pytest.mark.parametrize("mode", ["none", "tls_outgoing", "tls_outgoing_force"])
-def test_preauth_is_no_login(
-    mode: str, perditions: SharedPerditions, server: ScriptedServer
-) -> None:
+def test_preauth_is_no_login(mode: str, shared: SharedPerditions, server: ScriptedServer) -> None:
     """A PREAUTH greeting does not bypass TLS and the password."""
-    proxy = perditions.start("imap4", mode)
+    proxy = shared.start("imap4", mode)
     with client_and_server(server, proxy) as (client, real):
         real.send(b"* PREAUTH [CAPABILITY IMAP4rev1 STARTTLS] welcome\r\n")
 
@@ -439,11 +438,9 @@ def at_once() -> Iterator[None]:
 
 @pytest.mark.parametrize("words", [b"a LOGIN joe secret\r\n", b"GET / HTTP/1.1\r\n\r\n"])
 @either_way
-def test_plain_text_where_tls_must_begin(
-    use: str, words: bytes, perditions: SharedPerditions
-) -> None:
+def test_plain_text_where_tls_must_begin(use: str, words: bytes, shared: SharedPerditions) -> None:
     """The connection is closed, the log says why, and has none of the data."""
-    proxy = perditions.start("imap4", {"ssl": "ssl_listen", "starttls": "tls_listen"}[use])
+    proxy = shared.start("imap4", {"ssl": "ssl_listen", "starttls": "tls_listen"}[use])
     with RawConnection.to(proxy.address) as client, at_once():
         if use == "starttls":
             client.read_until(PROTOCOLS["imap4"].greeting)
@@ -469,9 +466,9 @@ def client_hello() -> bytes:
 
 
 @every_protocol
-def test_tls_where_plain_text_is_expected(protocol: str, perditions: SharedPerditions) -> None:
+def test_tls_where_plain_text_is_expected(protocol: str, shared: SharedPerditions) -> None:
     """The connection is closed, and the log says why."""
-    proxy = perditions.start(protocol, "none")
+    proxy = shared.start(protocol, "none")
     with RawConnection.to(proxy.address) as client, at_once():
         client.read_until(PROTOCOLS[protocol].greeting)
         client.send(client_hello())
@@ -482,10 +479,10 @@ def test_tls_where_plain_text_is_expected(protocol: str, perditions: SharedPerdi
 
 
 def test_real_server_that_speaks_plain_text_where_tls_must_begin(
-    perditions: SharedPerditions, server: ScriptedServer
+    shared: SharedPerditions, server: ScriptedServer
 ) -> None:
     """It gets no password, and the log says why."""
-    proxy = perditions.start("imap4", "ssl_outgoing")
+    proxy = shared.start("imap4", "ssl_outgoing")
     with client_and_server(server, proxy) as (client, real), at_once():
         real.send(SERVER_SCRIPTS["imap4"].greeting)
         assert PASSWORD.encode() not in real.read_to_end()
@@ -496,11 +493,11 @@ def test_real_server_that_speaks_plain_text_where_tls_must_begin(
 
 @either_way
 def test_real_server_that_never_begins_tls(
-    use: str, perditions: SharedPerditions, server: ScriptedServer
+    use: str, shared: SharedPerditions, server: ScriptedServer
 ) -> None:
     """The login fails after authenticate_timeout."""
     mode = {"ssl": "ssl_outgoing", "starttls": "tls_outgoing"}[use]
-    proxy = perditions.start("imap4", mode, "--authenticate_timeout", "1")
+    proxy = shared.start("imap4", mode, "--authenticate_timeout", "1")
     script = SERVER_SCRIPTS["imap4"]
     with client_and_server(server, proxy) as (client, real), at_once():
         if use == "starttls":
@@ -514,10 +511,10 @@ def test_real_server_that_never_begins_tls(
 
 
 @either_way
-def test_client_that_never_begins_tls(use: str, perditions: SharedPerditions) -> None:
+def test_client_that_never_begins_tls(use: str, shared: SharedPerditions) -> None:
     """It is closed after authenticate_timeout."""
     mode = {"ssl": "ssl_listen", "starttls": "tls_listen"}[use]
-    proxy = perditions.start("imap4", mode, "--authenticate_timeout", "1")
+    proxy = shared.start("imap4", mode, "--authenticate_timeout", "1")
     with RawConnection.to(proxy.address) as client, at_once():
         if use == "starttls":
             client.read_until(PROTOCOLS["imap4"].greeting)
@@ -529,10 +526,10 @@ def test_client_that_never_begins_tls(use: str, perditions: SharedPerditions) ->
 @pytest.mark.parametrize("farewell", ["end of file", "reset"])
 @pytest.mark.parametrize("said", [0, 100, 10_000])
 def test_client_that_disconnects_in_the_handshake(
-    said: int, farewell: str, perditions: SharedPerditions, authority: Authority
+    said: int, farewell: str, shared: SharedPerditions, authority: Authority
 ) -> None:
     """Before its first octet, in its ClientHello, or after the server's answer to that."""
-    proxy = perditions.start("imap4", "ssl_listen")
+    proxy = shared.start("imap4", "ssl_listen")
     hello = client_hello()
     with socket.create_connection(proxy.address) as client:
         own_address = "{}:{}".format(*client.getsockname())
@@ -549,10 +546,10 @@ def test_client_that_disconnects_in_the_handshake(
 
 
 def test_handshake_in_single_octets_succeeds_and_delays_no_client(
-    perditions: SharedPerditions, authority: Authority
+    shared: SharedPerditions, authority: Authority
 ) -> None:
     """Other clients of the same worker are served meanwhile."""
-    proxy = perditions.start("imap4", "ssl_listen")
+    proxy = shared.start("imap4", "ssl_listen")
     tls = tls_of(authority, "ssl")
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     slow = tls.context.wrap_bio(incoming, outgoing, server_hostname=tls.host)
@@ -582,9 +579,9 @@ def up_to_tls_1_2() -> SSL.Context:
     return context
 
 
-def test_client_cannot_renegotiate(perditions: SharedPerditions, authority: Authority) -> None:
+def test_client_cannot_renegotiate(shared: SharedPerditions, authority: Authority) -> None:
     """It costs a client little and the server much."""
-    proxy = perditions.start("imap4", "ssl_listen")
+    proxy = shared.start("imap4", "ssl_listen")
     with RawConnection.to(proxy.address) as connection:
         client = SSL.Connection(up_to_tls_1_2(), connection.bare_socket())
         client.set_connect_state()
@@ -599,10 +596,10 @@ def test_client_cannot_renegotiate(perditions: SharedPerditions, authority: Auth
 
 
 def test_real_server_cannot_renegotiate(
-    perditions: SharedPerditions, server: ScriptedServer, certificate: Certificate
+    shared: SharedPerditions, server: ScriptedServer, certificate: Certificate
 ) -> None:
     """It gets an alert, and cannot make perdition wait."""
-    proxy = perditions.start("imap4", "ssl_outgoing")
+    proxy = shared.start("imap4", "ssl_outgoing")
     context = up_to_tls_1_2()
     context.use_certificate_file(str(certificate.certificate))
     context.use_privatekey_file(str(certificate.key))
@@ -636,13 +633,13 @@ def mode_of(sides: tuple[str, ...]) -> str:
 @with_tls
 def test_slow_reader_gets_everything_and_costs_no_memory(
     sides: tuple[str, ...],
-    perditions: SharedPerditions,
+    shared: SharedPerditions,
     server: ScriptedServer,
     authority: Authority,
     certificate: Certificate,
 ) -> None:
     """perdition reads no more until the client does; the log has the exact byte counts."""
-    proxy = perditions.start("imap4", mode_of(sides))
+    proxy = shared.start("imap4", mode_of(sides))
     tls = tls_of(authority, "ssl") if "client" in sides else None
     data = random.Random(1).randbytes(BIG)
     with client_and_server(server, proxy, tls=tls) as (client, real):
@@ -669,13 +666,13 @@ def test_slow_reader_gets_everything_and_costs_no_memory(
 def test_data_in_one_record_with_the_login_is_relayed(
     protocol: str,
     sides: tuple[str, ...],
-    perditions: SharedPerditions,
+    shared: SharedPerditions,
     server: ScriptedServer,
     authority: Authority,
     certificate: Certificate,
 ) -> None:
     """Commands after the client's login, and data after the real server's answer."""
-    proxy = perditions.start(protocol, mode_of(sides))
+    proxy = shared.start(protocol, mode_of(sides))
     tls = tls_of(authority, "ssl") if "client" in sides else None
     behind = BEHIND * 150
     with client_and_server(server, proxy, tls=tls, appended=behind) as (client, real):
