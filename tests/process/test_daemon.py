@@ -218,7 +218,7 @@ def test_user_and_group(user: str, group: str, perditions: Perditions, pam_permi
                 assert process.status("NoNewPrivs") == ["1"], f"{process} may gain rights"
         for process in processes:
             _, _, further = process.ids()
-            assert not further, f"{process} has the groups {further} of whoever started it"
+            assert not further, f"{process} has the groups {further} of its caller"
 
 
 def numbers(user: str, group: str) -> tuple[str, str]:

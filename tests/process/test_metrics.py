@@ -500,6 +500,7 @@ def query_prometheus(port: int, query: str) -> list[dict[str, str]]:
 
 
 @needs("prometheus")
+@pytest.mark.slow
 def test_prometheus_scrapes(proxy: PerditionProcess, scraper: Scraper, folder: Path) -> None:
     with prometheus(folder, scraper) as port, log_in(proxy):
         [found] = until(

@@ -214,6 +214,7 @@ def test_right_password(
 
 
 @every_protocol
+@pytest.mark.slow
 def test_refusals(protocol: str, perditions: Perditions, clients: OpenClients, unix: None) -> None:
     """Wrong password, no such user, or an expired account: the real server is not contacted."""
     with IdleServer() as server:
@@ -230,6 +231,7 @@ def test_refusals(protocol: str, perditions: Perditions, clients: OpenClients, u
         assert not server.was_contacted()
 
 
+@pytest.mark.slow
 def test_right_password_after_a_wrong_one(
     perditions: Perditions, clients: OpenClients, unix: None
 ) -> None:
@@ -366,6 +368,7 @@ def test_several_at_once(perditions: Perditions, clients: OpenClients, gate: Pat
         connection.read_until(welcome("imap4"))
 
 
+@pytest.mark.slow
 def test_logins_beyond_the_limit_wait(
     perditions: Perditions, clients: OpenClients, gate: Path
 ) -> None:
@@ -401,6 +404,7 @@ def test_client_that_disconnects_while_pam_is_asked(
     proxy.wait_for_log(f"Close: {gone.own_address}->")
 
 
+@pytest.mark.slow
 def test_module_that_hangs(perditions: Perditions, clients: OpenClients, odd: None) -> None:
     """It delays only its own user, and only until the time limit; its process is killed."""
     proxy = perditions.start("imap4", *FEW, "--authenticate_timeout", "3")
@@ -537,6 +541,7 @@ def test_inetd_mode(protocol: str, perditions: Perditions, folder: Path, unix: N
         assert served.status() == 0, (folder / "log").read_text()
 
 
+@pytest.mark.slow
 def test_inetd_mode_wrong_password(perditions: Perditions, folder: Path, unix: None) -> None:
     with inetd_perdition(perditions, folder, "imap4") as served:
         give_credentials(served.client, "imap4", ACCOUNT, "wrong")
@@ -546,6 +551,7 @@ def test_inetd_mode_wrong_password(perditions: Perditions, folder: Path, unix: N
     assert REFUSED in (folder / "log").read_text()
 
 
+@pytest.mark.slow
 def test_inetd_mode_module_that_prints(perditions: Perditions, folder: Path, odd: None) -> None:
     """A module's standard output and error do not reach the client."""
     with inetd_perdition(perditions, folder, "imap4") as served:

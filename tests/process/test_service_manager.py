@@ -139,6 +139,7 @@ def test_passed_descriptor_that_is_no_listening_socket(kind: str, perditions: Pe
     assert "LISTEN_FDS: descriptor 3" in done.stderr
 
 
+@pytest.mark.slow
 def test_notifies_start_reload_and_end(
     perditions: Perditions,
     clients: OpenClients,

@@ -33,6 +33,7 @@ NOBODY = 65534
 @pytest.mark.parametrize(
     ("protocol", "takeovers", "idle"), [("imap4", 10, 100), ("pop3", 2, 5), ("managesieve", 2, 5)]
 )
+@pytest.mark.slow
 def test_several_in_a_row(
     protocol: str,
     takeovers: int,
@@ -273,6 +274,7 @@ def test_drain_timeout(perditions: Perditions, clients: OpenClients) -> None:
     chain.first.wait_for_log(f"Close: {held.own_address}->")
 
 
+@pytest.mark.slow
 def test_end_before_the_predecessors_end(perditions: Perditions, clients: OpenClients) -> None:
     """Each has its own drain_timeout; the log says that the predecessor still has sessions."""
     chain = TakeoverChain(perditions, "imap4", "--drain_timeout", "3600")

@@ -3,7 +3,7 @@
     python3 -m tests.support.mailserver --name north joe:secret ann:word
 
 It prints one line of JSON with its three ports, and ends when its standard input does, so that it
-never outlives whoever started it. It stores nothing: each user always has the same few messages
+never outlives its parent. It stores nothing: each user always has the same few messages
 and scripts. What only a real store would need is left out.
 """
 

@@ -84,6 +84,7 @@ def with_big_message(servers: TwoServers, big_message: bytes) -> TwoServers:
     return servers
 
 
+@pytest.mark.slow
 def test_big_message_over_imap4(
     with_big_message: TwoServers,
     big_message: bytes,
@@ -110,6 +111,7 @@ def test_big_message_over_imap4(
     expect_close(proxy, client, "max")
 
 
+@pytest.mark.slow
 def test_big_message_over_pop3(
     with_big_message: TwoServers,
     big_message: bytes,
@@ -129,6 +131,7 @@ def test_big_message_over_pop3(
     expect_close(proxy, client, "max")
 
 
+@pytest.mark.slow
 def test_big_script_over_managesieve(
     servers: TwoServers,
     big_message: bytes,
@@ -154,6 +157,7 @@ def test_big_script_over_managesieve(
     expect_close(proxy, client, "max")
 
 
+@pytest.mark.slow
 def test_many_sessions_in_one_worker(
     small_server: RealServer, perditions: Perditions, many_files: None, clients: OpenClients
 ) -> None:
@@ -256,6 +260,7 @@ def test_sigterm_ends_open_sessions(
     assert not pid_file.exists()
 
 
+@pytest.mark.slow
 def test_sigterm_amid_a_transfer(
     with_big_message: TwoServers, perditions: Perditions, folder: Path, clients: OpenClients
 ) -> None:

@@ -135,6 +135,7 @@ def shown(*certificates: Certificate) -> tuple[str | Path, ...]:
         if (client.protocol, outgoing) in REACHED
     ],
 )
+@pytest.mark.slow
 def test_user_reads_their_own(
     name: str,
     use: str,
@@ -163,6 +164,7 @@ def test_user_reads_their_own(
 
 @pytest.mark.parametrize("use", LISTENING)
 @every_protocol
+@pytest.mark.slow
 def test_openssl_client_logs_in(
     protocol: str,
     use: str,
@@ -244,6 +246,7 @@ def test_features_depend_on_tls(
             assert advice(client, protocol) == set()
 
 
+@pytest.mark.slow
 def test_no_password_is_accepted_before_tls_where_tls_is_forced(
     perditions: Perditions, certificate: Certificate, tls: dict[str, ClientTLS]
 ) -> None:
@@ -648,6 +651,7 @@ def test_real_server_gets_the_server_name(
 
 
 @pytest.mark.parametrize("side", ["listen", "outgoing"])
+@pytest.mark.slow
 def test_log_warns_of_versions_that_openssl_disables(
     side: str, perditions: Perditions, certificate: Certificate
 ) -> None:

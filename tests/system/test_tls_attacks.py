@@ -34,6 +34,8 @@ from tests.support.scripted_server import (
     client_and_server,
 )
 
+pytestmark = pytest.mark.slow
+
 T = TypeVar("T")
 
 BIG = 32 << 20
