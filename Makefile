@@ -6,10 +6,10 @@ ARGS =
 VENV := .venv
 PIP  := $(VENV)/bin/pip -qq --disable-pip-version-check install --editable
 
-.PHONY: help build demo run test testpackages lint bench manual deb rpm clean
+.PHONY: help build demo run test test-fast testpackages lint bench manual deb rpm clean
 
 help:   ## List all targets
-	@sed -n 's/^\([a-z]*\): .*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 21
+	@sed -n 's/^\([a-z-]*\): .*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 21
 
 build: $(VENV)/built  ## Install missing packages and create .venv, which bin/* run in
 
@@ -19,9 +19,13 @@ demo: build  ## Show two users log in over three protocols to two real servers
 run: build  ## Keep the demo running until Ctrl-C, for your own mail clients
 	@$(VENV)/bin/python3 -m tests.support.demo --stay
 
-test: $(VENV)/built-for-test  ## Run the tests; ARGS="-k imap" is passed to pytest
+test: $(VENV)/built-for-test  ## Run all tests; ARGS="-k imap" is passed to pytest
 	@tests/support/packages test
 	@$(VENV)/bin/pytest --ignore tests/packaging $(ARGS)
+
+test-fast: $(VENV)/built-for-test  ## Run unit tests, document tests and quick system tests
+	@tests/support/packages test
+	@$(VENV)/bin/pytest -m "not slow" tests/unit tests/docs tests/system $(ARGS)
 
 testpackages: $(VENV)/built-for-test  ## Build, install, test and remove both packages (as root)
 	@tests/support/packages deb

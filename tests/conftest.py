@@ -1,4 +1,4 @@
-"""What holds for every test: how skips count, what a failure tells, where files go."""
+"""For all tests: skips under CI, evidence of failures, temporary folders."""
 
 import os
 import resource
@@ -8,21 +8,30 @@ from typing import Protocol, runtime_checkable
 
 import pytest
 
-from tests.support.folders import public_folder
+from tests.support.folders import ROOT, checkout_is_public, public_folder
 
 
 @runtime_checkable
-class Witness(Protocol):
-    """Whatever can tell what happened: when a test fails, its fixtures are asked."""
+class HasEvidence(Protocol):
+    """A fixture whose evidence is shown when a test fails."""
 
     def evidence(self) -> str: ...
+
+
+def pytest_sessionstart() -> None:
+    """Refuse to run as root where perdition, which drops root, could not read itself."""
+    if os.geteuid() == 0 and not checkout_is_public():
+        raise pytest.UsageError(
+            f"{ROOT} is not readable for other users, as which tests run perdition: "
+            "use a checkout elsewhere, such as in /usr/local/src, or chmod its folders"
+        )
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Function,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Under CI a skipped test has failed; a failed test shows what its fixtures saw."""
+    """Under CI a skipped test fails; a failed test shows the evidence of its fixtures."""
     report = yield
     if report.skipped and os.environ.get("CI") == "true" and not hasattr(report, "wasxfail"):
         assert isinstance(report.longrepr, tuple)
@@ -30,25 +39,32 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"{reason}: under CI that is a failure"
     if report.failed:
-        # A fixture that only prepares another one is the same witness under two names.
-        witnesses = {id(value): (name, value) for name, value in item.funcargs.items()}
-        for name, value in witnesses.values():
-            if isinstance(value, Witness):
-                report.sections.append((name, value.evidence()))
+        # Two fixtures may return the same object.
+        values = {id(value): (name, value) for name, value in item.funcargs.items()}
+        for name, value in values.values():
+            if isinstance(value, HasEvidence):
+                report.sections.append((name, evidence_of(value)))
     return report
+
+
+def evidence_of(fixture: HasEvidence) -> str:
+    try:
+        return fixture.evidence()
+    except Exception as error:  # noqa: BLE001 - pytest would not report the test's own failure
+        return f"no evidence: {error!r}"
 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A temporary folder that perdition may read without root, too."""
+    """A temporary folder that perdition can read without root."""
     with public_folder() as path:
         yield path
 
 
 @pytest.fixture
 def many_files() -> Iterator[None]:
-    """Let this process open as many files as it may; perdition has to see to itself."""
-    few, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    """Raise this process's soft limit of open files to the hard one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (few, most))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -13,8 +13,8 @@ from statistics import median, quantiles
 
 from tests.bench import load, nginx
 from tests.bench.load import Connect
-from tests.support.folders import public_folder
-from tests.support.proxy import BIN, ROOT, Proxy, popmap
+from tests.support.folders import BIN, ROOT, public_folder
+from tests.support.perdition import PerditionProcess, popmap
 from tests.support.wait import until
 
 ROUNDS = 5
@@ -48,7 +48,7 @@ def cpu_seconds(pids: list[int]) -> float:
     return sum(used) * NANOSECOND
 
 
-def family(pid: int) -> list[int]:
+def all_processes(pid: int) -> list[int]:
     """Return a process and its children."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [pid, *map(int, children)]
@@ -56,7 +56,7 @@ def family(pid: int) -> list[int]:
 
 def cost(pid: int, work: Callable[[], object]) -> float:
     """Return the CPU seconds that a family of processes spends on some work."""
-    pids = family(pid)
+    pids = all_processes(pid)
     before = cpu_seconds(pids)
     work()
     return cpu_seconds(pids) - before
@@ -82,8 +82,8 @@ def measure_logins(folder: Path, pop3: int, imap4: int) -> None:
         file = popmap(folder / f"{protocol}.db", {"joe": f"127.0.0.1:{port}"})
         imap = protocol == "imap4"
         with (
-            Proxy(protocol, folder, "-M", "", "-s", f"127.0.0.1:{port}") as without,
-            Proxy(protocol, folder, "-M", "gdbm", "-m", file) as mapped,
+            PerditionProcess(protocol, folder, "-M", "", "-s", f"127.0.0.1:{port}") as without,
+            PerditionProcess(protocol, folder, "-M", "gdbm", "-m", file) as mapped,
         ):
             bare, full = login_costs(without, mapped, imap)
             report(f"{protocol} login without a popmap", bare, "us CPU")
@@ -94,13 +94,15 @@ def measure_logins(folder: Path, pop3: int, imap4: int) -> None:
                 print(f"{f'{protocol} login with gdbm':<52} {calls:8.2f} system calls")
 
 
-def login_costs(first: Proxy, second: Proxy, imap: bool) -> tuple[list[float], list[float]]:
+def login_costs(
+    first: PerditionProcess, second: PerditionProcess, imap: bool
+) -> tuple[list[float], list[float]]:
     """Return what a login costs at each, in microseconds of CPU: a figure a round.
 
     The rounds are short and the two take turns, also at being the first of a round, so that what
     else the machine does meets both alike.
     """
-    figures: dict[Proxy, list[float]] = {first: [], second: []}
+    figures: dict[PerditionProcess, list[float]] = {first: [], second: []}
     for proxy in figures:
         load.logins(load.plain(proxy.port), imap, LOGINS)
     for number in range(LOGIN_ROUNDS):
@@ -117,7 +119,7 @@ def report_ratio(what: str, below: list[float], above: list[float]) -> None:
     print(f"{what:<52} {middle:8.3f}  (half of the rounds: {low:.3f} to {high:.3f})")
 
 
-def system_calls(proxy: Proxy, connect: Connect, imap: bool) -> float:
+def system_calls(proxy: PerditionProcess, connect: Connect, imap: bool) -> float:
     """Return how many system calls the workers make for a login."""
     load.logins(connect, imap, 100)
     tracers = [
@@ -147,7 +149,7 @@ def measure_sessions(folder: Path, pop3: int, tls_options: list[str]) -> None:
     """Print the memory of an idle session."""
     server = ["-M", "", "-s", f"127.0.0.1:{pop3}", "--workers", "1"]
     for what, options, connect_to in (("plain", [], load.plain), ("TLS", tls_options, load.tls)):
-        with Proxy("pop3", folder, *server, *options) as proxy:
+        with PerditionProcess("pop3", folder, *server, *options) as proxy:
             [worker] = proxy.workers()
             connect = connect_to(proxy.port)
             few = [load.log_in(connect) for _ in range(100)]
@@ -163,8 +165,8 @@ def measure_bulk(folder: Path, pop3: int, tls_options: list[str], pair: tuple[Pa
     """Print the CPU of a gigabyte, beside nginx's if that is here."""
     server = ["-M", "", "-s", f"127.0.0.1:{pop3}", "--workers", "1"]
     with (
-        Proxy("pop3", folder, *server) as plain,
-        Proxy("pop3", folder, *server, *tls_options) as secure,
+        PerditionProcess("pop3", folder, *server) as plain,
+        PerditionProcess("pop3", folder, *server, *tls_options) as secure,
     ):
         subjects = {
             "gigabyte, plain, perdition": (plain.pid, load.plain(plain.port)),

@@ -17,7 +17,7 @@ from perdition.options.table import Options
 from perdition.popmap import Destination, PopMap, Query
 from perdition.popmap.backends.c_library import CLibraryMap
 from perdition.popmap.kinds import open_map
-from tests.support.proxy import ROOT
+from tests.support.folders import ROOT
 from tests.support.wait import until
 
 ENDS = ConnectionEnds("192.0.2.1", 4242, "192.0.2.9", 143)
@@ -147,7 +147,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> str:
     return compiled(tmp_path_factory.mktemp("library"), GET)
 
 
-class Site:
+class LibraryMap:
     """A map of the library, and what the library has noted."""
 
     def __init__(self, library: str, notes: Path, seconds: int = 10) -> None:
@@ -177,18 +177,18 @@ def opened(library: str, option: str = "", seconds: int = 10) -> PopMap:
 
 
 def test_get(library: str, tmp_path: Path) -> None:
-    site = Site(library, tmp_path / "notes")
-    assert isinstance(site.popmap, CLibraryMap)
-    assert site.popmap.blocks
-    assert site.lookup("joe") == Destination(Endpoint("north", "1143"), "max")
-    assert site.lookup("option") == Destination(Endpoint(str(site.file)))
-    assert site.lookup("") == Destination(Endpoint(str(site.file)))
-    assert site.lookup("nobody") is None
-    assert site.lookup("joe\0") is None
-    assert len(site.processes()) == 1
-    assert os.getpid() not in site.processes()
-    site.close()
-    assert site.notes() == ["init", "fini"]
+    library_map = LibraryMap(library, tmp_path / "notes")
+    assert isinstance(library_map.popmap, CLibraryMap)
+    assert library_map.popmap.blocks
+    assert library_map.lookup("joe") == Destination(Endpoint("north", "1143"), "max")
+    assert library_map.lookup("option") == Destination(Endpoint(str(library_map.file)))
+    assert library_map.lookup("") == Destination(Endpoint(str(library_map.file)))
+    assert library_map.lookup("nobody") is None
+    assert library_map.lookup("joe\0") is None
+    assert len(library_map.processes()) == 1
+    assert os.getpid() not in library_map.processes()
+    library_map.close()
+    assert library_map.notes() == ["init", "fini"]
 
 
 def test_get2(tmp_path: Path) -> None:
@@ -227,32 +227,32 @@ def test_variables_of_the_program(tmp_path: Path) -> None:
     ],
 )
 def test_failures_hurt_nobody(library: str, tmp_path: Path, key: str, complaint: str) -> None:
-    site = Site(library, tmp_path / "notes")
-    site.lookup("joe")
+    library_map = LibraryMap(library, tmp_path / "notes")
+    library_map.lookup("joe")
     with pytest.raises(MapUnavailable, match=complaint):
-        site.lookup(key)
-    assert site.lookup("joe") == Destination(Endpoint("north", "1143"), "max")
-    site.close()
+        library_map.lookup(key)
+    assert library_map.lookup("joe") == Destination(Endpoint("north", "1143"), "max")
+    library_map.close()
 
 
 def test_waiting_costs_the_time_limit_and_no_more(library: str, tmp_path: Path) -> None:
-    site = Site(library, tmp_path / "notes", seconds=2)
+    library_map = LibraryMap(library, tmp_path / "notes", seconds=2)
     began = time.monotonic()
     with pytest.raises(MapUnavailable, match="timed out"):
-        site.lookup("hang")
+        library_map.lookup("hang")
     assert time.monotonic() - began < 4
-    assert site.lookup("joe") == Destination(Endpoint("north", "1143"), "max")
-    site.close()
+    assert library_map.lookup("joe") == Destination(Endpoint("north", "1143"), "max")
+    library_map.close()
 
 
 def test_reopen_ends_and_starts_the_library(library: str, tmp_path: Path) -> None:
-    site = Site(library, tmp_path / "notes")
-    site.lookup("joe")
-    site.popmap.reopen()
-    until(lambda: site.notes() == ["init", "fini"], "the library ends")
-    site.lookup("joe")
-    assert site.notes() == ["init", "fini", "init"]
-    site.close()
+    library_map = LibraryMap(library, tmp_path / "notes")
+    library_map.lookup("joe")
+    library_map.popmap.reopen()
+    until(lambda: library_map.notes() == ["init", "fini"], "the library ends")
+    library_map.lookup("joe")
+    assert library_map.notes() == ["init", "fini", "init"]
+    library_map.close()
 
 
 def test_library_that_cannot_start_is_unavailable(library: str) -> None:

@@ -12,9 +12,8 @@ from perdition.options.table import Options
 from perdition.popmap import Destination, PopMap, Query
 from perdition.popmap.kinds import open_map
 from tests.maps.test_servers import ANSWERS, ENDS, INJECTIONS, LINES
-from tests.support.folders import public_folder
+from tests.support.folders import ROOT, public_folder
 from tests.support.map_servers import OpenLDAP
-from tests.support.proxy import ROOT
 
 ldap = pytest.importorskip("perdition.popmap.backends.ldap")
 

@@ -14,19 +14,18 @@ import pytest
 
 from tests.maps.test_c_library import GET, compiled
 from tests.maps.test_servers import SERVERS
+from tests.support.client_connection import PROTOCOLS, LoggedInClient, RawConnection
 from tests.support.folders import public_folder
 from tests.support.map_server import MapServer
 from tests.support.map_servers import PASSWORD, AuthService, MariaDBByODBC, Redis
-from tests.support.proxy import Proxy
+from tests.support.perdition import PerditionProcess
 from tests.support.real_server import RealServer
-from tests.support.session import DIALOGUES, Session
 from tests.support.wait import DEADLINE, until
-from tests.support.wire import Wire
 
 UNAVAILABLE = 'status="failed: Could not determine server: popmap unavailable"'
 
 
-class Login(NamedTuple):
+class LoginResult(NamedTuple):
     """A login: when it began, by the monotonic clock, and what the client was told."""
 
     began: float
@@ -38,21 +37,21 @@ class Login(NamedTuple):
         return self.answer.startswith("a OK")
 
 
-def log_in(proxy: Proxy, user: str, password: str = "secret") -> Login:
+def log_in(proxy: PerditionProcess, user: str, password: str = "secret") -> LoginResult:
     """Log in and out again."""
     began = time.monotonic()
-    with Wire.to(proxy.address) as client:
-        client.read_until(DIALOGUES["imap4"].greeting)
+    with RawConnection.to(proxy.address) as client:
+        client.read_until(PROTOCOLS["imap4"].greeting)
         answer = client.ask(f"a LOGIN {user} {password}".encode(), rb"(?m)^a (OK|NO|BAD).*\r\n")
-    return Login(began, answer.decode().splitlines()[-1])
+    return LoginResult(began, answer.decode().splitlines()[-1])
 
 
-class Load:
+class LoginLoad:
     """Clients that log in all the time."""
 
-    def __init__(self, proxy: Proxy, clients: int = 4) -> None:
+    def __init__(self, proxy: PerditionProcess, clients: int = 4) -> None:
         self.proxy = proxy
-        self.logins: list[Login] = []
+        self.logins: list[LoginResult] = []
         self._done = threading.Event()
         self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
         for thread in self._threads:
@@ -116,8 +115,8 @@ def redis(folder: Path, real_server: RealServer) -> Iterator[Redis]:
         yield running
 
 
-def proxy_with(server: MapServer, folder: Path, *options: str) -> Proxy:
-    return Proxy("imap4", folder, "-M", server.kind, "-m", server.option(), *options)
+def proxy_with(server: MapServer, folder: Path, *options: str) -> PerditionProcess:
+    return PerditionProcess("imap4", folder, "-M", server.kind, "-m", server.option(), *options)
 
 
 @pytest.mark.parametrize("kind", SERVERS, ids=lambda kind: kind.__name__)
@@ -127,7 +126,10 @@ def test_restart_under_load(kind: type[MapServer], real_server: RealServer) -> N
         pytest.skip(reason)
     with public_folder() as folder, kind(folder) as server:
         server.load(f"joe:{real_server.server('imap4')}\n")
-        with proxy_with(server, folder, "--workers", "1") as proxy, closing(Load(proxy)) as load:
+        with (
+            proxy_with(server, folder, "--workers", "1") as proxy,
+            closing(LoginLoad(proxy)) as load,
+        ):
             load.wait_for(20)
             gone = time.monotonic()
             server.restart()
@@ -149,10 +151,10 @@ def test_hung_server_holds_up_only_who_needs_it(
     """Sessions go on, and users who name their server log in, while forty lookups hang."""
     options = ("--workers", "1", "--map_timeout", "4", "-c")
     with proxy_with(hanging, folder, *options) as proxy:
-        session = Session(proxy.address, "imap4", "joe", "secret")
+        session = LoggedInClient(proxy.address, "imap4", "joe", "secret")
         named = f"joe@{real_server.server('imap4')}"
         with hanging.hung():
-            refused: list[Login] = []
+            refused: list[LoginResult] = []
             threads = [
                 threading.Thread(target=lambda: refused.append(log_in(proxy, "ann")))
                 for _ in range(40)
@@ -190,7 +192,7 @@ def test_password_of_the_map_is_nowhere_to_be_seen(redis: Redis, folder: Path) -
     secret = PASSWORD.replace(":", "%3a")
     option = redis.option().replace(f"@{redis.password_file}", secret)
     assert secret in option
-    with Proxy("imap4", folder, "-M", "redis", "-m", option, "-d", "-C") as proxy:
+    with PerditionProcess("imap4", folder, "-M", "redis", "-m", option, "-d", "-C") as proxy:
         assert log_in(proxy, "joe").ok
         assert not log_in(proxy, "nobody").ok
         redis.stop()
@@ -214,7 +216,7 @@ def test_sighup_opens_the_map_by_the_options_that_are_there_now(
     redis.password_file.chmod(0o600)
     file = folder / "perdition.conf"
     file.write_text(f"map_library redis\nmap_library_opt '{redis.option()} elsewhere:%s'\n")
-    with Proxy("imap4", folder, "--workers", "1", "-f", file) as proxy:
+    with PerditionProcess("imap4", folder, "--workers", "1", "-f", file) as proxy:
         assert not log_in(proxy, "joe").ok
         file.write_text(f"map_library redis\nmap_library_opt '{redis.option()}'\n")
         os.kill(proxy.pid, signal.SIGHUP)
@@ -233,8 +235,8 @@ def test_library_that_crashes_and_hangs(real_server: RealServer, folder: Path) -
     notes.touch()
     notes.chmod(0o666)
     options = ("-M", library, "-m", str(notes), "--workers", "1", "--map_timeout", "2")
-    with Proxy("imap4", folder, *options) as proxy:
-        session = Session(proxy.address, "imap4", "joe", "secret")
+    with PerditionProcess("imap4", folder, *options) as proxy:
+        session = LoggedInClient(proxy.address, "imap4", "joe", "secret")
         workers = proxy.workers()
         for user in ("crash", "hang", "down"):
             assert "[UNAVAILABLE]" in log_in(proxy, user).answer
@@ -252,7 +254,9 @@ def test_service_that_checks_passwords(real_server: RealServer, folder: Path) ->
     with AuthService(folder) as service:
         service.load(f"joe:w0rd/secret/{address}\nann:secret//{address}\n")
         option = f"{service.option()} Auth-Pass"
-        with Proxy("imap4", folder, "-M", "http", "-m", option, "-d", "-s", address) as proxy:
+        with PerditionProcess(
+            "imap4", folder, "-M", "http", "-m", option, "-d", "-s", address
+        ) as proxy:
             assert log_in(proxy, "ann").ok
             refused = log_in(proxy, "joe").answer
             assert refused.startswith("a NO [AUTHENTICATIONFAILED]")
@@ -267,15 +271,15 @@ def test_password_of_the_popmap_lets_nobody_act_as_another(
 ) -> None:
     """It goes with the name that was looked up, not with the one that comes with it in SASL."""
     plain = b64encode(b"joe\0ann\0w0rd")
-    sieve = DIALOGUES["managesieve"]
+    sieve = PROTOCOLS["managesieve"]
     with AuthService(folder) as service:
         service.load(f"joe:w0rd/secret/{real_server.server('managesieve')}\n")
         option = f"{service.option()} Auth-Pass"
-        with Proxy("managesieve", folder, "-M", "http", "-m", option) as proxy:
-            with Wire.to(proxy.address) as client:
+        with PerditionProcess("managesieve", folder, "-M", "http", "-m", option) as proxy:
+            with RawConnection.to(proxy.address) as client:
                 client.read_until(sieve.greeting)
                 client.ask(b'AUTHENTICATE "PLAIN" "%b"' % plain, rb"OK.*\r\n")
-                assert b"joe-on-north" in client.ask(*sieve.question)
+                assert b"joe-on-north" in client.ask(*sieve.noop)
             proxy.wait_for_log('authentication_id="joe".*status=ok')
 
 

@@ -13,7 +13,7 @@ from perdition.options.table import Options
 from perdition.popmap import Query
 from perdition.popmap.kinds import open_map
 from tests.maps.test_servers import ENDS, INJECTIONS
-from tests.support.proxy import ROOT
+from tests.support.folders import ROOT
 
 PROGRAMS = ("unshare", "ip", "rpcbind", "ypserv", "ypbind", "ypwhich")
 

@@ -14,13 +14,7 @@ from perdition.popmap.kinds import open_map
 from tests.support import processes
 from tests.support.folders import public_folder
 from tests.support.map_server import MapServer
-from tests.support.map_servers import (
-    AuthService,
-    MariaDB,
-    OpenLDAP,
-    PostgreSQL,
-    Redis,
-)
+from tests.support.map_servers import AuthService, MariaDB, OpenLDAP, PostgreSQL, Redis
 
 ENDS = ConnectionEnds("192.0.2.1", 4242, "192.0.2.9", 143)
 SERVERS: list[type[MapServer]] = [MariaDB, PostgreSQL, OpenLDAP, Redis, AuthService]

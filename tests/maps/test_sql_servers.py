@@ -1,4 +1,4 @@
-"""What only SQL servers have: TLS, tables of all shapes, names that are words of SQL."""
+"""What only SQL servers have: ClientTLS, tables of all shapes, names that are words of SQL."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Certificates and their keys: how they are read at start, and taken up anew while all goes on."""
+"""Certificates and keys: read at start, and read again at SIGHUP while sessions go on."""
 
 import os
 import pty
@@ -14,14 +14,15 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import PrivateFormat
 
-from tests.process.conftest import PASSWORD, Started, needs_root
+from tests.process.conftest import PASSWORD, needs_root
 from tests.support import processes
 from tests.support.authority import Authority, ec_key, encrypt
+from tests.support.client_connection import ClientTLS, LoggedInClient, RawConnection
 from tests.support.dovecot import Certificate
-from tests.support.proxy import BIN, Proxy
-from tests.support.session import TLS, Session
+from tests.support.folders import BIN
+from tests.support.perdition import PerditionProcess, Perditions
+from tests.support.processes import ProcessInfo
 from tests.support.wait import DEADLINE, until
-from tests.support.wire import Wire
 
 PASSPHRASE = "correct horse"
 USAGE = os.EX_USAGE
@@ -29,30 +30,30 @@ USAGE = os.EX_USAGE
 
 @pytest.fixture
 def authority(folder: Path) -> Authority:
-    """Whoever vouches for perdition; its files are in the test's folder."""
+    """The certificate authority; its files are in the test's folder."""
     return Authority(folder)
 
 
 def shown(certificate: Certificate) -> tuple[str | Path, ...]:
-    """The options that have clients shown this certificate."""
+    """The options for this certificate."""
     files = ("--ssl_cert_file", certificate.certificate, "--ssl_key_file", certificate.key)
     return ("--ssl_mode", "ssl_listen", *files)
 
 
-def holder(proxy: Proxy, authority: Authority, host: str = "localhost") -> str:
-    """Whose certificate a new client is shown: its common name."""
-    with Wire.to(proxy.address) as wire:
-        certificate = wire.start_tls(authority.trusted(), host).getpeercert(binary_form=True)
+def holder(proxy: PerditionProcess, authority: Authority, host: str = "localhost") -> str:
+    """The common name of the certificate that perdition shows a new client."""
+    with RawConnection.to(proxy.address) as connection:
+        certificate = connection.start_tls(authority.trusted(), host).getpeercert(binary_form=True)
     assert certificate, "no certificate is shown"
     return x509.load_der_x509_certificate(certificate).subject.rfc4514_string().removeprefix("CN=")
 
 
-# Keys under a passphrase.
+# Keys with a passphrase.
 
 
 @pytest.fixture(params=[PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL])
 def locked(request: pytest.FixtureRequest, authority: Authority) -> Certificate:
-    """A certificate whose key is under the passphrase, in either form that keys have."""
+    """A certificate whose key has a passphrase, in PKCS#8 and in traditional form."""
     key = ec_key()
     certificate = authority.issue("locked", key=key)
     encrypt(certificate, key, PASSPHRASE, request.param)
@@ -61,7 +62,7 @@ def locked(request: pytest.FixtureRequest, authority: Authority) -> Certificate:
 
 @pytest.fixture
 def passphrase(folder: Path) -> Path:
-    """A file with the passphrase, and a line that is none of it."""
+    """A file with the passphrase in its first line."""
     file = folder / "passphrase"
     file.write_text(f"{PASSPHRASE}\nsomething else\n")
     return file
@@ -71,7 +72,9 @@ def test_passphrase_from_a_file(
     locked: Certificate, passphrase: Path, authority: Authority, folder: Path
 ) -> None:
     """ssl_passphrase_file: its first line."""
-    with Proxy("imap4", folder, *shown(locked), "--ssl_passphrase_file", passphrase) as proxy:
+    with PerditionProcess(
+        "imap4", folder, *shown(locked), "--ssl_passphrase_file", passphrase
+    ) as proxy:
         assert holder(proxy, authority) == "locked"
 
 
@@ -82,24 +85,26 @@ def test_passphrase_from_a_descriptor(
     with passphrase.open() as source:
         number = source.fileno()
         option = ("--ssl_passphrase_fd", str(number))
-        with Proxy("imap4", folder, *shown(locked), *option, descriptors=[number]) as proxy:
+        with PerditionProcess(
+            "imap4", folder, *shown(locked), *option, descriptors=[number]
+        ) as proxy:
             assert holder(proxy, authority) == "locked"
 
 
 def test_passphrase_from_standard_input(
     locked: Certificate, passphrase: Path, authority: Authority, folder: Path
 ) -> None:
-    """Where no option tells another place."""
+    """Without an option for it."""
     with (
         passphrase.open() as source,
-        Proxy("imap4", folder, *shown(locked), stdin=source.fileno()) as proxy,
+        PerditionProcess("imap4", folder, *shown(locked), stdin=source.fileno()) as proxy,
     ):
         assert holder(proxy, authority) == "locked"
 
 
 @pytest.fixture
 def terminal() -> Iterator[tuple[int, int]]:
-    """A terminal: where somebody types, and where a program reads that."""
+    """A pseudo-terminal: its master and its slave."""
     ends = pty.openpty()
     yield ends
     for end in ends:
@@ -107,7 +112,7 @@ def terminal() -> Iterator[tuple[int, int]]:
 
 
 def type_unseen(terminal: tuple[int, int], text: str) -> None:
-    """Type a line once the terminal stops showing what is typed."""
+    """Type a line once the terminal's echo is off."""
     keyboard, screen = terminal
     until(lambda: not termios.tcgetattr(screen)[3] & termios.ECHO, "it asks for a passphrase")
     os.write(keyboard, f"{text}\n".encode())
@@ -116,21 +121,21 @@ def type_unseen(terminal: tuple[int, int], text: str) -> None:
 def test_passphrase_is_asked_for_on_a_terminal(
     locked: Certificate, authority: Authority, folder: Path, terminal: tuple[int, int]
 ) -> None:
-    """Nobody sees what is typed."""
+    """The passphrase is not echoed."""
     typist = Thread(target=type_unseen, args=(terminal, PASSPHRASE))
     typist.start()
-    with Proxy("imap4", folder, *shown(locked), stdin=terminal[1]) as proxy:
+    with PerditionProcess("imap4", folder, *shown(locked), stdin=terminal[1]) as proxy:
         assert holder(proxy, authority) == "locked"
         assert PASSPHRASE not in proxy.evidence()
     typist.join()
 
 
-# Certificates that it cannot start with.
+# Certificates with which the start fails.
 
 
 @pytest.fixture
 def files(authority: Authority, folder: Path) -> Path:
-    """A folder with good.crt and good.key, and with much that is not good."""
+    """A folder with good.crt, good.key and files of many kinds that are not valid."""
     authority.issue("good")
     authority.issue("other")
     key = ec_key()
@@ -176,7 +181,7 @@ LOCKED = "--ssl_cert_file locked.crt --ssl_key_file locked.key "
 def test_start_is_refused_in_one_line_that_names_what_is_wrong(
     options: str, complaint: str, files: Path
 ) -> None:
-    """Nothing listens with half of what was asked for."""
+    """perdition does not listen without its certificate."""
     mode = () if "--ssl_mode" in options else ("--ssl_mode", "ssl_listen")
     [port] = processes.free_ports(1)
     done = subprocess.run(
@@ -202,7 +207,7 @@ def test_start_is_refused_in_one_line_that_names_what_is_wrong(
 
 
 def copy(source: Certificate, target: Certificate) -> None:
-    """Put a certificate and its key in the place of others."""
+    """Replace a certificate and its key by others."""
     target.certificate.unlink(missing_ok=True)
     target.certificate.write_bytes(source.certificate.read_bytes())
     target.key.write_bytes(source.key.read_bytes())
@@ -210,7 +215,7 @@ def copy(source: Certificate, target: Certificate) -> None:
 
 @pytest.fixture
 def old(authority: Authority) -> Certificate:
-    """What perdition starts with; only root may read the key."""
+    """The certificate at start; only root can read the key."""
     certificate = authority.issue("old")
     assert certificate.key.stat().st_mode & 0o777 == 0o600
     return certificate
@@ -218,16 +223,16 @@ def old(authority: Authority) -> Certificate:
 
 @pytest.fixture
 def new(authority: Authority) -> Certificate:
-    """What is to take its place."""
+    """The certificate that replaces it."""
     return authority.issue("new")
 
 
-def everybody_shows(proxy: Proxy, authority: Authority, name: str) -> bool:
-    """Whether client after client, whichever worker they come to, is shown that certificate."""
+def everybody_shows(proxy: PerditionProcess, authority: Authority, name: str) -> bool:
+    """Whether 20 clients in a row, on any worker, are shown that certificate."""
     return all(holder(proxy, authority) == name for _ in range(16))
 
 
-def expect_shown(proxy: Proxy, authority: Authority, name: str) -> None:
+def expect_shown(proxy: PerditionProcess, authority: Authority, name: str) -> None:
     """Wait until every worker shows that certificate."""
     until(
         lambda: everybody_shows(proxy, authority, name),
@@ -237,14 +242,14 @@ def expect_shown(proxy: Proxy, authority: Authority, name: str) -> None:
 
 @needs_root
 def test_renewed_certificate_is_taken_up_while_a_session_stays(
-    started: Started, authority: Authority, old: Certificate, new: Certificate
+    perditions: Perditions, authority: Authority, old: Certificate, new: Certificate
 ) -> None:
-    """Also where only root may read the key, and nobody but the workers has to be told."""
-    proxy = started.foreground("imap4", *shown(old), "--workers", "2")
+    """Even if only root can read the key. No worker is restarted."""
+    proxy = perditions.start("imap4", *shown(old), "--workers", "2")
     workers = proxy.workers()
     assert holder(proxy, authority) == "old"
-    tls = TLS("ssl", authority.trusted())
-    with Session(proxy.address, "imap4", "joe", PASSWORD, tls) as session:
+    tls = ClientTLS("ssl", authority.trusted())
+    with LoggedInClient(proxy.address, "imap4", "joe", PASSWORD, tls) as session:
         copy(new, old)
         os.kill(proxy.pid, signal.SIGHUP)
         expect_shown(proxy, authority, "new")
@@ -274,13 +279,13 @@ def have_another_key(certificate: Certificate, other: Certificate) -> None:
 @pytest.mark.parametrize("spoil", [be_rubbish, be_gone, be_a_pipe, have_another_key])
 def test_bad_renewed_certificate_is_refused_and_the_old_one_kept(
     spoil: Callable[[Certificate, Certificate], None],
-    started: Started,
+    perditions: Perditions,
     authority: Authority,
     old: Certificate,
     new: Certificate,
 ) -> None:
-    """The log says why, and which file is meant; a better one is then taken up."""
-    proxy = started.foreground("imap4", *shown(old), "--workers", "2")
+    """The log has file and reason; the next SIGHUP can read a valid certificate."""
+    proxy = perditions.start("imap4", *shown(old), "--workers", "2")
     spoil(old, new)
 
     os.kill(proxy.pid, signal.SIGHUP)
@@ -294,11 +299,11 @@ def test_bad_renewed_certificate_is_refused_and_the_old_one_kept(
 
 @needs_root
 def test_one_bad_certificate_of_several_keeps_them_all(
-    started: Started, authority: Authority, old: Certificate, new: Certificate
+    perditions: Perditions, authority: Authority, old: Certificate, new: Certificate
 ) -> None:
-    """A site never shows a mixture."""
+    """Clients never see old and new certificates at the same time."""
     second = authority.issue("second", ["second.example"])
-    proxy = started.foreground("imap4", *shown(old), *shown(second))
+    proxy = perditions.start("imap4", *shown(old), *shown(second))
     copy(new, old)
     be_rubbish(second, new)
 
@@ -311,12 +316,12 @@ def test_one_bad_certificate_of_several_keeps_them_all(
 
 @needs_root
 def test_bad_configuration_keeps_the_certificate(
-    started: Started, authority: Authority, old: Certificate, new: Certificate, folder: Path
+    perditions: Perditions, authority: Authority, old: Certificate, new: Certificate, folder: Path
 ) -> None:
-    """A mistake anywhere leaves everything as it was."""
+    """An error in the configuration keeps the certificate, too."""
     configuration = folder / "perdition.conf"
     configuration.write_text("timeout 100\n")
-    proxy = started.foreground("imap4", *shown(old), "--workers", "2", "-f", configuration)
+    proxy = perditions.start("imap4", *shown(old), "--workers", "2", "-f", configuration)
     copy(new, old)
     configuration.write_text("timeout soon\n")
 
@@ -331,10 +336,10 @@ def test_bad_configuration_keeps_the_certificate(
 
 @needs_root
 def test_worker_that_starts_later_has_the_renewed_certificate(
-    started: Started, authority: Authority, old: Certificate, new: Certificate
+    perditions: Perditions, authority: Authority, old: Certificate, new: Certificate
 ) -> None:
-    """It comes from a master that has taken it up too."""
-    proxy = started.foreground("imap4", *shown(old), "--workers", "1")
+    """A worker is forked from a master that has the renewed certificate."""
+    proxy = perditions.start("imap4", *shown(old), "--workers", "1")
     copy(new, old)
     os.kill(proxy.pid, signal.SIGHUP)
     expect_shown(proxy, authority, "new")
@@ -347,10 +352,10 @@ def test_worker_that_starts_later_has_the_renewed_certificate(
 
 @needs_root
 def test_several_sighups_at_once_end_with_what_is_there(
-    started: Started, authority: Authority, old: Certificate, new: Certificate
+    perditions: Perditions, authority: Authority, old: Certificate, new: Certificate
 ) -> None:
-    """However they overtake each other."""
-    proxy = started.foreground("imap4", *shown(old), "--workers", "2")
+    """In whatever order the workers handle them."""
+    proxy = perditions.start("imap4", *shown(old), "--workers", "2")
     copy(new, old)
     for _ in range(20):
         os.kill(proxy.pid, signal.SIGHUP)
@@ -360,13 +365,13 @@ def test_several_sighups_at_once_end_with_what_is_there(
 
 @needs_root
 def test_worker_that_cannot_read_the_renewed_certificate_says_so(
-    started: Started, authority: Authority, old: Certificate, new: Certificate
+    perditions: Perditions, authority: Authority, old: Certificate, new: Certificate
 ) -> None:
-    """Or clients would be shown, by chance, the one or the other, and nobody knew."""
-    proxy = started.foreground("imap4", *shown(old), "--workers", "1")
+    """Without the message, clients would see old or new certificates at random, unnoticed."""
+    proxy = perditions.start("imap4", *shown(old), "--workers", "1")
     [worker] = proxy.workers()
 
-    def roots() -> list[processes.Process]:
+    def roots() -> list[ProcessInfo]:
         return [process for process in proxy.processes() if process.uid == 0]
 
     until(lambda: any("helper" in root.title for root in roots()), proxy.evidence)
@@ -385,18 +390,18 @@ def test_worker_that_cannot_read_the_renewed_certificate_says_so(
     proxy.wait_for_log("worker 1 keeps the old certificates: ")
 
 
-# Who is root for it.
+# Processes of root.
 
 
 @needs_root
 @pytest.mark.parametrize("deadly", [signal.SIGTERM, signal.SIGKILL])
-def test_who_stays_root_ends_with_the_master(
-    deadly: signal.Signals, started: Started, old: Certificate
+def test_processes_of_root_end_with_the_master(
+    deadly: signal.Signals, perditions: Perditions, old: Certificate
 ) -> None:
-    """Who reads keys again is nobody whom the network reaches, and does not outlive the rest."""
-    proxy = started.foreground("imap4", *shown(old))
+    """The process that reads keys at SIGHUP accepts no connections and ends with the master."""
+    proxy = perditions.start("imap4", *shown(old))
 
-    def find_roots() -> list[processes.Process] | None:
+    def find_roots() -> list[ProcessInfo] | None:
         found = [process for process in proxy.processes() if process.uid == 0]
         return found if any("helper" in root.title for root in found) else None
 
@@ -409,8 +414,8 @@ def test_who_stays_root_ends_with_the_master(
 
 
 @needs_root
-def test_nobody_stays_root_where_no_certificate_is_shown(started: Started) -> None:
-    """TLS with real servers alone needs nothing that is root's."""
-    proxy = started.foreground("imap4", "--ssl_mode", "ssl_outgoing")
+def test_no_process_stays_root_without_a_certificate(perditions: Perditions) -> None:
+    """TLS with real servers alone needs no file of root's."""
+    proxy = perditions.start("imap4", "--ssl_mode", "ssl_outgoing")
 
     assert 0 not in [process.uid for process in proxy.processes()], proxy.evidence()

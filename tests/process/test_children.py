@@ -1,4 +1,4 @@
-"""kill -9 of each kind of process in turn, while users log in: what goes on, and what returns."""
+"""kill -9 of each kind of process during logins: what goes on, and what is restarted."""
 
 import os
 import re
@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.conftest import PASSWORD, Clients, Started, fails, needs_root, refused
-from tests.support.family import Member
-from tests.support.proxy import Proxy
+from tests.process.conftest import PASSWORD, fails, needs_root
+from tests.support.client_connection import OpenClients, RepeatedLogins
+from tests.support.perdition import PerditionProcess, Perditions
+from tests.support.processes import ProcessInfo, refuses_connections
 from tests.support.saved import saved
-from tests.support.users import Users
 from tests.support.wait import DEADLINE, until
 
 pytestmark = needs_root
@@ -22,7 +22,7 @@ pytestmark = needs_root
 FEW = ("--workers", "2")
 WITH_HELPER = (*FEW, "-a")
 SOON = 5.0
-"""How long a user would wait for what is to come back."""
+"""Seconds until a killed process is restarted."""
 
 ENDLESS_MAP = """
 from perdition.popmap import NoMap
@@ -39,27 +39,27 @@ class Endless(NoMap):
 
 
 @pytest.fixture
-def proxy(started: Started, pam_permits: None) -> Proxy:
+def proxy(perditions: Perditions, pam_permits: None) -> PerditionProcess:
     """A perdition with processes of all kinds."""
-    return started.foreground("imap4", *WITH_HELPER)
+    return perditions.start("imap4", *WITH_HELPER)
 
 
 @pytest.fixture
-def users(proxy: Proxy) -> Iterator[Users]:
-    """Some have logged in already, and they go on."""
-    with Users(proxy, PASSWORD) as found:
+def logins(proxy: PerditionProcess) -> Iterator[RepeatedLogins]:
+    """Repeated logins that have begun to succeed."""
+    with RepeatedLogins(proxy, PASSWORD) as found:
         found.expect_successes()
         yield found
 
 
-def pids(proxy: Proxy, kind: str) -> set[int]:
-    """The processes of that kind; those that ask PAM are of none."""
+def pids(proxy: PerditionProcess, kind: str) -> set[int]:
+    """The processes of that kind. Those that ask PAM are of no kind."""
     form = re.compile(rf"{proxy.name}: {kind}( \d.*)?")
     return {each.pid for each in proxy.processes() if form.fullmatch(each.title)}
 
 
-def the_helper(proxy: Proxy) -> set[int]:
-    """The helper, once nobody else has its title: what asks PAM has it at first."""
+def the_helper(proxy: PerditionProcess) -> set[int]:
+    """The helper, once no other process has its title: a child that asks PAM has it at first."""
 
     def look() -> set[int] | None:
         found = pids(proxy, "helper")
@@ -68,8 +68,8 @@ def the_helper(proxy: Proxy) -> set[int]:
     return until(look, proxy.evidence)
 
 
-def both_workers(proxy: Proxy) -> set[int]:
-    """The two workers, once both are there: perdition listens before."""
+def both_workers(proxy: PerditionProcess) -> set[int]:
+    """The two workers, once both run: perdition listens before."""
 
     def look() -> set[int] | None:
         found = pids(proxy, "worker")
@@ -79,12 +79,11 @@ def both_workers(proxy: Proxy) -> set[int]:
 
 
 def kill(pid: int) -> None:
-    """kill -9."""
     os.kill(pid, signal.SIGKILL)
 
 
-def expect_another(proxy: Proxy, kind: str, old: set[int], count: int) -> set[int]:
-    """Wait until as many as there were are there, without the one that was killed."""
+def expect_another(proxy: PerditionProcess, kind: str, old: set[int], count: int) -> set[int]:
+    """Wait until the same number of processes runs again without the killed one."""
 
     def look() -> set[int] | None:
         now = pids(proxy, kind)
@@ -93,16 +92,16 @@ def expect_another(proxy: Proxy, kind: str, old: set[int], count: int) -> set[in
     return until(look, lambda: f"another {kind} than {old}\n{proxy.evidence()}", SOON)
 
 
-def test_worker(proxy: Proxy, users: Users, clients: Clients) -> None:
-    """Another one comes; the others' sessions and everybody's logins go on; the log tells."""
+def test_worker(proxy: PerditionProcess, logins: RepeatedLogins, clients: OpenClients) -> None:
+    """It is restarted; sessions of other workers and new logins go on; the log has its death."""
     held = [clients.log_in(proxy) for _ in range(10)]
     before = pids(proxy, "worker")
     victim = min(before)
 
     kill(victim)
     after = expect_another(proxy, "worker", before, len(before))
-    users.start_counting()
-    users.expect_successes()
+    logins.start_counting()
+    logins.expect_successes()
 
     assert len(after & before) == len(before) - 1, proxy.evidence()
     [line] = proxy.wait_for_log(
@@ -110,68 +109,72 @@ def test_worker(proxy: Proxy, users: Users, clients: Clients) -> None:
     )
     lost = int(re.findall(r"with (\d+) session", line)[0])
     ended = sum(fails(each.use) for each in held)
-    # One of the users who come and go may have been lost as well.
+    # One of the repeated logins may have been on that worker.
     assert lost - 1 <= ended <= lost, f"{ended} sessions ended, {line}"
-    assert len(users.failures) <= 1, users.failures
+    assert len(logins.failures) <= 1, logins.failures
 
 
-def test_workers_share_no_line(started: Started, pam_permits: None) -> None:
-    """Nobody can ask the helper, or get orders, in another's place: only clients are for all."""
-    proxy = started.foreground("imap4", *WITH_HELPER)
+def test_workers_share_no_socket(perditions: Perditions, pam_permits: None) -> None:
+    """No worker can use another's helper channel or order socket; only the listening sockets are
+    shared.
+    """
+    proxy = perditions.start("imap4", *WITH_HELPER)
     before = both_workers(proxy)
     kill(min(before))
-    workers = [Member(pid) for pid in expect_another(proxy, "worker", before, len(before))]
+    workers = [ProcessInfo(pid) for pid in expect_another(proxy, "worker", before, len(before))]
 
     one, two = (worker.sockets() for worker in workers)
 
     assert len(one & two) == 1, f"{workers} have {one} and {two}"
 
 
-def test_workers_again_and_again(proxy: Proxy, users: Users) -> None:
-    """Each of them in turn, several times: users hardly see it, and none is lost for good."""
+def test_workers_again_and_again(proxy: PerditionProcess, logins: RepeatedLogins) -> None:
+    """Each worker several times: few logins fail, and every worker is restarted."""
     for _ in range(3):
         for victim in sorted(pids(proxy, "worker")):
             before = pids(proxy, "worker")
             kill(victim)
             expect_another(proxy, "worker", before, len(before))
-            users.start_counting()
-            users.expect_successes()
+            logins.start_counting()
+            logins.expect_successes()
     assert proxy.terminate() == 0, proxy.evidence()
 
 
-def test_helper(proxy: Proxy, users: Users, clients: Clients) -> None:
-    """Another one comes and is asked; who is logged in notices nothing."""
+def test_helper(proxy: PerditionProcess, logins: RepeatedLogins, clients: OpenClients) -> None:
+    """It is restarted and used; logged-in sessions go on."""
     held = clients.log_in(proxy)
     workers = pids(proxy, "worker")
     before = the_helper(proxy)
 
     kill(*before)
     expect_another(proxy, "helper", before, 1)
-    users.start_counting()
-    users.expect_successes(deadline=2 * DEADLINE)  # a user under way waits for an OK in vain
+    logins.start_counting()
+    logins.expect_successes(deadline=2 * DEADLINE)  # a user under way waits for an OK in vain
 
     held.use()
     assert pids(proxy, "worker") == workers, proxy.evidence()
 
 
-def test_helper_supervisor(proxy: Proxy, users: Users, clients: Clients) -> None:
-    """The helper goes on without it, and so do users; an operator is told what to do."""
+def test_helper_supervisor(
+    proxy: PerditionProcess, logins: RepeatedLogins, clients: OpenClients
+) -> None:
+    """The helper and the logins go on without it; the log tells the operator what to do."""
     held = clients.log_in(proxy)
     workers = pids(proxy, "worker")
     helper = the_helper(proxy)
-    users.start_counting()
+    logins.start_counting()
 
     kill(*pids(proxy, "helper supervisor"))
     proxy.wait_for_log("helper supervisor died.*restarted")
-    users.expect_successes()
+    logins.expect_successes()
 
     held.use()
-    assert not users.failures, users.failures
+    assert not logins.failures, logins.failures
     assert (pids(proxy, "worker"), the_helper(proxy)) == (workers, helper)
 
 
-def test_helper_supervisor_then_stop(proxy: Proxy, users: Users) -> None:
-    """A helper that nobody keeps any more ends with the others."""
+def test_helper_supervisor_then_stop(proxy: PerditionProcess, logins: RepeatedLogins) -> None:
+    """A helper without its supervisor ends with the master."""
     kill(*pids(proxy, "helper supervisor"))
     proxy.wait_for_log("helper supervisor died")
 
@@ -179,8 +182,8 @@ def test_helper_supervisor_then_stop(proxy: Proxy, users: Users) -> None:
     until(lambda: not proxy.processes(), lambda: f"nobody is left\n{proxy.evidence()}", SOON)
 
 
-def test_master(proxy: Proxy, users: Users, clients: Clients) -> None:
-    """All others end, with closing lines; the address is free for the next master."""
+def test_master(proxy: PerditionProcess, logins: RepeatedLogins, clients: OpenClients) -> None:
+    """All other processes end, with Close lines; the next master can bind the address."""
     held = clients.log_in(proxy)
 
     kill(proxy.pid)
@@ -189,29 +192,26 @@ def test_master(proxy: Proxy, users: Users, clients: Clients) -> None:
 
     held.read_to_end()
     proxy.wait_for_log(f"Close: {held.own_address}->")
-    assert refused(proxy.address)
+    assert refuses_connections(proxy.address)
 
 
-def test_master_of_a_daemon(started: Started, clients: Clients) -> None:
-    """Its pid file stays behind, and does not keep the next one from starting."""
-    first = started.daemon("imap4", *FEW)
+def test_master_of_a_daemon(perditions: Perditions, clients: OpenClients) -> None:
+    """Its stale pid file does not prevent the next start."""
+    first = perditions.start_daemon("imap4", *FEW)
     kill(first.pid)
     assert first.wait() == -signal.SIGKILL
     until(lambda: not first.processes(), first.evidence, SOON)
     assert first.written_pid() == first.pid
 
-    second = started.prepared("imap4", *FEW, pid_file=first.pid_file)
+    second = perditions.new_daemon("imap4", *FEW, pid_file=first.pid_file)
     second.launch()
     until(lambda: second.written_pid() not in (0, first.pid), second.evidence)
-    second.adopt()
-    try:
+    with second.running():
         clients.log_in(second).use()
-    finally:
-        second.__exit__(None, None, None)
 
 
-def test_master_and_worker_at_once(proxy: Proxy, users: Users) -> None:
-    """As the kernel may do when memory runs out: nobody is left."""
+def test_master_and_worker_at_once(proxy: PerditionProcess, logins: RepeatedLogins) -> None:
+    """As the kernel's OOM killer may do: no process is left."""
     victims = [proxy.pid, *pids(proxy, "worker"), *pids(proxy, "helper supervisor")]
     for victim in victims:
         kill(victim)
@@ -220,9 +220,9 @@ def test_master_and_worker_at_once(proxy: Proxy, users: Users) -> None:
     until(lambda: not proxy.processes(), lambda: f"nobody is left\n{proxy.evidence()}", SOON)
 
 
-def test_worker_that_dies_at_once(started: Started, clients: Clients) -> None:
-    """It is tried again, ever more rarely, until it lives; the other one serves meanwhile."""
-    proxy = started.foreground("imap4", *FEW)
+def test_worker_that_dies_at_once(perditions: Perditions, clients: OpenClients) -> None:
+    """It is restarted with growing delays until it lives; the other worker serves meanwhile."""
+    proxy = perditions.start("imap4", *FEW)
     survivor, _ = sorted(both_workers(proxy))
 
     def delays_of_the_doomed() -> list[float] | None:
@@ -244,7 +244,7 @@ def test_worker_that_dies_at_once(started: Started, clients: Clients) -> None:
 
 @pytest.fixture
 def endless_map() -> Iterator[tuple[str, ...]]:
-    """The option for a popmap of the site's own, where all of this system's packages are."""
+    """The options for a popmap of our own, in the folder of this system's packages."""
     [packages] = [Path(path) for path in sys.path if path.startswith("/usr/local/lib/")]
     packages.mkdir(parents=True, exist_ok=True)
     with saved(packages / "endless") as package, saved(packages / "endless-1.dist-info") as data:
@@ -257,24 +257,24 @@ def endless_map() -> Iterator[tuple[str, ...]]:
 
 
 def test_worker_that_spins_without_a_master(
-    endless_map: tuple[str, ...], started: Started, clients: Clients
+    endless_map: tuple[str, ...], perditions: Perditions, clients: OpenClients
 ) -> None:
-    """A master would replace it; it does not keep the port from the next one either way."""
-    proxy = started.foreground("imap4", "--workers", "1", *endless_map)
+    """A master would restart it. Without one it exits, and the next master can bind the port."""
+    proxy = perditions.start("imap4", "--workers", "1", *endless_map)
     clients.connect(proxy).send(b"a LOGIN joe pw\r\n")
     [worker] = pids(proxy, "worker")
-    until(lambda: Member(worker).cpu_seconds() > 1, lambda: f"it spins\n{proxy.evidence()}")
+    until(lambda: ProcessInfo(worker).cpu_seconds() > 1, lambda: f"it spins\n{proxy.evidence()}")
 
     kill(proxy.pid)
     proxy.wait()
 
     until(lambda: not proxy.processes(), lambda: f"nobody is left\n{proxy.evidence()}", 60)
-    assert refused(proxy.address)
+    assert refuses_connections(proxy.address)
 
 
-def test_worker_that_is_stuck(started: Started, clients: Clients) -> None:
-    """It holds up no more than its own sessions: it is noticed, killed and replaced."""
-    proxy = started.foreground("imap4", *FEW)
+def test_worker_that_is_stuck(perditions: Perditions, clients: OpenClients) -> None:
+    """Only its own sessions are held up; it is killed and restarted."""
+    proxy = perditions.start("imap4", *FEW)
     before = both_workers(proxy)
     victim = min(before)
 
@@ -290,10 +290,12 @@ def test_worker_that_is_stuck(started: Started, clients: Clients) -> None:
 
 @pytest.mark.parametrize(("resource", "count"), [("nofile", 3), ("nproc", 1)])
 def test_worker_that_cannot_start(
-    resource: str, count: int, started: Started, clients: Clients
+    resource: str, count: int, perditions: Perditions, clients: OpenClients
 ) -> None:
-    """The system has no room for it: the others go on, the log tells, and once it can it comes."""
-    proxy = started.foreground("imap4", *FEW, "-u", "12345")
+    """If fork fails, the other workers go on, the log says so, and it is started once fork
+    succeeds.
+    """
+    proxy = perditions.start("imap4", *FEW, "-u", "12345")
     survivor, victim = sorted(both_workers(proxy))
     limit(proxy, resource, count)
 
@@ -308,9 +310,9 @@ def test_worker_that_cannot_start(
     assert proxy.terminate() == 0, proxy.evidence()
 
 
-def limit(proxy: Proxy, resource: str, count: int) -> None:
-    """Have the system give the master no more than that; its own user may change it again."""
-    uids, gids, _ = Member(proxy.pid).ids()
+def limit(proxy: PerditionProcess, resource: str, count: int) -> None:
+    """Set a resource limit of the master, so that its own user may raise it again."""
+    uids, gids, _ = ProcessInfo(proxy.pid).ids()
     subprocess.run(
         [
             *("setpriv", "--reuid", *uids, "--regid", *gids, "--clear-groups"),
@@ -320,7 +322,7 @@ def limit(proxy: Proxy, resource: str, count: int) -> None:
     )
 
 
-def announced_delays(proxy: Proxy) -> list[float]:
-    """How long the log says that workers have to wait, in turn, where they have to."""
+def announced_delays(proxy: PerditionProcess) -> list[float]:
+    """The restart delays in the log, in order."""
     lines = proxy.logged(r"worker \d+ \(pid")
     return [float(found[1]) for line in lines if (found := re.search(r"in ([\d.]+) s$", line))]

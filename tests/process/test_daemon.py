@@ -1,4 +1,4 @@
-"""The daemon: how it leaves its terminal, whose it is, what it logs, and how it ends."""
+"""The daemon: detaching, pid file, user, signals, log, configuration, and failed starts."""
 
 import os
 import pwd
@@ -13,14 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.conftest import PASSWORD, Clients, Started, fails, needs_root, refused
-from tests.support.daemon import Daemon
-from tests.support.family import Member
-from tests.support.processes import listening
-from tests.support.proxy import BIN, Proxy
+from tests.process.conftest import PASSWORD, fails, needs_root
+from tests.support.client_connection import PROTOCOLS, OpenClients
+from tests.support.folders import BIN
+from tests.support.perdition import PerditionDaemon, PerditionProcess, Perditions
+from tests.support.processes import ProcessInfo, listening, refuses_connections
 from tests.support.real_server import RealServer
 from tests.support.saved import saved
-from tests.support.session import DIALOGUES
 from tests.support.syslog import Syslog
 from tests.support.wait import until
 
@@ -33,47 +32,51 @@ FEW = ("--workers", "2")
 WITH_HELPER = (*FEW, "-a")
 
 
-# Off the terminal.
+# Detaching.
 
 
-def test_detaches(started: Started) -> None:
-    """The command comes back with 0 and in silence; the master has nothing left of its caller."""
-    daemon = started.daemon("imap4", *WITH_HELPER)
+def test_detaches(perditions: Perditions) -> None:
+    """The command exits with 0 and without output; the master keeps nothing of its caller."""
+    daemon = perditions.start_daemon("imap4", *WITH_HELPER)
 
     assert (daemon.parent.stdout, daemon.parent.stderr) == ("", "")
     assert daemon.pid != os.getpid()
-    for member in daemon.members():
-        assert os.getsid(member.pid) != os.getsid(0), member
-        assert os.getpgid(member.pid) != os.getpgid(0), member
-        assert [member.leads_to(number) for number in range(3)] == ["/dev/null"] * 3, member
-        assert member.folder == "/", member
-        assert member.umask & 0o022 == 0o022, f"{member} makes files that others may write"
-        assert member.core_limits() == ["0", "0"], f"{member} may leave a core with passwords"
+    for process in daemon.processes():
+        assert os.getsid(process.pid) != os.getsid(0), process
+        assert os.getpgid(process.pid) != os.getpgid(0), process
+        assert [process.descriptor_target(number) for number in range(3)] == ["/dev/null"] * 3, (
+            process
+        )
+        assert process.working_directory == "/", process
+        assert process.umask & 0o022 == 0o022, f"{process} makes files that others may write"
+        assert process.core_limits() == ["0", "0"], f"{process} may leave a core with passwords"
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_starts_without_standard_streams(closed: str, started: Started, clients: Clients) -> None:
-    """As some that start daemons do; no socket of ours takes the place of what is closed."""
-    daemon = started.prepared("imap4", *FEW)
+def test_starts_without_standard_streams(
+    closed: str, perditions: Perditions, clients: OpenClients
+) -> None:
+    """Some supervisors start daemons so; no socket gets descriptor 0, 1 or 2."""
+    daemon = perditions.new_daemon("imap4", *FEW)
     daemon.command[:0] = ["sh", "-c", f'exec "$@" {closed}', "sh"]
 
-    started.enter(daemon)
+    perditions.enter(daemon)
 
-    for member in daemon.members():
-        assert {member.leads_to(number) for number in range(3)} == {"/dev/null"}
+    for process in daemon.processes():
+        assert {process.descriptor_target(number) for number in range(3)} == {"/dev/null"}
     clients.log_in(daemon).use()
 
 
-def test_master_cannot_get_a_terminal(started: Started) -> None:
-    """It leads no session: opening a terminal does not make that its own."""
-    daemon = started.daemon("imap4", *FEW)
+def test_master_cannot_get_a_terminal(perditions: Perditions) -> None:
+    """It is no session leader: a terminal that it opens does not become its controlling one."""
+    daemon = perditions.start_daemon("imap4", *FEW)
 
     assert os.getsid(daemon.pid) != daemon.pid
 
 
-def test_titles(started: Started, clients: Clients) -> None:
-    """`ps` tells what each process is for, and how many sessions a worker has."""
-    daemon = started.daemon("imap4", *WITH_HELPER)
+def test_titles(perditions: Perditions, clients: OpenClients) -> None:
+    """`ps` shows each process's role and each worker's sessions."""
+    daemon = perditions.start_daemon("imap4", *WITH_HELPER)
 
     def titles() -> list[str]:
         return sorted(re.sub(r"^perdition\.imap4: ", "", each.title) for each in daemon.processes())
@@ -88,43 +91,30 @@ def test_titles(started: Started, clients: Clients) -> None:
     until(lambda: titles() == expected, lambda: f"{expected}, not {titles()}")
 
     client = clients.connect(daemon)
-    client.read_until(DIALOGUES["imap4"].greeting)
+    client.read_until(PROTOCOLS["imap4"].greeting)
     until(lambda: any(title.endswith(", 1 session") for title in titles()), lambda: str(titles()))
 
 
 # The pid file.
 
 
-def test_pid_file_is_there_when_the_command_comes_back(started: Started) -> None:
-    """Whoever starts perdition can at once tell what to stop."""
-    daemon = started.prepared("imap4", *FEW)
+def test_pid_file_is_written_before_the_command_exits(perditions: Perditions) -> None:
+    """A script that starts perdition can read the pid at once."""
+    daemon = perditions.new_daemon("imap4", *FEW)
     parent = daemon.launch()
     at_once = daemon.written_pid()
-    with daemon_of(daemon):
+    with daemon.running():
         assert parent.returncode == 0, daemon.evidence()
         assert at_once == daemon.pid
 
 
-class daemon_of:  # noqa: N801 - it reads like a function
-    """A daemon that was launched already, as a context: it is ended like any other."""
-
-    def __init__(self, daemon: Daemon) -> None:
-        self._daemon = daemon
-
-    def __enter__(self) -> None:
-        self._daemon.adopt()
-
-    def __exit__(self, *_: object) -> None:
-        self._daemon.__exit__(None, None, None)
-
-
-def test_pid_file(started: Started) -> None:
-    """The master's number, for the user that it runs as; gone with the master."""
-    daemon = started.daemon("imap4", *FEW, "-u", "daemon", "-g", "daemon")
+def test_pid_file(perditions: Perditions) -> None:
+    """The master's pid, in a file of the user that it runs as; removed at the end."""
+    daemon = perditions.start_daemon("imap4", *FEW, "-u", "daemon", "-g", "daemon")
     owner = pwd.getpwnam("daemon")
 
     assert daemon.pid_file.read_text().strip() == str(daemon.pid)
-    assert "master" in Member(daemon.pid).title
+    assert "master" in ProcessInfo(daemon.pid).title
     for path, mode in ((daemon.pid_file, 0o660), (daemon.pid_file.parent, 0o750)):
         found = path.stat()
         assert found.st_mode & 0o7777 == mode, f"{path}: {found.st_mode:o}"
@@ -134,12 +124,12 @@ def test_pid_file(started: Started) -> None:
     assert not daemon.pid_file.exists()
 
 
-def test_default_pid_file(started: Started) -> None:
-    """Without the option: /var/run, a folder and a file that are called like the program."""
+def test_default_pid_file(perditions: Perditions) -> None:
+    """Without the option: /var/run/NAME/NAME.pid, NAME being the program's."""
     expected = RUN / "perdition.imap4" / "perdition.imap4.pid"
     with saved(expected.parent):
         shutil.rmtree(expected.parent, ignore_errors=True)
-        daemon = started.prepared("imap4", *FEW, pid_file=expected)
+        daemon = perditions.new_daemon("imap4", *FEW, pid_file=expected)
         place = daemon.command.index("--pid_file")
         del daemon.command[place : place + 2]
         with daemon:
@@ -147,35 +137,35 @@ def test_default_pid_file(started: Started) -> None:
         assert not expected.exists()
 
 
-def test_no_pid_file(started: Started, folder: Path) -> None:
+def test_no_pid_file(perditions: Perditions, folder: Path) -> None:
     """An empty name means none."""
     before = set(folder.rglob("*.pid"))
-    proxy = started.foreground("imap4", *FEW, "--pid_file", "")
+    proxy = perditions.start("imap4", *FEW, "--pid_file", "")
 
     assert set(folder.rglob("*.pid")) == before == set(), proxy.evidence()
 
 
-def test_stale_pid_file_is_replaced(started: Started) -> None:
-    """What a master that was killed has left stops nobody."""
+def test_stale_pid_file_is_replaced(perditions: Perditions) -> None:
+    """The file of a master that was killed does not prevent a start."""
     with subprocess.Popen(["true"]) as dead:
         pass
-    daemon = started.prepared("imap4", *FEW)
+    daemon = perditions.new_daemon("imap4", *FEW)
     daemon.pid_file.parent.mkdir()
     daemon.pid_file.write_text(f"{dead.pid}\n")
 
     parent = daemon.launch()
     assert parent.returncode == 0, daemon.evidence()
     until(lambda: daemon.written_pid() != dead.pid, daemon.evidence)
-    with daemon_of(daemon):
-        assert "perdition" in Member(daemon.pid).title
+    with daemon.running():
+        assert "perdition" in ProcessInfo(daemon.pid).title
 
 
-def test_second_master_is_refused(started: Started, clients: Clients) -> None:
-    """It says so and ends; the first one and its pid file are as they were."""
-    first = started.daemon("imap4", *FEW)
-    second = started.prepared("imap4", *FEW, pid_file=first.pid_file)
+def test_second_master_is_refused(perditions: Perditions, clients: OpenClients) -> None:
+    """The first master and its pid file stay as they are."""
+    first = perditions.start_daemon("imap4", *FEW)
+    second = perditions.new_daemon("imap4", *FEW, pid_file=first.pid_file)
 
-    complaint = expect_refusal(second)
+    complaint = second.expect_refusal()
 
     assert str(first.pid) in complaint
     assert first.written_pid() == first.pid
@@ -183,70 +173,62 @@ def test_second_master_is_refused(started: Started, clients: Clients) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "\n", "perdition\n"])
-def test_pid_file_without_a_number_is_refused(content: str, started: Started) -> None:
-    """It may be somebody's who is just starting: it is left as it is."""
-    daemon = started.prepared("imap4", *FEW)
+def test_pid_file_without_a_number_is_refused(content: str, perditions: Perditions) -> None:
+    """Another process may be about to write it: it is left alone."""
+    daemon = perditions.new_daemon("imap4", *FEW)
     daemon.pid_file.parent.mkdir()
     daemon.pid_file.write_text(content)
 
-    assert str(daemon.pid_file) in expect_refusal(daemon)
+    assert str(daemon.pid_file) in daemon.expect_refusal()
     assert daemon.pid_file.read_text() == content
 
 
-def test_pipe_in_the_place_of_the_pid_file(started: Started) -> None:
-    """Who may write there cannot have root wait for ever at the next start."""
-    daemon = started.prepared("imap4", *FEW)
+def test_fifo_as_pid_file_is_refused(perditions: Perditions) -> None:
+    """The user that owns the folder cannot block root's next start."""
+    daemon = perditions.new_daemon("imap4", *FEW)
     daemon.pid_file.parent.mkdir()
     os.mkfifo(daemon.pid_file)
 
-    assert "this is no file" in expect_refusal(daemon)
+    assert "this is no file" in daemon.expect_refusal()
 
 
-def test_pid_file_must_be_absolute(started: Started) -> None:
-    """The daemon's folder is /, which nobody means."""
-    daemon = started.prepared("imap4", *FEW, pid_file=Path("run/perdition.pid"))
+def test_pid_file_must_be_absolute(perditions: Perditions) -> None:
+    """The daemon's working directory is /, which no one means."""
+    daemon = perditions.new_daemon("imap4", *FEW, pid_file=Path("run/perdition.pid"))
 
-    assert "run/perdition.pid" in expect_refusal(daemon)
-
-
-def expect_refusal(daemon: Daemon) -> str:
-    """It does not start: a status that is not 0, and one line on standard error, which it gives."""
-    parent = daemon.launch()
-    assert parent.returncode > 0, daemon.evidence()
-    assert parent.stdout == "", daemon.evidence()
-    [line] = parent.stderr.splitlines()
-    assert line.startswith(f"{daemon.name}: "), line
-    return line
+    assert "run/perdition.pid" in daemon.expect_refusal()
 
 
-# Whose it is.
+# User and group.
 
 
 @pytest.mark.parametrize(
     ("user", "group"), [("nobody", "nogroup"), ("daemon", "bin"), ("12345", "23456")]
 )
-def test_user_and_group(user: str, group: str, started: Started, pam_permits: None) -> None:
-    """By name or number: nobody but supervisor and helper is root, nobody has further groups."""
-    daemon = started.prepared("imap4", *WITH_HELPER, "-u", user, "-g", group)
+def test_user_and_group(user: str, group: str, perditions: Perditions, pam_permits: None) -> None:
+    """By name or number: only the helper and its supervisor are root; no process has further
+    groups.
+    """
+    daemon = perditions.new_daemon("imap4", *WITH_HELPER, "-u", user, "-g", group)
     daemon.command[:0] = FURTHER_GROUPS
     uid, gid = numbers(user, group)
     with daemon:
-        members = daemon.members()
-        assert len(members) == 5, daemon.evidence()
-        for member in members:
-            uids, gids, _ = member.ids()
-            privileged = member.title.endswith((": helper supervisor", ": helper"))
-            assert uids == {"0" if privileged else uid}, f"{member}: {uids}"
-            assert gids == {"0" if privileged else gid}, f"{member}: {gids}"
-            if ": worker " in member.title:
-                assert member.status("NoNewPrivs") == ["1"], f"{member} may gain rights"
-        for member in members:
-            _, _, further = member.ids()
-            assert not further, f"{member} has the groups {further} of whoever started it"
+        processes = daemon.processes()
+        assert len(processes) == 5, daemon.evidence()
+        for process in processes:
+            uids, gids, _ = process.ids()
+            privileged = process.title.endswith((": helper supervisor", ": helper"))
+            assert uids == {"0" if privileged else uid}, f"{process}: {uids}"
+            assert gids == {"0" if privileged else gid}, f"{process}: {gids}"
+            if ": worker " in process.title:
+                assert process.status("NoNewPrivs") == ["1"], f"{process} may gain rights"
+        for process in processes:
+            _, _, further = process.ids()
+            assert not further, f"{process} has the groups {further} of its caller"
 
 
 def numbers(user: str, group: str) -> tuple[str, str]:
-    """What the system has for these names."""
+    """The numeric ids of these names."""
     if user.isdecimal():
         return user, group
     shown = subprocess.run(
@@ -255,43 +237,42 @@ def numbers(user: str, group: str) -> tuple[str, str]:
     return str(pwd.getpwnam(user).pw_uid), shown.split(":")[2]
 
 
-def test_ordinary_user(started: Started, folder: Path, clients: Clients) -> None:
-    """On a high port no root is needed: all processes are that user's."""
+def test_ordinary_user(perditions: Perditions, folder: Path, clients: OpenClients) -> None:
+    """A high port needs no root: all processes are that user's."""
     user = pwd.getpwnam("daemon")
     os.chown(folder, user.pw_uid, user.pw_gid)
-    daemon = started.prepared("imap4", *FEW)
+    daemon = perditions.new_daemon("imap4", *FEW)
     daemon.command[:0] = as_user(user)
     with daemon:
         clients.log_in(daemon).use()
-        for member in daemon.members():
-            uids, _, _ = member.ids()
-            assert uids == {str(user.pw_uid)}, member
+        for process in daemon.processes():
+            uids, _, _ = process.ids()
+            assert uids == {str(user.pw_uid)}, process
         assert daemon.terminate() == 0, daemon.evidence()
     assert not daemon.pid_file.exists()
 
 
-def test_nobody_looks_into_a_process(started: Started, folder: Path) -> None:
-    """Passwords are in all of them: the system has their memory for root, and makes no core of it.
-
-    Not even for a program that handles cores, which no limit keeps from it.
+def test_processes_are_not_dumpable(perditions: Perditions, folder: Path) -> None:
+    """Passwords are in all of them: only root can read their memory, and no core is written, not
+    even by a core handler, which ignores RLIMIT_CORE.
     """
     user = pwd.getpwnam("daemon")
     os.chown(folder, user.pw_uid, user.pw_gid)
-    daemon = started.prepared("imap4", *WITH_HELPER)
+    daemon = perditions.new_daemon("imap4", *WITH_HELPER)
     daemon.command[:0] = as_user(user)
     with daemon:
-        members = daemon.members()
-        assert len(members) == 5, daemon.evidence()
-        for member in members:
-            owner = Path("/proc", str(member.pid), "mem").stat().st_uid
-            assert owner == 0, f"{member} is open to {owner}"
+        processes = daemon.processes()
+        assert len(processes) == 5, daemon.evidence()
+        for process in processes:
+            owner = Path("/proc", str(process.pid), "mem").stat().st_uid
+            assert owner == 0, f"{process} is open to {owner}"
 
 
-def test_ordinary_user_needs_no_pid_file(started: Started, folder: Path) -> None:
-    """Where the default place is not writable it goes without one, and says so in the log."""
+def test_ordinary_user_needs_no_pid_file(perditions: Perditions, folder: Path) -> None:
+    """If the default folder is not writable, there is no pid file, and a log line."""
     user = pwd.getpwnam("daemon")
     os.chown(folder, user.pw_uid, user.pw_gid)
-    proxy = Proxy("imap4", folder, *started.target("imap4"), *FEW)
+    proxy = PerditionProcess("imap4", folder, *perditions.server_options("imap4"), *FEW)
     place = proxy.command.index("--pid_file")
     del proxy.command[place : place + 2]
     proxy.command[:0] = as_user(user)
@@ -299,36 +280,36 @@ def test_ordinary_user_needs_no_pid_file(started: Started, folder: Path) -> None
         proxy.wait_for_log("running without a pid file: ")
 
 
-def test_ordinary_user_cannot_become_another(started: Started, folder: Path) -> None:
-    """It is refused, not ignored."""
+def test_ordinary_user_cannot_become_another(perditions: Perditions, folder: Path) -> None:
+    """The start fails."""
     user = pwd.getpwnam("daemon")
     os.chown(folder, user.pw_uid, user.pw_gid)
-    daemon = started.prepared("imap4", *FEW, "-u", "bin")
+    daemon = perditions.new_daemon("imap4", *FEW, "-u", "bin")
     daemon.command[:0] = as_user(user)
 
-    assert "bin" in expect_refusal(daemon)
+    assert "bin" in daemon.expect_refusal()
 
 
 def as_user(user: pwd.struct_passwd) -> tuple[str, ...]:
-    """Words that have the rest of a command run as that user."""
+    """The beginning of a command that runs the rest as that user."""
     return (
         *("setpriv", "--reuid", str(user.pw_uid), "--regid", str(user.pw_gid)),
         "--clear-groups",
     )
 
 
-# How it ends.
+# Signals.
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_ends_with_open_sessions(
-    number: signal.Signals, started: Started, clients: Clients
+    number: signal.Signals, perditions: Perditions, clients: OpenClients
 ) -> None:
-    """Clients see the end, the log has their closing lines, no pid file stays; status 0."""
-    daemon = started.daemon("imap4", *FEW)
+    """Connections are closed, Close lines logged, the pid file removed; the status is 0."""
+    daemon = perditions.start_daemon("imap4", *FEW)
     sessions = [clients.log_in(daemon) for _ in range(3)]
     greeted = clients.connect(daemon)
-    greeted.read_until(DIALOGUES["imap4"].greeting)
+    greeted.read_until(PROTOCOLS["imap4"].greeting)
 
     os.kill(daemon.pid, number)
 
@@ -341,15 +322,17 @@ def test_ends_with_open_sessions(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
-def test_drains(number: signal.Signals, started: Started, clients: Clients) -> None:
-    """With time for it, open sessions go on while nobody new gets in; the last one ends it."""
-    daemon = started.daemon("imap4", *FEW, "--drain_timeout", "3600")
+def test_drains(number: signal.Signals, perditions: Perditions, clients: OpenClients) -> None:
+    """With drain_timeout, open sessions go on and no client is accepted; the last one ends
+    perdition.
+    """
+    daemon = perditions.start_daemon("imap4", *FEW, "--drain_timeout", "3600")
     sessions = [clients.log_in(daemon) for _ in range(3)]
 
     os.kill(daemon.pid, number)
     until(lambda: not listening(daemon.port), daemon.evidence)
 
-    assert refused(daemon.address)
+    assert refuses_connections(daemon.address)
     for each in sessions:
         each.use()
         each.log_out()
@@ -357,9 +340,9 @@ def test_drains(number: signal.Signals, started: Started, clients: Clients) -> N
     assert not daemon.pid_file.exists()
 
 
-def test_sigquit_waits_without_a_limit(started: Started, clients: Clients) -> None:
-    """No drain_timeout is needed for it; a SIGTERM then ends the rest."""
-    daemon = started.daemon("imap4", *FEW)
+def test_sigquit_waits_without_a_limit(perditions: Perditions, clients: OpenClients) -> None:
+    """Without drain_timeout; a SIGTERM then ends the rest."""
+    daemon = perditions.start_daemon("imap4", *FEW)
     session = clients.log_in(daemon)
 
     os.kill(daemon.pid, signal.SIGQUIT)
@@ -371,9 +354,9 @@ def test_sigquit_waits_without_a_limit(started: Started, clients: Clients) -> No
     daemon.wait_for_log(f"Close: {session.own_address}->")
 
 
-def test_drain_timeout_is_a_limit(started: Started, clients: Clients) -> None:
-    """A session that stays is ended then, with its closing line and without an error."""
-    daemon = started.daemon("imap4", *FEW, "--drain_timeout", "1")
+def test_drain_timeout_is_a_limit(perditions: Perditions, clients: OpenClients) -> None:
+    """A session beyond it is ended, with its Close line and without an error."""
+    daemon = perditions.start_daemon("imap4", *FEW, "--drain_timeout", "1")
     session = clients.log_in(daemon)
 
     assert daemon.terminate() == 0, daemon.evidence()
@@ -383,9 +366,11 @@ def test_drain_timeout_is_a_limit(started: Started, clients: Clients) -> None:
     assert not daemon.logged("killed"), daemon.evidence()
 
 
-def test_sigterm_to_all_processes(started: Started, clients: Clients, pam_permits: None) -> None:
-    """As systemd stops a service: sessions have their time, and nothing looks like a fault."""
-    daemon = started.daemon("imap4", *WITH_HELPER, "--drain_timeout", "3600")
+def test_sigterm_to_all_processes(
+    perditions: Perditions, clients: OpenClients, pam_permits: None
+) -> None:
+    """As systemd stops a service: sessions have their drain_timeout, and no death is logged."""
+    daemon = perditions.start_daemon("imap4", *WITH_HELPER, "--drain_timeout", "3600")
     session = clients.log_in(daemon)
 
     signal_all(daemon, signal.SIGTERM)
@@ -397,23 +382,27 @@ def test_sigterm_to_all_processes(started: Started, clients: Clients, pam_permit
     assert not daemon.logged("died"), daemon.evidence()
 
 
-def test_sighup_to_all_processes(started: Started, clients: Clients, pam_permits: None) -> None:
-    """As `killall -HUP` does: it is a reload, and afterwards logins are as before."""
-    daemon = started.daemon("imap4", *WITH_HELPER)
-    before = {member.pid for member in daemon.members()}
+def test_sighup_to_all_processes(
+    perditions: Perditions, clients: OpenClients, pam_permits: None
+) -> None:
+    """As `killall -HUP` does: one reload, and logins go on."""
+    daemon = perditions.start_daemon("imap4", *WITH_HELPER)
+    before = {process.pid for process in daemon.processes()}
 
     signal_all(daemon, signal.SIGHUP)
     clients.log_in(daemon).use()
 
-    assert {member.pid for member in daemon.members()} == before, daemon.evidence()
+    assert {process.pid for process in daemon.processes()} == before, daemon.evidence()
     assert not daemon.logged("died"), daemon.evidence()
 
 
-def test_sighups_that_come_as_one(started: Started, clients: Clients, folder: Path) -> None:
-    """A worker that was busy meanwhile takes up the latest options."""
+def test_sighups_that_come_as_one(
+    perditions: Perditions, clients: OpenClients, folder: Path
+) -> None:
+    """A worker that missed the first reload has the options of the last."""
     configuration = folder / "perdition.conf"
     configuration.write_text("ok_line one\n")
-    proxy = started.foreground("imap4", "--workers", "1", "-f", configuration)
+    proxy = perditions.start("imap4", "--workers", "1", "-f", configuration)
     clients.log_in(proxy)
     [worker] = proxy.workers()
     os.kill(worker.pid, signal.SIGSTOP)
@@ -428,14 +417,14 @@ def test_sighups_that_come_as_one(started: Started, clients: Clients, folder: Pa
     until(lambda: hears(proxy, clients, b"three"), proxy.evidence)
 
 
-def test_configuration_that_is_for_root_alone(
-    started: Started, clients: Clients, folder: Path
+def test_configuration_only_root_can_read(
+    perditions: Perditions, clients: OpenClients, folder: Path
 ) -> None:
-    """It may hold a popmap's password, and is read again at SIGHUP all the same."""
+    """It may have a popmap's password; SIGHUP reads it again all the same."""
     configuration = folder / "perdition.conf"
     configuration.write_text("ok_line one\n")
     configuration.chmod(0o640)
-    daemon = started.daemon("imap4", *FEW, "-f", configuration)
+    daemon = perditions.start_daemon("imap4", *FEW, "-f", configuration)
     configuration.write_text("ok_line two\n")
 
     os.kill(daemon.pid, signal.SIGHUP)
@@ -447,14 +436,14 @@ def test_configuration_that_is_for_root_alone(
 @pytest.mark.parametrize(
     ("kind", "content"), [("gdbm", None), ("posix_regex", None), ("posix_regex", "joe( nowhere")]
 )
-def test_popmap_that_cannot_be_asked_leaves_all_as_it_was(
-    kind: str, content: str | None, started: Started, clients: Clients, folder: Path
+def test_invalid_popmap_at_sighup_changes_nothing(
+    kind: str, content: str | None, perditions: Perditions, clients: OpenClients, folder: Path
 ) -> None:
-    """A mistake in its name, or in what is there, is found out at SIGHUP, not at the next login."""
+    """An error in its name or contents is found at SIGHUP, not at the next login."""
     configuration = folder / "perdition.conf"
     configuration.write_text("map_library ''\n")
-    target = ("-s", started.target("imap4")[-1])
-    proxy = Proxy("imap4", folder, *FEW, *target, "-f", configuration)
+    target = ("-s", perditions.server_options("imap4")[-1])
+    proxy = PerditionProcess("imap4", folder, *FEW, *target, "-f", configuration)
     with proxy:
         popmap = folder / "popmap"
         if content is not None:
@@ -467,31 +456,31 @@ def test_popmap_that_cannot_be_asked_leaves_all_as_it_was(
         clients.log_in(proxy).use()
 
 
-def hears(proxy: Proxy, clients: Clients, word: bytes) -> bool:
-    """Whether a client that logs in now is told a word."""
-    with closing(clients.connect(proxy)) as wire:
-        wire.read_until(DIALOGUES["imap4"].greeting)
-        wire.send(f"a LOGIN joe {PASSWORD}\r\n".encode())
-        return word in wire.read_until(rb"(?m)^a OK.*\r\n")
+def hears(proxy: PerditionProcess, clients: OpenClients, word: bytes) -> bool:
+    """Whether the answer to a new client's login has a word."""
+    with closing(clients.connect(proxy)) as connection:
+        connection.read_until(PROTOCOLS["imap4"].greeting)
+        connection.send(f"a LOGIN joe {PASSWORD}\r\n".encode())
+        return word in connection.read_until(rb"(?m)^a OK.*\r\n")
 
 
-def test_sighup_right_at_the_start(started: Started, clients: Clients) -> None:
-    """It may come before anybody is ready for it, and then kills nobody either."""
-    daemon = started.prepared("imap4", *FEW)
+def test_sighup_right_at_the_start(perditions: Perditions, clients: OpenClients) -> None:
+    """Before the handlers are installed, it kills no process either."""
+    daemon = perditions.new_daemon("imap4", *FEW)
     parent = daemon.launch()
     assert parent.returncode == 0, daemon.evidence()
     pid = until(daemon.written_pid, daemon.evidence)
     for _ in range(50):
         os.kill(pid, signal.SIGHUP)
-    with daemon_of(daemon):
+    with daemon.running():
         clients.log_in(daemon).use()
         assert not daemon.logged("died"), daemon.evidence()
 
 
-def test_hang_ups_while_it_starts(started: Started, clients: Clients) -> None:
-    """The start does not fail of them, and no worker dies that has hardly begun."""
+def test_hang_ups_while_it_starts(perditions: Perditions, clients: OpenClients) -> None:
+    """The start succeeds, and no new worker dies."""
     for _ in range(3):
-        daemon = started.prepared("imap4", *FEW)
+        daemon = perditions.new_daemon("imap4", *FEW)
         over = threading.Event()
         with ThreadPoolExecutor() as threads:
             hang_ups = threads.submit(hang_up_until, over, daemon)
@@ -500,14 +489,14 @@ def test_hang_ups_while_it_starts(started: Started, clients: Clients) -> None:
             finally:
                 over.set()
         assert hang_ups.result() > 0
-        with daemon_of(daemon):
+        with daemon.running():
             clients.log_in(daemon).use()
             assert not daemon.logged("died"), daemon.evidence()
             assert daemon.terminate() == 0
 
 
-def hang_up_until(over: threading.Event, daemon: Daemon) -> int:
-    """Send SIGHUP to the master again and again, as soon as it can be found; count them."""
+def hang_up_until(over: threading.Event, daemon: PerditionDaemon) -> int:
+    """Send SIGHUP to the master repeatedly, as soon as there is a pid file; returns how often."""
     sent = 0
     while not over.is_set():
         if pid := daemon.written_pid():
@@ -517,18 +506,18 @@ def hang_up_until(over: threading.Event, daemon: Daemon) -> int:
     return sent
 
 
-def signal_all(daemon: Daemon, number: signal.Signals) -> None:
+def signal_all(daemon: PerditionDaemon, number: signal.Signals) -> None:
     """Send a signal to every process, the master last."""
-    for member in sorted(daemon.members(), key=lambda each: each.pid, reverse=True):
-        os.kill(member.pid, number)
+    for process in sorted(daemon.processes(), key=lambda each: each.pid, reverse=True):
+        os.kill(process.pid, number)
 
 
-# Where it logs.
+# Log.
 
 
-def test_log_that_is_moved_away(started: Started, clients: Clients) -> None:
-    """logrotate's create, with the old file's owner and mode: later lines are in the new one."""
-    daemon = started.daemon("imap4", *FEW)
+def test_log_that_is_moved_away(perditions: Perditions, clients: OpenClients) -> None:
+    """logrotate's create, with the old file's owner and mode: new lines go to the new file."""
+    daemon = perditions.start_daemon("imap4", *FEW)
     clients.log_in(daemon).log_out()
     daemon.wait_for_log("Close: ")
     old = daemon.log.rename(daemon.log.with_suffix(".1"))
@@ -541,8 +530,8 @@ def test_log_that_is_moved_away(started: Started, clients: Clients) -> None:
     expect_log_goes_on(daemon, clients, old)
 
 
-def test_link_in_the_place_of_the_log(started: Started, folder: Path) -> None:
-    """Who may write to the log's directory cannot have another file of root's given away."""
+def test_symbolic_link_as_log_is_refused(perditions: Perditions, folder: Path) -> None:
+    """A user with write access to the log's folder cannot have root chown another file."""
     target = folder / "of-root"
     target.write_text("secret\n")
     logs = folder / "logs"
@@ -551,7 +540,7 @@ def test_link_in_the_place_of_the_log(started: Started, folder: Path) -> None:
     link.symlink_to(target)
     shutil.chown(logs, "nobody")
 
-    daemon = started.prepared("imap4", *FEW, "-F", link)
+    daemon = perditions.new_daemon("imap4", *FEW, "-F", link)
 
     assert daemon.launch().returncode == os.EX_USAGE
     assert f"log_facility {link}: " in daemon.parent.stderr
@@ -559,22 +548,24 @@ def test_link_in_the_place_of_the_log(started: Started, folder: Path) -> None:
     assert target.stat().st_uid == 0
 
 
-def test_log_that_is_no_file_keeps_its_owner(started: Started, folder: Path) -> None:
-    """A pipe or a device such as /dev/null may be there for others, too."""
+def test_log_that_is_no_file_keeps_its_owner(perditions: Perditions, folder: Path) -> None:
+    """Others may use a FIFO or a device such as /dev/null, too."""
     pipe = folder / "pipe"
     os.mkfifo(pipe, 0o600)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        started.daemon("imap4", *FEW, "-F", pipe)
+        perditions.start_daemon("imap4", *FEW, "-F", pipe)
         assert b"Starting perdition" in os.read(reader, 1000)
     finally:
         os.close(reader)
     assert pipe.stat().st_uid == 0
 
 
-def test_log_that_is_moved_away_for_the_daemons_user(started: Started, clients: Clients) -> None:
-    """The same, with a new file that belongs to the user that perdition runs as."""
-    daemon = started.daemon("imap4", *FEW, "-u", "daemon")
+def test_log_that_is_moved_away_for_the_daemons_user(
+    perditions: Perditions, clients: OpenClients
+) -> None:
+    """The same, with a new file of the user that perdition runs as."""
+    daemon = perditions.start_daemon("imap4", *FEW, "-u", "daemon")
     clients.log_in(daemon).log_out()
     daemon.wait_for_log("Close: ")
     old = daemon.log.rename(daemon.log.with_suffix(".1"))
@@ -586,8 +577,8 @@ def test_log_that_is_moved_away_for_the_daemons_user(started: Started, clients: 
     expect_log_goes_on(daemon, clients, old)
 
 
-def expect_log_goes_on(daemon: Daemon, clients: Clients, old: Path) -> None:
-    """Master and workers log into the new file: sessions until each worker was seen to."""
+def expect_log_goes_on(daemon: PerditionDaemon, clients: OpenClients, old: Path) -> None:
+    """Log in until every worker has written a Close line to the new file."""
 
     def seen() -> set[str]:
         clients.log_in(daemon).log_out()
@@ -602,9 +593,9 @@ def expect_log_goes_on(daemon: Daemon, clients: Clients, old: Path) -> None:
     )
 
 
-def test_log_that_is_moved_away_is_let_go(started: Started) -> None:
-    """Or the disk that it is on stays full, also in front of a perdition in the foreground."""
-    proxy = started.foreground("imap4", *FEW)
+def test_log_that_is_moved_away_is_closed(perditions: Perditions) -> None:
+    """Else its disk space is not freed. In the foreground, too."""
+    proxy = perditions.start("imap4", *FEW)
     old = proxy.log.rename(proxy.log.with_suffix(".1"))
     proxy.log.touch()
     shutil.chown(proxy.log, "nobody")
@@ -612,14 +603,14 @@ def test_log_that_is_moved_away_is_let_go(started: Started) -> None:
     os.kill(proxy.pid, signal.SIGHUP)
 
     until(
-        lambda: not [each for each in proxy.processes() if Member(each.pid).holds(old)],
+        lambda: not [each for each in proxy.processes() if each.has_open(old)],
         lambda: f"nobody holds {old}\n{proxy.evidence()}",
     )
 
 
-def test_log_that_is_emptied(started: Started, clients: Clients) -> None:
-    """logrotate's copytruncate: later lines begin at the beginning of the file."""
-    daemon = started.daemon("imap4", *FEW)
+def test_log_that_is_emptied(perditions: Perditions, clients: OpenClients) -> None:
+    """logrotate's copytruncate: new lines begin at offset 0."""
+    daemon = perditions.start_daemon("imap4", *FEW)
     clients.log_in(daemon).log_out()
     daemon.wait_for_log("Close: ")
     with daemon.log.open("r+b") as log:
@@ -632,17 +623,19 @@ def test_log_that_is_emptied(started: Started, clients: Clients) -> None:
     assert b"\0" not in daemon.log.read_bytes()
 
 
-def test_log_file_is_private(started: Started) -> None:
-    """Who reads whose mail is nobody's business."""
-    daemon = started.daemon("imap4", *FEW)
+def test_log_file_is_private(perditions: Perditions) -> None:
+    """Others cannot see who reads mail when."""
+    daemon = perditions.start_daemon("imap4", *FEW)
 
     assert daemon.log.stat().st_mode & 0o007 == 0
 
 
 @pytest.mark.parametrize("facility", ["mail", "local3"])
-def test_syslog(facility: str, started: Started, syslog: Syslog, clients: Clients) -> None:
-    """Each line with facility, priority, the program's name and the number of who says it."""
-    daemon = started.daemon("imap4", *FEW, "-F", facility)
+def test_syslog(
+    facility: str, perditions: Perditions, syslog: Syslog, clients: OpenClients
+) -> None:
+    """Each line has facility, priority, the program's name and the process's pid."""
+    daemon = perditions.start_daemon("imap4", *FEW, "-F", facility)
     session = clients.log_in(daemon)
     session.log_out()
 
@@ -656,9 +649,11 @@ def test_syslog(facility: str, started: Started, syslog: Syslog, clients: Client
         assert record.priority in ("info", "notice"), record
 
 
-def test_syslog_is_the_default(started: Started, syslog: Syslog, clients: Clients) -> None:
-    """Without an option: facility mail."""
-    daemon = started.prepared("imap4", *FEW)
+def test_syslog_is_the_default(
+    perditions: Perditions, syslog: Syslog, clients: OpenClients
+) -> None:
+    """Facility mail."""
+    daemon = perditions.new_daemon("imap4", *FEW)
     place = daemon.command.index("-F")
     del daemon.command[place : place + 2]
     with daemon:
@@ -668,12 +663,12 @@ def test_syslog_is_the_default(started: Started, syslog: Syslog, clients: Client
 
 
 def test_syslog_from_before_the_detaching(
-    started: Started, syslog: Syslog, clients: Clients, folder: Path
+    perditions: Perditions, syslog: Syslog, clients: OpenClients, folder: Path
 ) -> None:
-    """A remark about the configuration file is logged, and so is all that comes later."""
+    """Warnings about the configuration file are logged, and all later lines."""
     configuration = folder / "perdition.conf"
     configuration.write_text("ok_line\n")
-    daemon = started.daemon("imap4", *FEW, "-F", "mail", "-f", configuration)
+    daemon = perditions.start_daemon("imap4", *FEW, "-F", "mail", "-f", configuration)
     session = clients.log_in(daemon)
 
     remark = syslog.wait_for("ok_line has no value")
@@ -685,9 +680,11 @@ def test_syslog_from_before_the_detaching(
     assert daemon.terminate() == 0, daemon.evidence()
 
 
-def test_syslog_that_is_restarted(started: Started, syslog: Syslog, clients: Clients) -> None:
+def test_syslog_that_is_restarted(
+    perditions: Perditions, syslog: Syslog, clients: OpenClients
+) -> None:
     """Later lines go to the new syslogd, without a signal."""
-    daemon = started.daemon("imap4", "--workers", "1", "-F", "mail")
+    daemon = perditions.start_daemon("imap4", "--workers", "1", "-F", "mail")
     first = clients.log_in(daemon)
     syslog.wait_for(rf"^Connect: {first.own_address}->")
 
@@ -697,22 +694,24 @@ def test_syslog_that_is_restarted(started: Started, syslog: Syslog, clients: Cli
     syslog.wait_for(rf"^Auth: {second.own_address}->")
 
 
-def test_syslog_that_does_not_read_stops_no_session(started: Started, clients: Clients) -> None:
-    """Its queue is full soon; sessions go on, and so does the end."""
+def test_syslog_that_does_not_read_stops_no_session(
+    perditions: Perditions, clients: OpenClients
+) -> None:
+    """Its queue fills up; sessions and the end do not block."""
     if reason := Syslog.taken():
         pytest.skip(reason)
     with Syslog(reads=False):
-        daemon = started.daemon("imap4", "--workers", "1", "-F", "mail", "-d", "-C")
+        daemon = perditions.start_daemon("imap4", "--workers", "1", "-F", "mail", "-d", "-C")
         for _ in range(100):
             clients.log_in(daemon).log_out()
         assert daemon.terminate() == 0, daemon.evidence()
 
 
-def test_no_syslog_stops_no_session(started: Started, clients: Clients) -> None:
+def test_no_syslog_stops_no_session(perditions: Perditions, clients: OpenClients) -> None:
     """As in a container: there is no /dev/log."""
     if reason := Syslog.taken():
         pytest.skip(reason)
-    daemon = started.daemon("imap4", *FEW, "-F", "mail")
+    daemon = perditions.start_daemon("imap4", *FEW, "-F", "mail")
 
     clients.log_in(daemon).log_out()
 
@@ -721,10 +720,10 @@ def test_no_syslog_stops_no_session(started: Started, clients: Clients) -> None:
 
 @pytest.mark.parametrize(("facility", "descriptor"), [("-", 1), ("+", 2)])
 def test_log_on_the_terminal(
-    facility: str, descriptor: int, started: Started, folder: Path, clients: Clients
+    facility: str, descriptor: int, perditions: Perditions, folder: Path, clients: OpenClients
 ) -> None:
-    """Standard output or error has the log and nothing else; perdition stays in front."""
-    daemon = started.prepared("imap4", *FEW, "-F", facility)
+    """Only log lines are on standard output or error, and perdition stays in the foreground."""
+    daemon = perditions.new_daemon("imap4", *FEW, "-F", facility)
     files = folder / "output", folder / "error"
     with files[0].open("wb") as output, files[1].open("wb") as error:
         process = subprocess.Popen(daemon.command, stdout=output, stderr=error, stdin=0)
@@ -745,7 +744,7 @@ def test_log_on_the_terminal(
     assert files[2 - descriptor].read_text() == ""
 
 
-# How it does not start.
+# Starts that fail.
 
 
 @pytest.mark.parametrize(
@@ -766,19 +765,21 @@ def test_log_on_the_terminal(
         pytest.param(("-f", "/"), id="folder as configuration file"),
     ],
 )
-def test_mistake_in_the_options(options: tuple[str, ...], started: Started, syslog: Syslog) -> None:
+def test_mistake_in_the_options(
+    options: tuple[str, ...], perditions: Perditions, syslog: Syslog
+) -> None:
     """One line on standard error and the same in a log; nothing starts."""
-    daemon = started.prepared("imap4", *FEW, *options)
+    daemon = perditions.new_daemon("imap4", *FEW, *options)
 
-    complaint = expect_refusal(daemon)
+    complaint = daemon.expect_refusal()
 
     text = expect_in_a_log(complaint, daemon, syslog)
     assert options[-1].lstrip("-").partition("=")[0] in text, text
     assert not daemon.pid_file.exists()
 
 
-def expect_in_a_log(complaint: str, daemon: Daemon, syslog: Syslog) -> str:
-    """The file that -F names has the line or, while that may not be known, the system's log."""
+def expect_in_a_log(complaint: str, daemon: PerditionDaemon, syslog: Syslog) -> str:
+    """The log that -F names has the line; syslog has it if -F is not known yet."""
     text = complaint.partition(": ")[2]
     if not daemon.logged(re.escape(text)):
         record = syslog.wait_for(f"^{re.escape(text)}$")
@@ -796,14 +797,14 @@ def expect_in_a_log(complaint: str, daemon: Daemon, syslog: Syslog) -> str:
     ],
 )
 def test_mistake_in_the_configuration_file(
-    line: str, word: str, started: Started, syslog: Syslog, folder: Path
+    line: str, word: str, perditions: Perditions, syslog: Syslog, folder: Path
 ) -> None:
-    """It is told where, in one line."""
+    """One line that says where it is."""
     configuration = folder / "perdition.conf"
     configuration.write_text(f"# A comment.\n{line}\n")
-    daemon = started.prepared("imap4", *FEW, "-f", configuration)
+    daemon = perditions.new_daemon("imap4", *FEW, "-f", configuration)
 
-    assert word in expect_in_a_log(expect_refusal(daemon), daemon, syslog)
+    assert word in expect_in_a_log(daemon.expect_refusal(), daemon, syslog)
 
 
 @pytest.mark.parametrize(
@@ -818,22 +819,24 @@ def test_mistake_in_the_configuration_file(
         pytest.param(("--ssl_mode", "ssl_listen", "--ssl_cert_file", "/no/cert"), id="certificate"),
     ],
 )
-def test_what_is_not_there(options: tuple[str, ...], started: Started, syslog: Syslog) -> None:
+def test_names_that_do_not_exist(
+    options: tuple[str, ...], perditions: Perditions, syslog: Syslog
+) -> None:
     """One line on standard error and the same in a log; nothing starts."""
-    daemon = started.prepared("imap4", *FEW, *options)
+    daemon = perditions.new_daemon("imap4", *FEW, *options)
 
-    complaint = expect_refusal(daemon)
+    complaint = daemon.expect_refusal()
 
     assert options[-1] in expect_in_a_log(complaint, daemon, syslog), complaint
     assert not daemon.pid_file.exists()
 
 
-def test_port_in_use(started: Started, clients: Clients) -> None:
-    """The second one is told before it detaches; the first goes on."""
-    first = started.daemon("imap4", *FEW)
-    second = started.prepared("pop3", *FEW, "-l", str(first.port))
+def test_port_in_use(perditions: Perditions, clients: OpenClients) -> None:
+    """The second one fails before it detaches; the first goes on."""
+    first = perditions.start_daemon("imap4", *FEW)
+    second = perditions.new_daemon("pop3", *FEW, "-l", str(first.port))
 
-    complaint = expect_refusal(second)
+    complaint = second.expect_refusal()
 
     assert str(first.port) in complaint
     assert second.logged(re.escape(complaint.partition(": ")[2])), second.evidence()
@@ -841,7 +844,6 @@ def test_port_in_use(started: Started, clients: Clients) -> None:
 
 
 def test_help_starts_nothing() -> None:
-    """It tells the options and ends with 0."""
     told = subprocess.run(
         [BIN / "perdition.imap4", "--help"], capture_output=True, text=True, check=True
     )
@@ -849,10 +851,10 @@ def test_help_starts_nothing() -> None:
     assert told.stderr == ""
 
 
-# Where it is configured.
+# Configuration files.
 
 
-def test_configuration_file_is_found(started: Started, folder: Path) -> None:
+def test_configuration_file_is_found(perditions: Perditions, folder: Path) -> None:
     """<basename>.conf, then perdition.<protocol>.conf, then perdition.conf, then none."""
     with saved(CONFIGURATION):
         shutil.rmtree(CONFIGURATION, ignore_errors=True)
@@ -864,21 +866,23 @@ def test_configuration_file_is_found(started: Started, folder: Path) -> None:
         for path in files:
             path.write_text(f"ok_line by {path.name}\n")
         for path in files:
-            assert ok_line_of(started, folder) == f"by {path.name}"
+            assert ok_line_of(perditions, folder) == f"by {path.name}"
             path.unlink()
-        assert ok_line_of(started, folder) == "You are so in"
+        assert ok_line_of(perditions, folder) == "You are so in"
 
 
 def test_configuration_file_that_goes_away(
-    started: Started, clients: Clients, folder: Path
+    perditions: Perditions, clients: OpenClients, folder: Path
 ) -> None:
-    """The one that was found is read again, also in a folder of root's; without it all stays."""
+    """The file that was found is read again, even in a folder of root's; without it nothing
+    changes.
+    """
     with saved(CONFIGURATION):
         shutil.rmtree(CONFIGURATION, ignore_errors=True)
         CONFIGURATION.mkdir(0o700)
         file = CONFIGURATION / "perdition.conf"
         file.write_text("ok_line one\n")
-        with nowhere_configured(started, folder) as proxy:
+        with without_configuration(perditions, folder) as proxy:
             file.write_text("ok_line two\n")
             os.kill(proxy.pid, signal.SIGHUP)
             until(lambda: hears(proxy, clients, b"two"), proxy.evidence)
@@ -889,43 +893,43 @@ def test_configuration_file_that_goes_away(
             assert hears(proxy, clients, b"two")
 
 
-def nowhere_configured(started: Started, folder: Path) -> Proxy:
-    """A perdition.imaps that nothing tells where it is configured; it has not been started."""
-    proxy = Proxy("imaps", folder, *started.target("imap4"), *FEW, "--ssl_mode", "none")
+def without_configuration(perditions: Perditions, folder: Path) -> PerditionProcess:
+    """A perdition.imaps without an option for its configuration file; it is not started."""
+    proxy = PerditionProcess(
+        "imaps", folder, *perditions.server_options("imap4"), *FEW, "--ssl_mode", "none"
+    )
     place = proxy.command.index("-f")
     del proxy.command[place : place + 2]
     return proxy
 
 
-def ok_line_of(started: Started, folder: Path) -> str:
-    """What it logs of an option."""
-    with nowhere_configured(started, folder) as proxy:
+def ok_line_of(perditions: Perditions, folder: Path) -> str:
+    """The ok_line that it logs."""
+    with without_configuration(perditions, folder) as proxy:
         [line] = proxy.wait_for_log("ok_line=")
     found = re.search(r'ok_line="([^"]*)"', line)
     assert found, line
     return found[1]
 
 
-def test_command_line_goes_before_the_file(
-    started: Started, folder: Path, server: RealServer
+def test_command_line_overrides_the_file(
+    perditions: Perditions, folder: Path, server: RealServer
 ) -> None:
     """Whatever the order on the command line."""
     configuration = folder / "perdition.conf"
     configuration.write_text('ok_line "by the file"\ntimeout 77\n')
-    proxy = started.foreground(
-        "imap4", *FEW, "--ok_line", "by the command line", "-f", configuration
-    )
+    proxy = perditions.start("imap4", *FEW, "--ok_line", "by the command line", "-f", configuration)
 
     [line] = proxy.wait_for_log("ok_line=")
     assert 'ok_line="by the command line"' in line
     assert "timeout=77" in line
 
 
-def test_unfinished_login_is_no_session(started: Started, clients: Clients) -> None:
-    """Who hangs on without logging in is closed at the end as well."""
-    daemon = started.daemon("imap4", *FEW)
+def test_unfinished_login_is_no_session(perditions: Perditions, clients: OpenClients) -> None:
+    """A client that has not logged in is disconnected at the end as well."""
+    daemon = perditions.start_daemon("imap4", *FEW)
     client = clients.connect(daemon)
-    client.read_until(DIALOGUES["imap4"].greeting)
+    client.read_until(PROTOCOLS["imap4"].greeting)
 
     assert daemon.terminate() == 0, daemon.evidence()
     assert fails(lambda: client.ask(b"a NOOP", rb"a OK"))

@@ -1,4 +1,4 @@
-"""inetd mode: one client on standard input, from real super-servers and by hand."""
+"""inetd mode: one client on standard input, started by real super-servers and by a test."""
 
 import os
 import re
@@ -11,14 +11,13 @@ import pytest
 
 from tests.process.conftest import PASSWORD, every_protocol, needs_root
 from tests.support.authority import Authority
-from tests.support.family import Member, descendants
-from tests.support.proxy import BIN
+from tests.support.client_connection import PROTOCOLS, ClientTLS, RawConnection, read_greeting
+from tests.support.folders import BIN
+from tests.support.processes import ProcessInfo, descendants
 from tests.support.real_server import RealServer
 from tests.support.saved import saved
-from tests.support.session import DIALOGUES, TLS, hear_greeting
-from tests.support.superserver import TCPD, ByHand, OpenBsdInetd, SuperServer, Xinetd
+from tests.support.superserver import TCPD, OpenBsdInetd, ProgramOnSocket, SuperServer, Xinetd
 from tests.support.wait import DEADLINE, until
-from tests.support.wire import Wire
 
 pytestmark = needs_root
 
@@ -38,10 +37,10 @@ wrapped_or_not = pytest.mark.parametrize(
 )
 
 
-class Inetd:
-    """perdition as a super-server has it: what it is told, and what it logs.
+class InetdPerdition:
+    """perdition as a super-server starts it: its options and its log.
 
-    A super-server's configuration knows no quotes: the options are in a file.
+    The options are in a file, as a super-server's configuration has no quotes.
     """
 
     def __init__(self, folder: Path, server: RealServer) -> None:
@@ -50,7 +49,7 @@ class Inetd:
         self._log = folder / "log"
 
     def arguments(self, protocol: str, *lines: str) -> tuple[str | Path, ...]:
-        """The command line, without -i; further lines of its configuration file."""
+        """The command line without -i; *lines* are further lines of the configuration file."""
         configuration = self.folder / f"{protocol}.conf"
         own = (
             "map_library ''",
@@ -68,7 +67,7 @@ class Inetd:
         return kind(self.folder, program(protocol), arguments, wrapped=wrapped)
 
     def wait_for_log(self, pattern: str) -> str:
-        """The first line of the log that matches."""
+        """Wait for a log line that matches; returns the first."""
         found = until(
             lambda: re.search(rf"^.*{pattern}.*$", self.log(), re.MULTILINE),
             lambda: f"{pattern!r} in the log\n{self.log()}",
@@ -76,40 +75,39 @@ class Inetd:
         return found[0]
 
     def log(self) -> str:
-        """What was logged so far."""
         return self._log.read_text() if self._log.exists() else ""
 
     def evidence(self) -> str:
-        """The log, when something went wrong."""
         return self.log()
 
 
 @pytest.fixture
-def inetd(folder: Path, server: RealServer) -> Inetd:
+def inetd(folder: Path, server: RealServer) -> InetdPerdition:
     """perdition in inetd mode, in front of the real server."""
-    return Inetd(folder, server)
+    return InetdPerdition(folder, server)
 
 
 def program(protocol: str) -> Path:
-    """perdition, called for that protocol."""
     return BIN / f"perdition.{protocol}"
 
 
-def log_in_and_out(wire: Wire, protocol: str, tls: TLS | None = None) -> None:
-    """A whole session: greeting, login, a question, the farewell, the end."""
-    dialogue = DIALOGUES[protocol]
-    hear_greeting(wire, protocol, tls)
-    for command, answer in (*dialogue.credentials("joe", PASSWORD), dialogue.question):
-        wire.ask(command, answer)
-    wire.send(dialogue.farewell + b"\r\n")
-    wire.read_to_end()
+def log_in_and_out(connection: RawConnection, protocol: str, tls: ClientTLS | None = None) -> None:
+    """A whole session from the greeting to the end."""
+    commands = PROTOCOLS[protocol]
+    read_greeting(connection, protocol, tls)
+    for command, answer in (*commands.credentials("joe", PASSWORD), commands.noop):
+        connection.ask(command, answer)
+    connection.send(commands.logout + b"\r\n")
+    connection.read_to_end()
 
 
 @every_super_server
 @wrapped_or_not
 @every_protocol
-def test_session(kind: type[SuperServer], wrapped: bool, protocol: str, inetd: Inetd) -> None:
-    """Greeting to goodbye; the log has the super-server's number and the session's three lines."""
+def test_session(
+    kind: type[SuperServer], wrapped: bool, protocol: str, inetd: InetdPerdition
+) -> None:
+    """From greeting to logout; the log has the client's three lines, by the super-server's port."""
     with inetd.start(kind, protocol, wrapped) as superserver, superserver.connect() as client:
         log_in_and_out(client, protocol)
 
@@ -121,12 +119,12 @@ def test_session(kind: type[SuperServer], wrapped: bool, protocol: str, inetd: I
 
 
 @every_super_server
-def test_several_at_once(kind: type[SuperServer], inetd: Inetd) -> None:
-    """Each client has a process of its own, which ends with it."""
+def test_several_at_once(kind: type[SuperServer], inetd: InetdPerdition) -> None:
+    """Each client has a process of its own, which exits with it."""
     with inetd.start(kind, "imap4", False) as superserver:
         clients = [superserver.connect() for _ in range(5)]
         for client in clients:
-            client.read_until(DIALOGUES["imap4"].greeting)
+            client.read_until(PROTOCOLS["imap4"].greeting)
         assert len(children(superserver)) == len(clients), children(superserver)
         for client in clients:
             client.send(b"z LOGOUT\r\n")
@@ -135,12 +133,12 @@ def test_several_at_once(kind: type[SuperServer], inetd: Inetd) -> None:
         until(lambda: not children(superserver), lambda: f"no {children(superserver)}")
 
 
-def children(superserver: SuperServer) -> list[Member]:
-    """Whom it has started and who still lives."""
-    return [member for member in descendants(superserver.pid) if member.alive()]
+def children(superserver: SuperServer) -> list[ProcessInfo]:
+    """The processes that a super-server has started and that still run."""
+    return [process for process in descendants(superserver.pid) if process.is_alive()]
 
 
-def test_exit_status_for_a_super_server(inetd: Inetd) -> None:
+def test_exit_status_for_a_super_server(inetd: InetdPerdition) -> None:
     """0 after a session."""
     with inetd.start(Xinetd, "imap4", False) as superserver:
         assert isinstance(superserver, Xinetd)
@@ -151,8 +149,8 @@ def test_exit_status_for_a_super_server(inetd: Inetd) -> None:
 
 
 @every_super_server
-def test_tcpd_has_its_say(kind: type[SuperServer], inetd: Inetd) -> None:
-    """A client that hosts.deny does not want never gets to perdition."""
+def test_tcpd_denies_a_client(kind: type[SuperServer], inetd: InetdPerdition) -> None:
+    """A client that hosts.deny lists does not reach perdition."""
     if not Path(TCPD).exists():
         pytest.skip("tcpd is not installed")
     with saved(HOSTS_DENY), inetd.start(kind, "imap4", wrapped=True) as superserver:
@@ -161,13 +159,13 @@ def test_tcpd_has_its_say(kind: type[SuperServer], inetd: Inetd) -> None:
             assert client.read_to_end() == b""
         HOSTS_DENY.write_text("perdition.pop3: 127.0.0.1\n")
         with superserver.connect() as client:
-            client.read_until(DIALOGUES["imap4"].greeting)
+            client.read_until(PROTOCOLS["imap4"].greeting)
     assert inetd.log().count("Connect: ") == 1, inetd.log()
 
 
 @every_super_server
-def test_ipv6(kind: type[SuperServer], inetd: Inetd) -> None:
-    """The log has the addresses."""
+def test_ipv6(kind: type[SuperServer], inetd: InetdPerdition) -> None:
+    """The log has the IPv6 addresses."""
     if reason := kind.missing():
         pytest.skip(reason)
     arguments = (*inetd.arguments("imap4"), "-i")
@@ -179,8 +177,8 @@ def test_ipv6(kind: type[SuperServer], inetd: Inetd) -> None:
         inetd.wait_for_log(rf"Connect: \[?::1\]?:\d+->\[?::1\]?:{superserver.port} inetd_pid=")
 
 
-def test_ipv4_by_a_socket_for_both_families(inetd: Inetd) -> None:
-    """Log readers, popmaps and hosts that are let in by their addresses know it as IPv4."""
+def test_ipv4_by_a_socket_for_both_families(inetd: InetdPerdition) -> None:
+    """Logs, popmaps and access rules have the IPv4 address, without ::ffff:."""
     with (
         socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listener,
         socket.create_connection(("127.0.0.1", listener.getsockname()[1])) as client,
@@ -196,16 +194,16 @@ def test_ipv4_by_a_socket_for_both_families(inetd: Inetd) -> None:
 
 
 @every_protocol
-def test_found_out_without_the_option(protocol: str, inetd: Inetd) -> None:
-    """Standard input is a connection, and no other mode was asked for."""
-    with ByHand(program(protocol), *inetd.arguments(protocol)) as served:
+def test_inetd_mode_without_the_option(protocol: str, inetd: InetdPerdition) -> None:
+    """Standard input is a connection, and no other mode is configured."""
+    with ProgramOnSocket(program(protocol), *inetd.arguments(protocol)) as served:
         log_in_and_out(served.client, protocol)
         assert served.status() == 0, inetd.log()
     assert inetd.wait_for_log("Connect: ").endswith(f" inetd_pid={os.getpid()}")
 
 
-def test_pair_of_sockets(inetd: Inetd) -> None:
-    """With the option any socket will do, as ssh and the like have it; it has no addresses."""
+def test_pair_of_sockets(inetd: InetdPerdition) -> None:
+    """With the option any socket will do, as from ssh; it has no addresses."""
     ours, theirs = socket.socketpair()
     with theirs:
         command = [*map(str, (program("imap4"), *inetd.arguments("imap4"))), "-i"]
@@ -220,28 +218,29 @@ def test_pair_of_sockets(inetd: Inetd) -> None:
     assert process.returncode == 0, inetd.log()
 
 
-def test_user_and_group(inetd: Inetd) -> None:
-    """The one process of a session is not root, and has no further groups."""
-    with ByHand("setpriv", "--groups", "4,24", program("imap4"), *inetd.arguments("imap4")) as own:
-        own.client.read_until(DIALOGUES["imap4"].greeting)
-        member = Member(own.process.pid)
-        until(lambda: member.title == "perdition.imap4: inetd", lambda: member.title)
-        assert member.ids() == ({"65534"}, {"65534"}, []), member.ids()
+def test_user_and_group(inetd: InetdPerdition) -> None:
+    """The process of a session is not root, and has no further groups."""
+    with ProgramOnSocket(
+        "setpriv", "--groups", "4,24", program("imap4"), *inetd.arguments("imap4")
+    ) as own:
+        own.client.read_until(PROTOCOLS["imap4"].greeting)
+        process = ProcessInfo(own.process.pid)
+        until(lambda: process.title == "perdition.imap4: inetd", lambda: process.title)
+        assert process.ids() == ({"65534"}, {"65534"}, []), process.ids()
         assert not descendants(own.process.pid)
 
 
-def test_client_that_goes_without_a_word(inetd: Inetd) -> None:
-    """The process ends, with its closing line."""
-    with ByHand(program("imap4"), *inetd.arguments("imap4")) as served:
-        served.client.read_until(DIALOGUES["imap4"].greeting)
+def test_client_that_disconnects(inetd: InetdPerdition) -> None:
+    with ProgramOnSocket(program("imap4"), *inetd.arguments("imap4")) as served:
+        served.client.read_until(PROTOCOLS["imap4"].greeting)
         served.client.close()
         assert served.status() == 0, inetd.log()
     inetd.wait_for_log("Close: ")
 
 
-def test_client_that_was_gone_before(inetd: Inetd) -> None:
-    """A scanner connects and closes at once: the process ends all the same, without a fault."""
-    with ByHand(program("imap4"), *inetd.arguments("imap4")) as served:
+def test_client_that_disconnects_at_once(inetd: InetdPerdition) -> None:
+    """As a port scanner does: the process exits without an error."""
+    with ProgramOnSocket(program("imap4"), *inetd.arguments("imap4")) as served:
         served.client.close()
         assert served.status() == 0, inetd.log()
     inetd.wait_for_log("Close: ")
@@ -249,12 +248,12 @@ def test_client_that_was_gone_before(inetd: Inetd) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_signal(number: signal.Signals, inetd: Inetd) -> None:
-    """It ends the session, with its closing line."""
-    with ByHand(program("imap4"), *inetd.arguments("imap4")) as served:
+def test_signal(number: signal.Signals, inetd: InetdPerdition) -> None:
+    """It ends the session, with its Close line."""
+    with ProgramOnSocket(program("imap4"), *inetd.arguments("imap4")) as served:
         client = served.client
-        client.read_until(DIALOGUES["imap4"].greeting)
-        for command, answer in DIALOGUES["imap4"].credentials("joe", PASSWORD):
+        client.read_until(PROTOCOLS["imap4"].greeting)
+        for command, answer in PROTOCOLS["imap4"].credentials("joe", PASSWORD):
             client.ask(command, answer)
         served.process.send_signal(number)
         client.read_to_end()
@@ -263,8 +262,8 @@ def test_signal(number: signal.Signals, inetd: Inetd) -> None:
 
 
 @pytest.mark.parametrize(("protocol", "use"), [("imap4s", "ssl"), ("imap4", "starttls")])
-def test_tls(protocol: str, use: str, inetd: Inetd, folder: Path) -> None:
-    """A key that only root can read; from the first byte, and by STARTTLS."""
+def test_tls(protocol: str, use: str, inetd: InetdPerdition, folder: Path) -> None:
+    """With a key that only root can read, from the first byte and by STARTTLS."""
     authority = Authority(folder)
     certificate, key = authority.issue()
     assert key.stat().st_mode & 0o077 == 0
@@ -272,8 +271,8 @@ def test_tls(protocol: str, use: str, inetd: Inetd, folder: Path) -> None:
     arguments = inetd.arguments(
         protocol, f"ssl_mode {mode}", f"ssl_cert_file {certificate}", f"ssl_key_file {key}"
     )
-    with ByHand(program(protocol), *arguments) as served:
-        log_in_and_out(served.client, "imap4", TLS(use, authority.trusted()))
+    with ProgramOnSocket(program(protocol), *arguments) as served:
+        log_in_and_out(served.client, "imap4", ClientTLS(use, authority.trusted()))
         assert served.status() == 0, inetd.log()
     inetd.wait_for_log(f"Auth: .* client-secure={use} .* status=ok")
 
@@ -291,32 +290,31 @@ def test_tls(protocol: str, use: str, inetd: Inetd, folder: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("option", [(), ("-i",)], ids=["found out", "-i"])
-def test_client_hears_nothing_of_a_mistake(
-    line: str, option: tuple[str, ...], inetd: Inetd
+def test_client_gets_no_error_message(
+    line: str, option: tuple[str, ...], inetd: InetdPerdition
 ) -> None:
-    """Standard output and error are the client: it sees the connection's end and no more."""
-    with ByHand(program("imap4"), *inetd.arguments("imap4", line), *option) as served:
+    """Standard output and error are the client, which only sees the connection closed."""
+    with ProgramOnSocket(program("imap4"), *inetd.arguments("imap4", line), *option) as served:
         assert served.client.read_to_end() == b""
         assert served.status() > 0
 
 
-def test_client_hears_nothing_of_a_bad_command_line(inetd: Inetd) -> None:
-    """The same where the options themselves are wrong."""
-    with ByHand(program("imap4"), "--no_such_option", "-i") as served:
+def test_client_gets_no_message_of_a_bad_command_line(inetd: InetdPerdition) -> None:
+    with ProgramOnSocket(program("imap4"), "--no_such_option", "-i") as served:
         assert served.client.read_to_end() == b""
         assert served.status() > 0
 
 
-def test_mistake_is_logged(inetd: Inetd) -> None:
-    """The operator finds it in the log that the options name."""
+def test_mistake_is_logged(inetd: InetdPerdition) -> None:
+    """In the log that the options name."""
     arguments = inetd.arguments("imap4", "username no-such-user-here")
-    with ByHand(program("imap4"), *arguments, "-i") as served:
+    with ProgramOnSocket(program("imap4"), *arguments, "-i") as served:
         assert served.status() > 0
     assert "no-such-user-here" in inetd.wait_for_log("username ")
 
 
-def test_no_client(inetd: Inetd) -> None:
-    """-i from a terminal or a script: refused in one line."""
+def test_no_client(inetd: InetdPerdition) -> None:
+    """-i from a terminal or a script is refused in one line."""
     told = subprocess.run(
         [program("imap4"), *inetd.arguments("imap4"), "-i"],
         stdin=subprocess.DEVNULL,
@@ -333,8 +331,8 @@ def test_no_client(inetd: Inetd) -> None:
     assert "inetd_mode" in inetd.log()
 
 
-def test_clients_to_be_accepted(inetd: Inetd) -> None:
-    """A super-server that is told to wait would start one perdition after the other."""
+def test_listening_socket_is_refused(inetd: InetdPerdition) -> None:
+    """A super-server with `wait` would start one perdition after the other."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         status = subprocess.run(
             [program("imap4"), *inetd.arguments("imap4")],

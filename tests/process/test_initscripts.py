@@ -1,4 +1,4 @@
-"""What init scripts and systemd units say and do, with real instances in a folder of their own."""
+"""The init scripts and systemd units, with real instances whose files are in a test's folder."""
 
 import os
 import shlex
@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.process.conftest import needs_root
+from tests.support.client_connection import PROTOCOLS, RawConnection
 from tests.support.processes import free_ports
-from tests.support.session import DIALOGUES
 from tests.support.wait import DEADLINE, until
-from tests.support.wire import Wire
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "initscripts"
@@ -28,11 +27,11 @@ NAMES = {
     "IMAP4S": "perdition.imaps",
     "MANAGESIEVE": "perdition.managesieve",
 }
-"""What the settings call the instances."""
+"""The instances by their names in the settings."""
 
 
-class Host:
-    """A system's settings and pid files in a folder, and its init script, which has them."""
+class InitScriptHost:
+    """Settings and pid files in a folder, and the init script that uses them."""
 
     def __init__(self, folder: Path) -> None:
         self.settings = folder / "default"
@@ -40,11 +39,11 @@ class Host:
         self.run.mkdir()
         self.log = folder / "log"
         self.ports = dict(zip(NAMES, free_ports(len(NAMES)), strict=True))
-        self.said: list[str] = []
-        self.wants("POP3", "IMAP4")
+        self.transcript: list[str] = []
+        self.write_settings("POP3", "IMAP4")
 
-    def wants(self, *protocols: str, run: str = "yes", more: str = "") -> None:
-        """Write the settings: which instances are wanted."""
+    def write_settings(self, *protocols: str, run: str = "yes", more: str = "") -> None:
+        """Write the settings, with these protocols enabled."""
         flags = f"--config_file= --map_library= --ssl_mode none -b 127.0.0.1 -F {self.log}"
         lines = [f"RUN_PERDITION={run}", f'FLAGS="{flags} --workers 1"']
         for protocol, port in self.ports.items():
@@ -54,12 +53,14 @@ class Host:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What makes the script act on this host."""
+        """Makes the script use this folder."""
         own = {"SETTINGS": str(self.settings), "SBIN": str(ROOT / "bin"), "RUN": str(self.run)}
         return os.environ | own | {"SYSTEMD": ""}
 
-    def does(self, *arguments: str, user: str | None = None) -> subprocess.CompletedProcess[str]:
-        """Run the script; what it says on either channel is in stdout."""
+    def run_script(
+        self, *arguments: str, user: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the script; its standard output and error are in stdout."""
         done = subprocess.run(
             [SCRIPTS / "instances", *arguments],
             env=self.environment,
@@ -70,12 +71,14 @@ class Host:
             check=False,
             timeout=2 * DEADLINE,
         )
-        self.said.append(f"$ {shlex.join(arguments)}\n{done.stdout}exits with {done.returncode}")
+        self.transcript.append(
+            f"$ {shlex.join(arguments)}\n{done.stdout}exits with {done.returncode}"
+        )
         return done
 
     @contextmanager
-    def begins(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-        """Start the script, which goes on until it is killed."""
+    def start_script(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Start the script, which runs until it is killed."""
         command = [str(SCRIPTS / "instances"), *arguments]
         with subprocess.Popen(command, env=self.environment) as process:
             try:
@@ -84,16 +87,18 @@ class Host:
                 process.kill()
 
     def pid_file(self, protocol: str) -> Path:
-        """An instance's pid file."""
         name = NAMES[protocol]
         return self.run / name / f"{name}.pid"
 
     def pid(self, protocol: str) -> int:
-        """An instance's process."""
+        """The pid of an instance."""
         return int(self.pid_file(protocol).read_text())
 
     def listens(self, protocol: str) -> bool:
-        """Whether an instance has its port: a look at all sockets takes seconds on a busy host."""
+        """Whether an instance listens.
+
+        It tries to bind: reading all sockets takes seconds on a busy host.
+        """
         with socket.socket() as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -103,34 +108,33 @@ class Host:
         return False
 
     def evidence(self) -> str:
-        """What was said, and the log."""
         log = self.log.read_text() if self.log.exists() else ""
-        return "\n".join([*self.said, self.settings.read_text(), log])
+        return "\n".join([*self.transcript, self.settings.read_text(), log])
 
 
 @pytest.fixture
-def host(folder: Path) -> Iterator[Host]:
-    """A host on which nothing of perdition's runs, neither before the test nor after it."""
-    host = Host(folder)
+def host(folder: Path) -> Iterator[InitScriptHost]:
+    """A host without instances, both before and after the test."""
+    host = InitScriptHost(folder)
     try:
         yield host
     finally:
-        host.does("stop")
+        host.run_script("stop")
         left = [protocol for protocol in NAMES if host.listens(protocol)]
     assert not left, host.evidence()
 
 
 @pytest.fixture
-def stranger() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that has nothing to do with perdition but the program that it runs: python3."""
+def other_process() -> Iterator[subprocess.Popen[bytes]]:
+    """A python3 process that is not perdition."""
     waiting = [sys.executable, "-c", "import signal; signal.pause()", "perdition.pop3: master"]
     with subprocess.Popen(waiting) as process:
         yield process
         process.kill()
 
 
-def test_starts_those_that_are_wanted(host: Host) -> None:
-    started = host.does("start")
+def test_starts_enabled_instances(host: InitScriptHost) -> None:
+    started = host.run_script("start")
     assert started.returncode == 0
     assert started.stdout.splitlines() == [
         f"perdition.pop3 started (process {host.pid('POP3')})",
@@ -139,84 +143,84 @@ def test_starts_those_that_are_wanted(host: Host) -> None:
     assert [protocol for protocol in NAMES if host.listens(protocol)] == ["POP3", "IMAP4"]
 
 
-def test_all_five_under_their_names(host: Host) -> None:
-    host.wants(*NAMES)
-    host.does("start")
+def test_all_five_under_their_names(host: InitScriptHost) -> None:
+    host.write_settings(*NAMES)
+    host.run_script("start")
     for protocol, name in NAMES.items():
         title = Path(f"/proc/{host.pid(protocol)}/cmdline").read_bytes()
         assert title.startswith(f"{name}: master".encode())
         assert host.listens(protocol)
-    assert host.does("status").returncode == 0
+    assert host.run_script("status").returncode == 0
 
 
 @pytest.mark.parametrize("word", ["yes", "on", "YES", "On"])
-def test_words_for_yes(host: Host, word: str) -> None:
-    host.wants(run=word, more=f"POP3={word}")
-    host.does("start")
+def test_words_for_yes(host: InitScriptHost, word: str) -> None:
+    host.write_settings(run=word, more=f"POP3={word}")
+    host.run_script("start")
     assert host.listens("POP3")
 
 
 @pytest.mark.parametrize("word", ["no", "off", "", "maybe"])
-def test_everything_else_means_no(host: Host, word: str) -> None:
-    host.wants("IMAP4", run=word)
-    started = host.does("start")
+def test_everything_else_means_no(host: InitScriptHost, word: str) -> None:
+    host.write_settings("IMAP4", run=word)
+    started = host.run_script("start")
     assert started.returncode == 0
     assert "RUN_PERDITION" in started.stdout
-    assert host.does("status").returncode == 3
+    assert host.run_script("status").returncode == 3
     assert not host.listens("IMAP4")
 
 
-def test_no_protocol_is_wanted(host: Host) -> None:
-    host.wants()
-    assert "perdition is disabled" in host.does("start").stdout
-    status = host.does("status")
+def test_no_protocol_is_wanted(host: InitScriptHost) -> None:
+    host.write_settings()
+    assert "perdition is disabled" in host.run_script("start").stdout
+    status = host.run_script("status")
     assert status.returncode == 3
     assert "perdition is disabled" in status.stdout
 
 
-def test_status_of_what_runs_although_it_is_off(host: Host) -> None:
-    host.does("start")
-    host.wants("POP3", "IMAP4", run="no")
-    status = host.does("status")
+def test_status_of_what_runs_although_it_is_off(host: InitScriptHost) -> None:
+    host.run_script("start")
+    host.write_settings("POP3", "IMAP4", run="no")
+    status = host.run_script("status")
     assert status.returncode == 0
     assert "perdition.imap4 is running" in status.stdout
 
 
 @needs_root
 @pytest.mark.parametrize("verb", ["status", "stop", "start", "reload"])
-def test_whom_the_pid_files_are_not_for(host: Host, verb: str) -> None:
-    """Who may not see whether an instance runs is not told that it does not."""
-    host.does("start")
-    done = host.does(verb, user="daemon")
+def test_user_who_cannot_read_pid_files(host: InitScriptHost, verb: str) -> None:
+    """A user without access to the pid file is not told that the instance is stopped."""
+    host.run_script("start")
+    done = host.run_script(verb, user="daemon")
     assert done.returncode == 4
     assert "perdition.imap4: only root can see whether it is running" in done.stdout
     assert "not running" not in done.stdout
 
 
 @pytest.mark.parametrize("verb", ["start", "restart"])
-def test_instance_that_would_stay_in_the_foreground(host: Host, verb: str) -> None:
-    """The system comes up all the same, with the other instances."""
+def test_instance_that_would_stay_in_the_foreground(host: InitScriptHost, verb: str) -> None:
+    """The script returns, with the other instances started."""
     more = 'START_SECONDS=3 POP3_FLAGS="$POP3_FLAGS --no_daemon"'
-    host.wants("POP3", "IMAP4", more=more)
-    done = host.does(verb)
+    host.write_settings("POP3", "IMAP4", more=more)
+    done = host.run_script(verb)
     assert done.returncode == 1
     assert "perdition.pop3 did not go to the background" in done.stdout
     assert host.listens("IMAP4")
     assert not host.pid_file("POP3").exists()
 
 
-def test_start_of_what_runs(host: Host) -> None:
-    host.does("start")
+def test_start_of_what_runs(host: InitScriptHost) -> None:
+    host.run_script("start")
     pid = host.pid("POP3")
-    again = host.does("start")
+    again = host.run_script("start")
     assert again.returncode == 0
     assert f"perdition.pop3 is already running (process {pid})" in again.stdout
     assert host.pid("POP3") == pid
 
 
-def test_stop_and_stop_of_what_is_dead(host: Host) -> None:
-    host.does("start")
-    stopped = host.does("stop")
+def test_stop_and_stop_of_what_is_dead(host: InitScriptHost) -> None:
+    host.run_script("start")
+    stopped = host.run_script("stop")
     assert stopped.returncode == 0
     assert stopped.stdout.splitlines() == [
         "perdition.pop3 stopped",
@@ -224,47 +228,47 @@ def test_stop_and_stop_of_what_is_dead(host: Host) -> None:
     ]
     assert not host.listens("POP3")
     assert not host.pid_file("POP3").exists()
-    again = host.does("stop")
+    again = host.run_script("stop")
     assert again.returncode == 0
     assert "perdition.pop3 is not running" in again.stdout
 
 
-def test_stop_of_what_is_no_longer_wanted(host: Host) -> None:
-    host.does("start")
-    host.wants("IMAP4")
-    assert "perdition.pop3 stopped" in host.does("restart").stdout
+def test_stop_of_what_is_no_longer_wanted(host: InitScriptHost) -> None:
+    host.run_script("start")
+    host.write_settings("IMAP4")
+    assert "perdition.pop3 stopped" in host.run_script("restart").stdout
     assert not host.listens("POP3")
     assert host.listens("IMAP4")
 
 
-def test_restart(host: Host) -> None:
-    host.does("start")
+def test_restart(host: InitScriptHost) -> None:
+    host.run_script("start")
     before = host.pid("IMAP4")
-    assert host.does("restart").returncode == 0
+    assert host.run_script("restart").returncode == 0
     assert host.pid("IMAP4") != before
     assert host.listens("IMAP4")
 
 
-def test_restart_ends_no_session(host: Host) -> None:
-    """Who was connected before goes on where they were."""
-    host.does("start")
-    with Wire.to(("127.0.0.1", host.ports["IMAP4"])) as client:
-        client.read_until(DIALOGUES["imap4"].greeting)
+def test_restart_ends_no_session(host: InitScriptHost) -> None:
+    """A client stays connected."""
+    host.run_script("start")
+    with RawConnection.to(("127.0.0.1", host.ports["IMAP4"])) as client:
+        client.read_until(PROTOCOLS["imap4"].greeting)
 
-        said = host.does("restart").stdout
+        said = host.run_script("restart").stdout
 
         assert "perdition.imap4 restarted (process" in said
-        client.ask(*DIALOGUES["imap4"].question)
-        assert "perdition.imap4 stopped" in host.does("stop").stdout
+        client.ask(*PROTOCOLS["imap4"].noop)
+        assert "perdition.imap4 stopped" in host.run_script("stop").stdout
         client.read_to_end()
 
 
-def test_restart_into_a_mistake_changes_nothing(host: Host) -> None:
-    host.does("start")
+def test_restart_into_a_mistake_changes_nothing(host: InitScriptHost) -> None:
+    host.run_script("start")
     before = host.pid("IMAP4")
-    host.wants("IMAP4", more='IMAP4_FLAGS="--timeout soon"')
+    host.write_settings("IMAP4", more='IMAP4_FLAGS="--timeout soon"')
 
-    failed = host.does("restart")
+    failed = host.run_script("restart")
 
     assert failed.returncode == 1
     assert "timeout 'soon'" in failed.stdout
@@ -273,161 +277,163 @@ def test_restart_into_a_mistake_changes_nothing(host: Host) -> None:
     assert host.listens("IMAP4")
 
 
-def test_restart_where_there_is_no_takeover(host: Host) -> None:
+def test_restart_where_there_is_no_takeover(host: InitScriptHost) -> None:
     """As where an older perdition runs: it is stopped, and started."""
-    host.does("start")
+    host.run_script("start")
     host.pid_file("IMAP4").with_name("perdition.imap4.pid.takeover").unlink()
     before = host.pid("IMAP4")
 
-    said = host.does("restart").stdout
+    said = host.run_script("restart").stdout
 
     assert "perdition.imap4 stopped" in said
     assert "perdition.imap4 started (process" in said
     assert host.pid("IMAP4") != before
 
 
-def test_try_restart_starts_nothing_new(host: Host) -> None:
-    host.wants("IMAP4")
-    host.does("start")
+def test_try_restart_starts_nothing_new(host: InitScriptHost) -> None:
+    host.write_settings("IMAP4")
+    host.run_script("start")
     before = host.pid("IMAP4")
-    host.wants("POP3", "IMAP4")
-    assert host.does("try-restart").returncode == 0
+    host.write_settings("POP3", "IMAP4")
+    assert host.run_script("try-restart").returncode == 0
     assert host.pid("IMAP4") != before
     assert not host.listens("POP3")
 
 
 @pytest.mark.parametrize("verb", ["reload", "force-reload"])
-def test_reload(host: Host, verb: str) -> None:
-    host.does("start")
+def test_reload(host: InitScriptHost, verb: str) -> None:
+    host.run_script("start")
     pid = host.pid("IMAP4")
-    assert host.does(verb).returncode == 0
+    assert host.run_script(verb).returncode == 0
     until(lambda: host.log.read_text().count("SIGHUP") >= 2, host.evidence)
     assert host.pid("IMAP4") == pid
 
 
-def test_reload_of_what_is_dead(host: Host) -> None:
-    reloaded = host.does("reload")
+def test_reload_of_what_is_dead(host: InitScriptHost) -> None:
+    reloaded = host.run_script("reload")
     assert reloaded.returncode == 7
     assert "perdition.imap4 is not running" in reloaded.stdout
 
 
-def test_status(host: Host) -> None:
-    assert host.does("status").returncode == 3
-    host.does("start")
-    running = host.does("status")
+def test_status(host: InitScriptHost) -> None:
+    assert host.run_script("status").returncode == 3
+    host.run_script("start")
+    running = host.run_script("status")
     assert running.returncode == 0
     assert f"perdition.imap4 is running (process {host.pid('IMAP4')})" in running.stdout
     pid = host.pid("IMAP4")
     os.kill(pid, signal.SIGKILL)
     until(lambda: not host.listens("IMAP4"), host.evidence)
-    dead = host.does("status")
+    dead = host.run_script("status")
     assert dead.returncode == 1
     assert "perdition.imap4 is dead" in dead.stdout
 
 
-def test_pid_file_of_a_stranger(host: Host, stranger: subprocess.Popen[bytes]) -> None:
-    host.wants("POP3")
+def test_pid_file_with_another_process(
+    host: InitScriptHost, other_process: subprocess.Popen[bytes]
+) -> None:
+    host.write_settings("POP3")
     pid_file = host.pid_file("POP3")
     pid_file.parent.mkdir()
-    pid_file.write_text(f"{stranger.pid}\n")
-    assert host.does("status").returncode == 1
-    assert host.does("reload").returncode == 7
-    assert host.does("stop").returncode == 0
-    assert host.does("start").returncode == 0
-    assert host.does("stop").returncode == 0
-    assert stranger.poll() is None
+    pid_file.write_text(f"{other_process.pid}\n")
+    assert host.run_script("status").returncode == 1
+    assert host.run_script("reload").returncode == 7
+    assert host.run_script("stop").returncode == 0
+    assert host.run_script("start").returncode == 0
+    assert host.run_script("stop").returncode == 0
+    assert other_process.poll() is None
 
 
 @pytest.mark.parametrize("number", ["", "4194305", "-1", "x", "1 2"])
-def test_pid_file_of_nobody(host: Host, number: str) -> None:
-    host.wants("POP3")
+def test_pid_file_without_a_process(host: InitScriptHost, number: str) -> None:
+    host.write_settings("POP3")
     pid_file = host.pid_file("POP3")
     pid_file.parent.mkdir()
     pid_file.write_text(number)
-    assert host.does("status").returncode == 1
-    assert host.does("stop").returncode == 0
-    assert host.does("status").returncode == 3
-    assert host.does("start").returncode == 0
+    assert host.run_script("status").returncode == 1
+    assert host.run_script("stop").returncode == 0
+    assert host.run_script("status").returncode == 3
+    assert host.run_script("start").returncode == 0
 
 
-def test_pipe_in_the_place_of_a_pid_file(host: Host) -> None:
-    """Whoever has left it there keeps nobody waiting."""
-    host.wants("POP3")
+def test_fifo_as_pid_file(host: InitScriptHost) -> None:
+    """It does not block the script."""
+    host.write_settings("POP3")
     pid_file = host.pid_file("POP3")
     pid_file.parent.mkdir()
     os.mkfifo(pid_file)
-    assert host.does("status").returncode == 1
-    assert host.does("start").returncode == 0
-    assert host.does("status").returncode == 0
+    assert host.run_script("status").returncode == 1
+    assert host.run_script("start").returncode == 0
+    assert host.run_script("status").returncode == 0
 
 
-def test_stale_pid_file_is_replaced(host: Host) -> None:
-    host.wants("POP3")
-    host.does("start")
+def test_stale_pid_file_is_replaced(host: InitScriptHost) -> None:
+    host.write_settings("POP3")
+    host.run_script("start")
     os.kill(host.pid("POP3"), signal.SIGKILL)
     until(lambda: not host.listens("POP3"), host.evidence)
-    assert host.does("start").returncode == 0
-    assert host.does("status").returncode == 0
+    assert host.run_script("start").returncode == 0
+    assert host.run_script("status").returncode == 0
 
 
-def test_one_that_cannot_start(host: Host) -> None:
+def test_one_that_cannot_start(host: InitScriptHost) -> None:
     with socket.create_server(("127.0.0.1", host.ports["POP3"])):
-        started = host.does("start")
+        started = host.run_script("start")
     assert started.returncode == 1
     assert f"cannot listen to 127.0.0.1:{host.ports['POP3']}" in started.stdout
     assert "perdition.pop3 cannot start" in started.stdout
     assert host.listens("IMAP4"), "the other one is started all the same"
 
 
-def test_one_that_does_not_end_is_killed(host: Host) -> None:
-    host.wants("POP3", more="STOP_SECONDS=1")
-    host.does("start")
+def test_one_that_does_not_end_is_killed(host: InitScriptHost) -> None:
+    host.write_settings("POP3", more="STOP_SECONDS=1")
+    host.run_script("start")
     os.kill(host.pid("POP3"), signal.SIGSTOP)
-    stopped = host.does("stop")
+    stopped = host.run_script("stop")
     assert stopped.returncode == 0
     assert "was killed" in stopped.stdout
-    assert host.does("status").returncode == 3, "its pid file is left"
+    assert host.run_script("status").returncode == 3, "its pid file is left"
     until(lambda: not host.listens("POP3"), host.evidence)
 
 
-def test_others_of_the_same_name_live_on(host: Host, folder: Path) -> None:
+def test_others_of_the_same_name_live_on(host: InitScriptHost, folder: Path) -> None:
     (folder / "elsewhere").mkdir()
-    other = Host(folder / "elsewhere")
-    other.wants("IMAP4")
+    other = InitScriptHost(folder / "elsewhere")
+    other.write_settings("IMAP4")
     try:
-        other.does("start")
-        host.does("start")
-        host.does("stop")
-        assert other.does("status").returncode == 0
+        other.run_script("start")
+        host.run_script("start")
+        host.run_script("stop")
+        assert other.run_script("status").returncode == 0
     finally:
-        other.does("stop")
+        other.run_script("stop")
     assert not other.listens("IMAP4")
 
 
-def test_own_pid_file_goes_before_other_options(host: Host, folder: Path) -> None:
-    host.wants("POP3", more=f'FLAGS="$FLAGS --pid_file {folder}/mine.pid"')
-    host.does("start")
-    assert host.does("status").returncode == 0
+def test_pid_file_of_the_script_overrides_other_options(host: InitScriptHost, folder: Path) -> None:
+    host.write_settings("POP3", more=f'FLAGS="$FLAGS --pid_file {folder}/mine.pid"')
+    host.run_script("start")
+    assert host.run_script("status").returncode == 0
     assert not (folder / "mine.pid").exists()
 
 
-def test_supervisor_asks_who_is_wanted(host: Host) -> None:
-    assert host.does("wanted", "perdition.pop3").returncode == 0
-    assert host.does("wanted", "perdition.imaps").returncode == 1
-    assert host.does("wanted", "perdition.imap").returncode == 1
-    with host.begins("run", "perdition.pop3") as service:
+def test_supervisor_asks_what_is_enabled(host: InitScriptHost) -> None:
+    assert host.run_script("wanted", "perdition.pop3").returncode == 0
+    assert host.run_script("wanted", "perdition.imaps").returncode == 1
+    assert host.run_script("wanted", "perdition.imap").returncode == 1
+    with host.start_script("run", "perdition.pop3") as service:
         until(
-            lambda: host.does("status").stdout.startswith("perdition.pop3 is running"),
+            lambda: host.run_script("status").stdout.startswith("perdition.pop3 runs"),
             host.evidence,
         )
         assert host.pid("POP3") == service.pid, "the supervisor looks after another process"
-        assert host.does("status").returncode == 3, "imap4 is missing"
-        host.does("stop")
+        assert host.run_script("status").returncode == 3, "imap4 is missing"
+        host.run_script("stop")
         assert service.wait(DEADLINE) == 0
 
 
-def test_unknown_verb(host: Host) -> None:
-    done = host.does("begin")
+def test_unknown_verb(host: InitScriptHost) -> None:
+    done = host.run_script("begin")
     assert done.returncode == 2
     assert "Usage: instances start|stop" in done.stdout
 

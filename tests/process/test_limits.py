@@ -1,4 +1,4 @@
-"""Limits: of connections, exact over all workers, and of descriptors."""
+"""Limits of connections, exact over all workers, and of descriptors."""
 
 import os
 import re
@@ -9,39 +9,37 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.process.conftest import PASSWORD, Clients, Started, fails, needs_root
-from tests.support.family import Member
-from tests.support.proxy import Proxy
-from tests.support.session import DIALOGUES
+from tests.process.conftest import PASSWORD, fails, needs_root
+from tests.support.client_connection import PROTOCOLS, OpenClients, RawConnection
+from tests.support.perdition import PerditionProcess, Perditions
 from tests.support.wait import until
-from tests.support.wire import Wire
 
 pytestmark = needs_root
 
 LIMIT = 7
 MANY = 100
 WORKERS = ("--workers", "3")
-GREETING = DIALOGUES["imap4"].greeting
+GREETING = PROTOCOLS["imap4"].greeting
 
 FEW_DESCRIPTORS = 128
-"""Far more than a worker needs for itself."""
+"""Many more than a worker without clients needs."""
 SOME_TIME = 2.5
-"""Seconds in which a loop that does not rest would be noticed."""
+"""Seconds in which a busy loop would show."""
 
 
-def rush(proxy: Proxy, clients: Clients, count: int = MANY) -> list[Wire]:
-    """Connect that many clients at once, each in a thread; those that are greeted."""
-    found: list[Wire] = []
+def rush(proxy: PerditionProcess, clients: OpenClients, count: int = MANY) -> list[RawConnection]:
+    """Connect *count* clients at once, in threads; returns those that get a greeting."""
+    found: list[RawConnection] = []
     lock, together = threading.Lock(), threading.Barrier(count)
 
     def arrive() -> None:
         together.wait()
-        wire = clients.connect(proxy, resets=True)
-        first = wire.first_words()
+        connection = clients.connect(proxy, resets=True)
+        first = connection.read_line_or_end()
         with lock:
             if first:
                 assert re.match(GREETING, first), first
-                found.append(wire)
+                found.append(connection)
 
     threads = [threading.Thread(target=arrive) for _ in range(count)]
     for thread in threads:
@@ -51,9 +49,11 @@ def rush(proxy: Proxy, clients: Clients, count: int = MANY) -> list[Wire]:
     return found
 
 
-def expect_room_for(proxy: Proxy, clients: Clients, count: int) -> list[Wire]:
-    """Wait until that many are served, and see that it is not one more."""
-    served: list[Wire] = []
+def expect_room_for(
+    proxy: PerditionProcess, clients: OpenClients, count: int
+) -> list[RawConnection]:
+    """Wait until exactly *count* clients are served."""
+    served: list[RawConnection] = []
 
     def full() -> bool:
         served.extend(rush(proxy, clients, 3))
@@ -65,59 +65,60 @@ def expect_room_for(proxy: Proxy, clients: Clients, count: int) -> list[Wire]:
     return served
 
 
-def test_exact_in_a_rush(started: Started, clients: Clients) -> None:
-    """A hundred at once: as many are served as may be, the others are closed without a word."""
-    proxy = started.foreground("imap4", *WORKERS, "-L", str(LIMIT))
+def test_exact_in_a_rush(perditions: Perditions, clients: OpenClients) -> None:
+    """Of 100 at once, the limit's number is served, the others are closed without a line."""
+    proxy = perditions.start("imap4", *WORKERS, "-L", str(LIMIT))
 
     served = rush(proxy, clients)
 
     assert len(served) == LIMIT, proxy.evidence()
-    for wire in served:
-        wire.ask(b"a NOOP", rb"a OK.*\r\n")
+    for connection in served:
+        connection.ask(b"a NOOP", rb"a OK.*\r\n")
     assert not rush(proxy, clients), "more are served while nobody has left"
     assert sum(proxy.expect_sessions(LIMIT).values()) == LIMIT
 
 
-def leave_politely(wires: list[Wire]) -> None:
-    """By LOGOUT."""
-    for wire in wires:
-        wire.send(b"z LOGOUT\r\n")
-        wire.read_to_end()
-        wire.close()
+def log_out(wires: list[RawConnection]) -> None:
+    for connection in wires:
+        connection.send(b"z LOGOUT\r\n")
+        connection.read_to_end()
+        connection.close()
 
 
-def leave_by_reset(wires: list[Wire]) -> None:
+def reset(wires: list[RawConnection]) -> None:
     """As a client that crashes."""
-    for wire in wires:
-        wire.close()
+    for connection in wires:
+        connection.close()
 
 
-def leave_after_a_failed_login(wires: list[Wire]) -> None:
-    """While the answer is still due."""
-    for wire in wires:
-        wire.send(b"a LOGIN joe wrong\r\n")
-    for wire in wires:
-        wire.close()
+def disconnect_after_a_failed_login(wires: list[RawConnection]) -> None:
+    """Before the answer is sent."""
+    for connection in wires:
+        connection.send(b"a LOGIN joe wrong\r\n")
+    for connection in wires:
+        connection.close()
 
 
 @pytest.mark.parametrize(
     ("leave", "rounds"),
-    [(leave_politely, 3), (leave_by_reset, 3), (leave_after_a_failed_login, 1)],
+    [(log_out, 3), (reset, 3), (disconnect_after_a_failed_login, 1)],
 )
-def test_places_come_back(
-    leave: Callable[[list[Wire]], None], rounds: int, started: Started, clients: Clients
+def test_closed_connections_no_longer_count(
+    leave: Callable[[list[RawConnection]], None],
+    rounds: int,
+    perditions: Perditions,
+    clients: OpenClients,
 ) -> None:
-    """However clients leave, the same number may come after them, time and again."""
-    proxy = started.foreground("imap4", *WORKERS, "-L", str(LIMIT))
+    """However clients disconnect, the same number can connect again and again."""
+    proxy = perditions.start("imap4", *WORKERS, "-L", str(LIMIT))
     served = expect_room_for(proxy, clients, LIMIT)
     for _ in range(rounds):
         leave(served)
         served = expect_room_for(proxy, clients, LIMIT)
 
 
-def test_places_of_logged_in_clients_come_back(started: Started, clients: Clients) -> None:
-    """Sessions count too, and no longer than they last."""
-    proxy = started.foreground("imap4", *WORKERS, "-L", str(LIMIT))
+def test_sessions_count_until_they_end(perditions: Perditions, clients: OpenClients) -> None:
+    proxy = perditions.start("imap4", *WORKERS, "-L", str(LIMIT))
     for _ in range(2):
         sessions = [clients.log_in(proxy) for _ in range(LIMIT)]
         assert not rush(proxy, clients)
@@ -127,9 +128,11 @@ def test_places_of_logged_in_clients_come_back(started: Started, clients: Client
     expect_room_for(proxy, clients, LIMIT)
 
 
-def test_places_of_a_killed_worker_come_back(started: Started, clients: Clients) -> None:
-    """What it held is free again, no more and no less; the others' clients stay."""
-    proxy = started.foreground("imap4", *WORKERS, "-L", str(LIMIT))
+def test_connections_of_a_killed_worker_no_longer_count(
+    perditions: Perditions, clients: OpenClients
+) -> None:
+    """Exactly its connections are released; clients of other workers stay."""
+    proxy = perditions.start("imap4", *WORKERS, "-L", str(LIMIT))
     for _ in range(2):
         served = expect_room_for(proxy, clients, LIMIT)
         counts = proxy.expect_sessions(LIMIT)
@@ -138,44 +141,44 @@ def test_places_of_a_killed_worker_come_back(started: Started, clients: Clients)
         os.kill(victim, signal.SIGKILL)
         proxy.wait_for_log(rf"\(pid {victim}\) was killed by SIGKILL with {counts[victim]} session")
 
-        ended = [wire for wire in served if has_ended(wire)]
+        ended = [connection for connection in served if has_ended(connection)]
         assert len(ended) == counts[victim], f"{len(ended)} have ended, {counts}"
         places = expect_room_for(proxy, clients, counts[victim])
-        leave_by_reset([wire for wire in (*served, *places) if wire not in ended])
+        reset([connection for connection in (*served, *places) if connection not in ended])
         proxy.expect_sessions(0)
 
 
-def has_ended(wire: Wire) -> bool:
-    """Whether nobody answers there any more."""
-    return fails(lambda: wire.ask(b"a NOOP", rb"a OK.*\r\n"))
+def has_ended(connection: RawConnection) -> bool:
+    """Whether a client's connection is closed."""
+    return fails(lambda: connection.ask(b"a NOOP", rb"a OK.*\r\n"))
 
 
-def test_one_place(started: Started, clients: Clients) -> None:
-    """The smallest limit, over several workers: one after the other is served."""
-    proxy = started.foreground("imap4", *WORKERS, "-L", "1")
+def test_limit_of_one(perditions: Perditions, clients: OpenClients) -> None:
+    """Over several workers: clients are served one after the other."""
+    proxy = perditions.start("imap4", *WORKERS, "-L", "1")
     for _ in range(5):
-        [wire] = expect_room_for(proxy, clients, 1)
-        leave_politely([wire])
+        [connection] = expect_room_for(proxy, clients, 1)
+        log_out([connection])
 
 
-def test_no_limit(started: Started, clients: Clients) -> None:
-    """0 means that everybody is served."""
-    proxy = started.foreground("imap4", *WORKERS, "-L", "0")
-
-    assert len(rush(proxy, clients)) == MANY, proxy.evidence()
-
-
-def test_more_than_a_pipe_holds(started: Started, clients: Clients) -> None:
-    """A limit beyond 65536 is either in effect or refused, not a start that hangs."""
-    proxy = started.foreground("imap4", *WORKERS, "-L", "100000")
+def test_no_limit(perditions: Perditions, clients: OpenClients) -> None:
+    """0 means no limit."""
+    proxy = perditions.start("imap4", *WORKERS, "-L", "0")
 
     assert len(rush(proxy, clients)) == MANY, proxy.evidence()
 
 
-def test_limit_that_the_system_cannot_hold(started: Started) -> None:
-    """It is refused in one line."""
+def test_more_than_a_pipe_holds(perditions: Perditions, clients: OpenClients) -> None:
+    """A limit above 65536 is in effect or refused; the start does not hang."""
+    proxy = perditions.start("imap4", *WORKERS, "-L", "100000")
+
+    assert len(rush(proxy, clients)) == MANY, proxy.evidence()
+
+
+def test_limit_beyond_the_systems_is_refused(perditions: Perditions) -> None:
+    """In one line."""
     told = subprocess.run(
-        started.prepared("imap4", "-L", "99999999999").command,
+        perditions.new_daemon("imap4", "-L", "99999999999").command,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -188,54 +191,53 @@ def test_limit_that_the_system_cannot_hold(started: Started) -> None:
     assert "connection_limit" in line, line
 
 
-def test_out_of_descriptors(started: Started, clients: Clients) -> None:
-    """Nobody new gets in for a while; the worker rests, says it once, and comes to itself.
-
-    Whoever has got in can log in: what that takes is not given away to others.
+def test_out_of_descriptors(perditions: Perditions, clients: OpenClients) -> None:
+    """The worker stops accepting for a while, logs one line, and goes on afterwards; clients that
+    were accepted can log in: their descriptors are reserved.
     """
-    proxy = started.foreground(
+    proxy = perditions.start(
         "imap4",
         *("--workers", "1", "--no_bind_banner"),
-        before=("prlimit", f"--nofile={FEW_DESCRIPTORS}:{FEW_DESCRIPTORS}"),
+        prefix=("prlimit", f"--nofile={FEW_DESCRIPTORS}:{FEW_DESCRIPTORS}"),
     )
     [worker] = proxy.workers()
     crowd = [clients.connect(proxy) for _ in range(FEW_DESCRIPTORS + 20)]
     pattern = "Too many open files"
     proxy.wait_for_log(pattern)
-    served = [wire for wire in crowd if wire.has_heard()]
+    served = [connection for connection in crowd if connection.has_unread()]
     assert 20 < len(served) <= FEW_DESCRIPTORS / 2, f"{len(served)} are served"
-    for wire in served:
-        wire.read_until(GREETING)
-        wire.ask(f"a LOGIN joe {PASSWORD}".encode(), rb"(?m)^a OK.*\r\n")
+    for connection in served:
+        connection.read_until(GREETING)
+        connection.ask(f"a LOGIN joe {PASSWORD}".encode(), rb"(?m)^a OK.*\r\n")
 
-    before = Member(worker.pid).cpu_seconds()
-    wait_for_nothing(lambda: len(proxy.logged(pattern)) > 1)
-    used = Member(worker.pid).cpu_seconds() - before
+    before = worker.cpu_seconds()
+    watch_for_fault(lambda: len(proxy.logged(pattern)) > 1)
+    used = worker.cpu_seconds() - before
 
     assert used < SOME_TIME / 4, f"{used:.2f} s of CPU in {SOME_TIME} s of nothing to do"
     lines = proxy.logged(pattern)
-    for wire in served:
-        wire.close()
-    for wire in crowd:
-        if wire not in served:
-            wire.read_until(GREETING)
-            wire.close()
+    for connection in served:
+        connection.close()
+    for connection in crowd:
+        if connection not in served:
+            connection.read_until(GREETING)
+            connection.close()
     clients.log_in(proxy).use()
-    assert proxy.workers() == [worker._replace(title=proxy.workers()[0].title)], proxy.evidence()
+    assert [each.pid for each in proxy.workers()] == [worker.pid], proxy.evidence()
     assert len(lines) == 1, f"one line would do: {lines}"
 
 
-def wait_for_nothing(look: Callable[[], bool]) -> None:
-    """Give a fault some time to show; return at once if it does."""
+def watch_for_fault(look: Callable[[], bool]) -> None:
+    """Return once the fault shows, or after SOME_TIME."""
     try:
         until(look, "", SOME_TIME)
     except AssertionError:
         return
 
 
-def test_descriptors_are_made_use_of(started: Started) -> None:
-    """The soft limit is raised to the hard one at start."""
-    proxy = started.foreground("imap4", *WORKERS, before=("prlimit", "--nofile=100:2000"))
+def test_soft_limit_of_descriptors_is_raised(perditions: Perditions) -> None:
+    """To the hard limit, at start."""
+    proxy = perditions.start("imap4", *WORKERS, prefix=("prlimit", "--nofile=100:2000"))
 
     for process in proxy.processes():
-        assert Member(process.pid).descriptor_limits() == ["2000", "2000"], process
+        assert process.descriptor_limits() == ["2000", "2000"], process

@@ -1,4 +1,4 @@
-"""What a running perdition tells Prometheus, and that nobody has to wait for that."""
+"""The metrics of a running perdition for Prometheus, which delay no client."""
 
 import json
 import os
@@ -20,14 +20,13 @@ import pytest
 from perdition import failure
 from perdition.failure import FAILURES, Failure
 from tests.bench.__main__ import make_certificate
-from tests.support.greeter import greeter
+from tests.support.client_connection import LoggedInClient, RawConnection
+from tests.support.imap_stub import imap_stub
 from tests.support.metrics import Figures, Scraper
-from tests.support.processes import Process, free_ports, listening
-from tests.support.proxy import Proxy, popmap
+from tests.support.perdition import PerditionProcess, popmap
+from tests.support.processes import ProcessInfo, free_ports, listening
 from tests.support.real_server import RealServer
-from tests.support.session import Session
 from tests.support.wait import DEADLINE, until
-from tests.support.wire import Wire
 
 PASSWORD = "secret-of-joe"
 NOBODY = 65534
@@ -37,13 +36,11 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can do this
 
 
 def needs(program: str) -> pytest.MarkDecorator:
-    """Skip a test where a program is missing."""
     return pytest.mark.skipif(not shutil.which(program), reason=f"{program} is not installed")
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RealServer]:
-    """A real server; joe lives there."""
     with RealServer("small", {"joe": PASSWORD}) as found:
         yield found
 
@@ -56,38 +53,40 @@ def scraper() -> Scraper:
 
 @pytest.fixture
 def stack() -> Iterator[ExitStack]:
-    """What ends with a test."""
     with ExitStack() as found:
         yield found
 
 
 @pytest.fixture
-def proxy(folder: Path, server: RealServer, scraper: Scraper) -> Iterator[Proxy]:
-    """A perdition that tells its metrics."""
-    with Proxy("imap4", folder, *target(server), *scraper.option, "--workers", "2") as found:
+def proxy(folder: Path, server: RealServer, scraper: Scraper) -> Iterator[PerditionProcess]:
+    """A perdition with metrics."""
+    with PerditionProcess(
+        "imap4", folder, *target(server), *scraper.option, "--workers", "2"
+    ) as found:
         yield found
 
 
 def target(server: RealServer) -> tuple[str, ...]:
-    """The options that lead everybody to the real server."""
+    """The options that make the real server everybody's."""
     return ("-M", "", "-s", server.server("imap4"))
 
 
-def log_in(proxy: Proxy) -> Session:
-    """A session of joe's."""
-    return Session(proxy.address, "imap4", "joe", PASSWORD)
+def log_in(proxy: PerditionProcess) -> LoggedInClient:
+    return LoggedInClient(proxy.address, "imap4", "joe", PASSWORD)
 
 
-def process_of(proxy: Proxy, title: str) -> Process:
-    """The process of perdition that has a title, as soon as it has."""
+def process_of(proxy: PerditionProcess, title: str) -> ProcessInfo:
+    """Wait for the process of perdition with that title."""
     return until(
         lambda: next((one for one in proxy.processes() if one.title.endswith(f": {title}")), None),
         lambda: f"a process {title}\n{proxy.evidence()}",
     )
 
 
-def test_a_session_is_told_from_its_connection_to_its_end(proxy: Proxy, scraper: Scraper) -> None:
-    with Wire.to(proxy.address) as client:
+def test_session_is_counted_from_connection_to_end(
+    proxy: PerditionProcess, scraper: Scraper
+) -> None:
+    with RawConnection.to(proxy.address) as client:
         client.read_line()
         scraper.expect(1, "sessions", "before_login")
     scraper.expect(0, "sessions", "before_login")
@@ -116,7 +115,7 @@ def test_a_session_is_told_from_its_connection_to_its_end(proxy: Proxy, scraper:
         assert scraper.value(str(name), *map(str, labels)) == count, (name, labels)
 
 
-def test_octets_are_told_while_they_move(proxy: Proxy, scraper: Scraper) -> None:
+def test_octets_are_counted_during_a_session(proxy: PerditionProcess, scraper: Scraper) -> None:
     with log_in(proxy) as client:
         client.use()
         scraper.expect(client.sent, "session_bytes_total", "received")
@@ -130,7 +129,7 @@ MEETINGS: dict[type[Failure], tuple[bytes, bool]] = {
     failure.ServerGone: (GOOD, True),
     failure.MechanismUnavailable: (b"* OK [CAPABILITY IMAP4rev1 LOGINDISABLED] ready", False),
 }
-"""The real servers' greetings that bring a failure about, and whether they then leave."""
+"""The real server's greeting that causes a failure, and whether it then disconnects."""
 
 OPTIONS: dict[type[Failure], tuple[str, ...]] = {
     failure.LoginDisabled: ("-M", "", "--login_disabled"),
@@ -146,24 +145,24 @@ OPTIONS: dict[type[Failure], tuple[str, ...]] = {
     failure.ServerGone: ("-M", ""),
     failure.MechanismUnavailable: ("-M", ""),
 }
-"""The options that bring a failure about."""
+"""The options that cause a failure."""
 
 
 @needs_root
 @pytest.mark.parametrize("failed", FAILURES, ids=lambda failed: failed.label)
-def test_each_failure_is_told(
+def test_each_failure_is_counted(
     failed: type[Failure], folder: Path, server: RealServer, scraper: Scraper, stack: ExitStack
 ) -> None:
-    proxy = Proxy("imap4", folder, *scraper.option)
+    proxy = PerditionProcess("imap4", folder, *scraper.option)
     where = {"server": server.server("imap4"), "port": proxy.port}
     proxy.command += [option.format(**where) for option in OPTIONS[failed]]
     if failed in MEETINGS:
-        proxy.command += stack.enter_context(greeter(*MEETINGS[failed])).option
+        proxy.command += stack.enter_context(imap_stub(*MEETINGS[failed])).option
     stack.enter_context(proxy)
     if failed is failure.LocalAuthenticationUnavailable:
         end_helper(proxy)
 
-    client = stack.enter_context(Wire.to(proxy.address))
+    client = stack.enter_context(RawConnection.to(proxy.address))
     client.read_line()
     client.send(b"a LOGIN joe wrong\r\n")
 
@@ -174,53 +173,55 @@ def test_each_failure_is_told(
     assert scraper.value("login_stage_duration_seconds_count", "local_authentication") == asked
 
 
-def end_helper(proxy: Proxy) -> None:
-    """Kill the helper and who would replace it."""
+def end_helper(proxy: PerditionProcess) -> None:
+    """Kill the helper and its supervisor."""
     for title in ("helper supervisor", "helper"):
         os.kill(process_of(proxy, title).pid, signal.SIGKILL)
 
 
-def test_popmap_answers_are_told(folder: Path, server: RealServer, scraper: Scraper) -> None:
+def test_popmap_answers_are_counted(folder: Path, server: RealServer, scraper: Scraper) -> None:
     file = popmap(folder / "popmap.db", {"joe": server.server("imap4")})
     with (
-        Proxy("imap4", folder, "-M", "gdbm", "-m", file, *scraper.option) as proxy,
-        Wire.to(proxy.address) as stranger,
+        PerditionProcess("imap4", folder, "-M", "gdbm", "-m", file, *scraper.option) as proxy,
+        RawConnection.to(proxy.address) as stranger,
     ):
         log_in(proxy).close()
         stranger.send(b"a LOGIN stranger word\r\n")
         scraper.expect(1, "popmap_answers_total", "missing")
         scraper.expect(1, "popmap_answers_total", "found")
         file.unlink()
-        with Wire.to(proxy.address) as client:
+        with RawConnection.to(proxy.address) as client:
             client.send(b"a LOGIN joe word\r\n")
             scraper.expect(1, "popmap_answers_total", "unavailable")
 
 
-def test_tls_versions_are_told(folder: Path, scraper: Scraper, stack: ExitStack) -> None:
+def test_tls_versions_are_counted(folder: Path, scraper: Scraper, stack: ExitStack) -> None:
     certificate, key = make_certificate(folder)
     server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server_context.load_cert_chain(certificate, key)
     server_context.maximum_version = ssl.TLSVersion.TLSv1_2
-    server = stack.enter_context(greeter(GOOD, tls=server_context))
+    server = stack.enter_context(imap_stub(GOOD, tls=server_context))
     identity = ("--ssl_cert_file", certificate, "--ssl_key_file", key)
     modes = ("--ssl_mode", "ssl_all", "--ssl_no_cert_verify", "--ssl_no_cn_verify")
     proxy = stack.enter_context(
-        Proxy("imap4", folder, "-M", "", *server.option, *identity, *modes, *scraper.option)
+        PerditionProcess(
+            "imap4", folder, "-M", "", *server.option, *identity, *modes, *scraper.option
+        )
     )
     client_context = ssl.create_default_context(cafile=certificate)
     client_context.check_hostname = False
     sock = client_context.wrap_socket(socket.create_connection(proxy.address, DEADLINE))
-    with Wire(sock) as client:
+    with RawConnection(sock) as client:
         client.read_line()
         client.ask(b"a LOGIN joe word", rb"a OK.*\r\n")
         scraper.expect(1, "tls_logins_total", "client", "TLSv1.3")
         scraper.expect(1, "tls_logins_total", "real_server", "TLSv1.2")
 
 
-def test_limits_are_told(folder: Path, server: RealServer, scraper: Scraper) -> None:
+def test_limits_hit_are_counted(folder: Path, server: RealServer, scraper: Scraper) -> None:
     limits = ("--workers", "1", "-L", "2", "--connections_per_client", "1")
     with (
-        Proxy("imap4", folder, *target(server), *limits, *scraper.option) as proxy,
+        PerditionProcess("imap4", folder, *target(server), *limits, *scraper.option) as proxy,
         ExitStack() as clients,
     ):
         for host in (1, 1, 2, 3):
@@ -231,8 +232,8 @@ def test_limits_are_told(folder: Path, server: RealServer, scraper: Scraper) -> 
         assert scraper.value("connections_total") == 2
 
 
-def test_lack_of_descriptors_is_told(folder: Path, server: RealServer, scraper: Scraper) -> None:
-    proxy = Proxy("imap4", folder, *target(server), *scraper.option, "--workers", "1")
+def test_lack_of_descriptors_is_counted(folder: Path, server: RealServer, scraper: Scraper) -> None:
+    proxy = PerditionProcess("imap4", folder, *target(server), *scraper.option, "--workers", "1")
     proxy.command[:0] = ["prlimit", f"--nofile={MANY}:{MANY}"]
     with proxy, ExitStack() as clients:
         for _ in range(MANY):
@@ -240,8 +241,8 @@ def test_lack_of_descriptors_is_told(folder: Path, server: RealServer, scraper: 
         until(lambda: scraper.value("limits_hit_total", "descriptors") >= 1, proxy.evidence)
 
 
-class Counters:
-    """What a scraper has seen, of which nothing may go down."""
+class MonotonicCounters:
+    """The counters of the last scrape, none of which may decrease."""
 
     def __init__(self, scraper: Scraper) -> None:
         self._scraper = scraper
@@ -253,7 +254,7 @@ class Counters:
         return {key: count for key, count in figures.items() if key[0] != "perdition_sessions"}
 
     def wait_for(self, count: float, name: str, *labels: str) -> None:
-        """Scrape until a figure is as high, and see that no other falls meanwhile."""
+        """Scrape until a counter reaches *count*; fail if any other decreases meanwhile."""
 
         def is_there() -> bool:
             before, self._seen = self._seen, self._look()
@@ -264,21 +265,23 @@ class Counters:
         until(is_there, f"{name} of {count}")
 
 
-def keep_logging_in(proxy: Proxy, over: Event) -> None:
-    """Log in again and again, whatever becomes of it."""
+def keep_logging_in(proxy: PerditionProcess, over: Event) -> None:
+    """Log in repeatedly, and ignore failures."""
     while not over.is_set():
         # Its worker may be killed at any time.
-        with suppress(AssertionError, OSError), Wire.to(proxy.address) as client:
+        with suppress(AssertionError, OSError), RawConnection.to(proxy.address) as client:
             client.read_line()
             client.ask(f"a LOGIN joe {PASSWORD}".encode(), rb"a OK.*\r\n")
 
 
-def test_counters_survive_workers_that_are_killed(proxy: Proxy, scraper: Scraper) -> None:
+def test_counters_survive_workers_that_are_killed(
+    proxy: PerditionProcess, scraper: Scraper
+) -> None:
     over = Event()
     traffic = Thread(target=keep_logging_in, args=(proxy, over))
     traffic.start()
     try:
-        counters = Counters(scraper)
+        counters = MonotonicCounters(scraper)
         for killed, worker in enumerate(proxy.workers(), 1):
             counters.wait_for(killed * 20, "logins_total", "ok")
             os.kill(worker.pid, signal.SIGKILL)
@@ -292,7 +295,7 @@ def test_counters_survive_workers_that_are_killed(proxy: Proxy, scraper: Scraper
     scraper.expect(0, "sessions", "before_login")
 
 
-def test_metrics_process_is_replaced(proxy: Proxy, scraper: Scraper) -> None:
+def test_metrics_process_is_replaced(proxy: PerditionProcess, scraper: Scraper) -> None:
     with log_in(proxy) as client:
         old = process_of(proxy, "metrics")
         os.kill(old.pid, signal.SIGKILL)
@@ -303,7 +306,7 @@ def test_metrics_process_is_replaced(proxy: Proxy, scraper: Scraper) -> None:
         assert scraper.value("workers_died_total") == 0
 
 
-def test_metrics_process_that_dies_at_once_is_replaced_later(proxy: Proxy) -> None:
+def test_metrics_process_that_dies_at_once_is_replaced_later(proxy: PerditionProcess) -> None:
     def waits_after_another_death() -> bool:
         pid = process_of(proxy, "metrics").pid
         os.kill(pid, signal.SIGKILL)
@@ -313,8 +316,8 @@ def test_metrics_process_that_dies_at_once_is_replaced_later(proxy: Proxy) -> No
     until(waits_after_another_death, proxy.evidence)
 
 
-def test_metrics_process_is_nobody_and_minds_its_own_business(
-    proxy: Proxy, scraper: Scraper
+def test_metrics_process_is_unprivileged_and_ignores_signals(
+    proxy: PerditionProcess, scraper: Scraper
 ) -> None:
     process = process_of(proxy, "metrics")
     assert process.uid == (NOBODY if os.geteuid() == 0 else os.geteuid())
@@ -322,14 +325,15 @@ def test_metrics_process_is_nobody_and_minds_its_own_business(
     for number in (signal.SIGHUP, signal.SIGINT):
         os.kill(process.pid, number)
     assert scraper.text()
-    assert process_of(proxy, "metrics") == process
+    same = process_of(proxy, "metrics")
+    assert (same.pid, same.uid) == (process.pid, NOBODY if os.geteuid() == 0 else os.geteuid())
 
 
 @pytest.mark.parametrize("survivor", ["metrics", "worker 1, 0 sessions"])
-def test_clients_and_scrapers_are_in_different_hands(
-    survivor: str, proxy: Proxy, scraper: Scraper
+def test_only_its_own_sockets_are_left_of_a_dead_master(
+    survivor: str, proxy: PerditionProcess, scraper: Scraper
 ) -> None:
-    """Who is left of a dead perdition holds what is its own alone."""
+    """A process that outlives its master does not hold the sockets of the others."""
     assert isinstance(scraper.address, tuple)
     process = process_of(proxy, survivor)
     until(lambda: len(proxy.processes()) == 4, proxy.evidence)
@@ -341,7 +345,7 @@ def test_clients_and_scrapers_are_in_different_hands(
     os.kill(process.pid, signal.SIGKILL)
 
 
-def test_nobody_waits_for_scrapers_that_hang(proxy: Proxy, scraper: Scraper) -> None:
+def test_hanging_scrapers_delay_no_client(proxy: PerditionProcess, scraper: Scraper) -> None:
     with ExitStack() as hanging:
         for _ in range(MANY):
             hanging.enter_context(scraper.connect())
@@ -350,7 +354,7 @@ def test_nobody_waits_for_scrapers_that_hang(proxy: Proxy, scraper: Scraper) -> 
         assert scraper.text()
 
 
-def test_nobody_waits_for_a_metrics_process_that_is_stuck(proxy: Proxy) -> None:
+def test_stuck_metrics_process_delays_no_client(proxy: PerditionProcess) -> None:
     os.kill(process_of(proxy, "metrics").pid, signal.SIGSTOP)
     with log_in(proxy) as client:
         client.use()
@@ -360,7 +364,7 @@ def test_nobody_waits_for_a_metrics_process_that_is_stuck(proxy: Proxy) -> None:
 
 @pytest.fixture
 def unix_scraper(folder: Path) -> Scraper:
-    """A scraper of a Unix socket in a place where anybody could make one."""
+    """A scraper of a Unix socket in a folder that anybody can write to."""
     place = folder / "run"
     place.mkdir()
     place.chmod(0o777)
@@ -370,7 +374,7 @@ def unix_scraper(folder: Path) -> Scraper:
 def test_unix_socket(folder: Path, server: RealServer, unix_scraper: Scraper) -> None:
     path = unix_scraper.address
     assert isinstance(path, Path)
-    with Proxy("imap4", folder, *target(server), *unix_scraper.option) as proxy:
+    with PerditionProcess("imap4", folder, *target(server), *unix_scraper.option) as proxy:
         log_in(proxy).close()
         unix_scraper.expect(1, "logins_total", "ok")
         assert stat.S_IMODE(path.stat().st_mode) == 0o660
@@ -382,10 +386,10 @@ def test_unix_socket_of_a_dead_master_is_replaced(
     folder: Path, server: RealServer, unix_scraper: Scraper
 ) -> None:
     options = (*target(server), *unix_scraper.option)
-    with Proxy("imap4", folder, *options) as dead:
+    with PerditionProcess("imap4", folder, *options) as dead:
         os.kill(dead.pid, signal.SIGKILL)
         until(lambda: not dead.processes(), dead.evidence)
-    with Proxy("imap4", folder, *options):
+    with PerditionProcess("imap4", folder, *options):
         assert unix_scraper.text()
 
 
@@ -393,8 +397,8 @@ def test_unix_socket_of_another_is_left_alone(
     folder: Path, server: RealServer, unix_scraper: Scraper
 ) -> None:
     options = (*target(server), *unix_scraper.option)
-    with Proxy("imap4", folder, *options):
-        complaint = refusal(Proxy("imap4", folder, *options))
+    with PerditionProcess("imap4", folder, *options):
+        complaint = refusal(PerditionProcess("imap4", folder, *options))
         assert f"metrics_address {unix_scraper.address}: Address already in use" in complaint
         assert unix_scraper.text()
 
@@ -409,17 +413,19 @@ def test_unix_socket_of_another_is_left_alone(
         ("localhost", "--metrics_address 'localhost': expected a host and a port"),
     ],
 )
-def test_a_place_that_cannot_be_is_refused_at_the_start(
+def test_invalid_metrics_address_is_refused_at_start(
     place: str, complaint: str, folder: Path
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         where = {"taken": other.getsockname()[1], "folder": folder}
-        proxy = Proxy("imap4", folder, "-M", "", "--metrics_address", place.format(**where))
+        proxy = PerditionProcess(
+            "imap4", folder, "-M", "", "--metrics_address", place.format(**where)
+        )
         assert complaint.format(**where) in refusal(proxy)
 
 
-def refusal(proxy: Proxy) -> str:
-    """The one line that a perdition says when it does not start."""
+def refusal(proxy: PerditionProcess) -> str:
+    """The one line of a start that fails."""
     done = subprocess.run(
         proxy.command, capture_output=True, text=True, timeout=DEADLINE, check=False
     )
@@ -428,9 +434,9 @@ def refusal(proxy: Proxy) -> str:
     return line
 
 
-def test_a_daemon_tells_metrics_too(folder: Path, server: RealServer, scraper: Scraper) -> None:
+def test_metrics_of_a_daemon(folder: Path, server: RealServer, scraper: Scraper) -> None:
     pid_file = folder / "run" / "pid"
-    proxy = Proxy("imap4", folder, *target(server), *scraper.option, pid_file=pid_file)
+    proxy = PerditionProcess("imap4", folder, *target(server), *scraper.option, pid_file=pid_file)
     proxy.command.remove("--no_daemon")
     subprocess.run(proxy.command, check=True, timeout=DEADLINE)
     pid = until(lambda: pid_file.exists() and int(pid_file.read_text()), "a pid file")
@@ -443,7 +449,7 @@ def test_a_daemon_tells_metrics_too(folder: Path, server: RealServer, scraper: S
 
 
 @needs("promtool")
-def test_promtool_has_nothing_to_say(proxy: Proxy, scraper: Scraper) -> None:
+def test_promtool_finds_no_errors(proxy: PerditionProcess, scraper: Scraper) -> None:
     log_in(proxy).close()
     done = subprocess.run(
         ["promtool", "check", "metrics"],
@@ -486,18 +492,24 @@ def prometheus(folder: Path, scraper: Scraper) -> Iterator[int]:
             process.wait(DEADLINE)
 
 
-def asked(port: int, query: str) -> list[dict[str, str]]:
-    """The labels of all that Prometheus finds for a query."""
+def query_prometheus(port: int, query: str) -> list[dict[str, str]]:
+    """The labels of all samples that match a query."""
     url = f"http://127.0.0.1:{port}/api/v1/query?" + urllib.parse.urlencode({"query": query})
     with urllib.request.urlopen(url, timeout=DEADLINE) as answer:
         return [found["metric"] for found in json.load(answer)["data"]["result"]]
 
 
 @needs("prometheus")
-def test_prometheus_scrapes(proxy: Proxy, scraper: Scraper, folder: Path) -> None:
+@pytest.mark.slow
+def test_prometheus_scrapes(proxy: PerditionProcess, scraper: Scraper, folder: Path) -> None:
     with prometheus(folder, scraper) as port, log_in(proxy):
-        [found] = until(lambda: asked(port, 'perdition_logins_total{result="ok"} == 1'), "logins")
+        [found] = until(
+            lambda: query_prometheus(port, 'perdition_logins_total{result="ok"} == 1'), "logins"
+        )
         assert found["protocol"] == "IMAP4"
         connects = 'perdition_login_stage_duration_seconds_bucket{stage="connect",le="+Inf"} == 1'
-        until(lambda: asked(port, connects), "a histogram")
-        until(lambda: asked(port, 'perdition_sessions{state="established"} == 1'), "a session")
+        until(lambda: query_prometheus(port, connects), "a histogram")
+        until(
+            lambda: query_prometheus(port, 'perdition_sessions{state="established"} == 1'),
+            "a session",
+        )

@@ -15,23 +15,14 @@ from typing import Self
 import pytest
 
 from perdition.helper.process import MAX_RUNNING, MAX_RUNNING_PER_USER
-from tests.process.conftest import (
-    ACCOUNT,
-    NAMES,
-    PASSWORD,
-    Clients,
-    Started,
-    every_protocol,
-    needs_root,
-)
-from tests.support.family import Member, descendants
-from tests.support.folders import public_folder
-from tests.support.proxy import BIN, Proxy
+from tests.process.conftest import ACCOUNT, NAMES, PASSWORD, every_protocol, needs_root
+from tests.support.client_connection import PROTOCOLS, OpenClients, RawConnection
+from tests.support.folders import BIN, public_folder
+from tests.support.perdition import PerditionProcess, Perditions
+from tests.support.processes import ProcessInfo, descendants
 from tests.support.saved import saved
-from tests.support.session import DIALOGUES
-from tests.support.superserver import ByHand
+from tests.support.superserver import ProgramOnSocket
 from tests.support.wait import DEADLINE, until
-from tests.support.wire import Wire
 
 pytestmark = needs_root
 
@@ -79,7 +70,7 @@ int pam_sm_setcred(void *handle, int flags, int count, const char **arguments)
 
 @pytest.fixture(scope="module")
 def accounts() -> Iterator[None]:
-    """Two users of this system: one with a password, and one whose time is over as well."""
+    """Two users of this system: one with a password, and one whose account has expired as well."""
     hashed = subprocess.run(
         ["openssl", "passwd", "-6", "-stdin"],
         input=PASSWORD,
@@ -102,14 +93,14 @@ def accounts() -> Iterator[None]:
 
 
 def remove_accounts() -> None:
-    """They are no users of this system any more, if they were."""
+    """Delete the users, if there are any."""
     for name in (ACCOUNT, EXPIRED):
         subprocess.run(["userdel", name], check=False, capture_output=True)
 
 
 @pytest.fixture(scope="module")
 def module() -> Iterator[Path]:
-    """A PAM module that does what the user's name says; it takes the passwords of all others."""
+    """A PAM module that acts on the user's name, and accepts other users' passwords."""
     if not shutil.which("gcc"):
         pytest.skip("there is no C compiler")
     with public_folder() as folder:
@@ -123,18 +114,18 @@ def module() -> Iterator[Path]:
 
 @pytest.fixture
 def odd(module: Path, pam_service: Path) -> None:
-    """PAM asks that module."""
+    """PAM uses that module."""
     pam_service.write_text(f"auth required {module}\naccount required pam_permit.so\n")
 
 
 @pytest.fixture
 def unix(accounts: None, pam_service: Path) -> None:
-    """PAM asks the system's user database."""
+    """PAM uses the system's user database."""
     pam_service.write_text(UNIX)
 
 
-class Nowhere:
-    """A real server that nobody may connect to."""
+class IdleServer:
+    """A real server that perdition must not connect to."""
 
     def __enter__(self) -> Self:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -145,71 +136,77 @@ class Nowhere:
     def __exit__(self, *_: object) -> None:
         self._listener.close()
 
-    def was_asked(self) -> bool:
-        """Whether there was a connection."""
+    def was_contacted(self) -> bool:
         with suppress(BlockingIOError):
             self._listener.accept()[0].close()
             return True
         return False
 
 
-def try_to_log_in(clients: Clients, proxy: Proxy, user: str, password: str = PASSWORD) -> Wire:
-    """Give user and password, and do not wait for what comes of it."""
-    wire = clients.connect(proxy)
-    give_credentials(wire, proxy.protocol, user, password)
-    return wire
+def try_to_log_in(
+    clients: OpenClients, proxy: PerditionProcess, user: str, password: str = PASSWORD
+) -> RawConnection:
+    """Send user and password, and do not wait for the answer."""
+    connection = clients.connect(proxy)
+    give_credentials(connection, proxy.protocol, user, password)
+    return connection
 
 
-def give_credentials(wire: Wire, protocol: str, user: str, password: str = PASSWORD) -> None:
-    """Come as far as to what the password is answered with."""
-    wire.read_until(DIALOGUES[protocol].greeting)
-    *first, (last, _) = DIALOGUES[protocol].credentials(user, password)
+def give_credentials(
+    connection: RawConnection, protocol: str, user: str, password: str = PASSWORD
+) -> None:
+    """Send all of a login, and do not read the answer to the password."""
+    connection.read_until(PROTOCOLS[protocol].greeting)
+    *first, (last, _) = PROTOCOLS[protocol].credentials(user, password)
     for command, answer in first:
-        wire.ask(command, answer)
-    wire.send(last + b"\r\n")
+        connection.ask(command, answer)
+    connection.send(last + b"\r\n")
 
 
-def auth_line(proxy: Proxy, wire: Wire) -> str:
-    """What the log says of that client's login."""
-    return proxy.wait_for_log(f"Auth: {wire.own_address}->")[0]
+def auth_line(proxy: PerditionProcess, connection: RawConnection) -> str:
+    """The log's Auth line of that client."""
+    return proxy.wait_for_log(f"Auth: {connection.own_address}->")[0]
 
 
 def welcome(protocol: str) -> bytes:
     """The pattern of the answer to a right password."""
-    _, answer = DIALOGUES[protocol].credentials("", "")[-1]
+    _, answer = PROTOCOLS[protocol].credentials("", "")[-1]
     return answer
 
 
-def helper_of(proxy: Proxy) -> Member:
-    """The process that asks PAM; right after the start it may still have to come."""
+def helper_of(proxy: PerditionProcess) -> ProcessInfo:
+    """Wait for the helper, which may start later than the workers."""
     return until(lambda: helper_or_none(proxy), lambda: f"a helper\n{proxy.evidence()}")
 
 
-def helper_or_none(proxy: Proxy) -> Member | None:
-    """The process that asks PAM, while there is one."""
+def helper_or_none(proxy: PerditionProcess) -> ProcessInfo | None:
     found = [each.pid for each in proxy.processes() if each.title.endswith(": helper")]
-    return Member(found[0]) if found else None
+    return ProcessInfo(found[0]) if found else None
 
 
-def authenticating(proxy: Proxy) -> list[int]:
-    """The processes that ask PAM about one login each."""
+def authenticating(proxy: PerditionProcess) -> list[int]:
+    """The processes that each ask PAM about one login."""
     return [each.pid for each in proxy.processes() if each.title.endswith("authenticating")]
 
 
-# What PAM says of passwords and accounts.
+# Passwords and accounts.
 
 
 @every_protocol
-def test_right_password(protocol: str, started: Started, clients: Clients, unix: None) -> None:
-    """The user is let through, by workers that are not root, and PAM's process has gone."""
-    proxy = started.foreground(protocol, *FEW)
+def test_right_password(
+    protocol: str, perditions: Perditions, clients: OpenClients, unix: None
+) -> None:
+    """The user is logged in, by workers that are not root, and the process that asked PAM has
+    exited.
+    """
+    proxy = perditions.start(protocol, *FEW)
 
     session = clients.log_in(proxy, ACCOUNT)
     session.use()
 
     assert auth_line(proxy, session).endswith("status=ok")
     for worker in proxy.workers():
-        uids, gids, groups = Member(worker.pid).ids()
+        uids, gids, groups = worker.ids()
         assert "0" not in uids | gids, worker
         assert not groups, worker
     assert helper_of(proxy).ids()[0] == {"0"}
@@ -217,63 +214,66 @@ def test_right_password(protocol: str, started: Started, clients: Clients, unix:
 
 
 @every_protocol
-def test_refusals(protocol: str, started: Started, clients: Clients, unix: None) -> None:
-    """Wrong password, no such user, an account that has expired: the real server is not asked."""
-    with Nowhere() as nowhere:
-        proxy = started.foreground(protocol, *FEW, "-s", nowhere.name)
+@pytest.mark.slow
+def test_refusals(protocol: str, perditions: Perditions, clients: OpenClients, unix: None) -> None:
+    """Wrong password, no such user, or an expired account: the real server is not contacted."""
+    with IdleServer() as server:
+        proxy = perditions.start(protocol, *FEW, "-s", server.name)
         tries = [
             try_to_log_in(clients, proxy, ACCOUNT, "wrong"),
             try_to_log_in(clients, proxy, "no-such-user"),
             try_to_log_in(clients, proxy, EXPIRED),
         ]
-        for wire in tries:
-            assert auth_line(proxy, wire).endswith(REFUSED), proxy.evidence()
+        for connection in tries:
+            assert auth_line(proxy, connection).endswith(REFUSED), proxy.evidence()
         refusal = tries[0].read_line()
         assert re.match(rb"-ERR|a NO|NO", refusal), refusal
-        assert not nowhere.was_asked()
+        assert not server.was_contacted()
 
 
-def test_right_password_after_a_wrong_one(started: Started, clients: Clients, unix: None) -> None:
-    """On the same connection: a failed try is not the last."""
-    proxy = started.foreground("imap4", *FEW)
-    wire = try_to_log_in(clients, proxy, ACCOUNT, "wrong")
-    wire.read_until(rb"a NO.*\r\n")
+@pytest.mark.slow
+def test_right_password_after_a_wrong_one(
+    perditions: Perditions, clients: OpenClients, unix: None
+) -> None:
+    """On the same connection."""
+    proxy = perditions.start("imap4", *FEW)
+    connection = try_to_log_in(clients, proxy, ACCOUNT, "wrong")
+    connection.read_until(rb"a NO.*\r\n")
 
-    [(command, answer)] = DIALOGUES["imap4"].credentials(ACCOUNT, PASSWORD)
-    wire.ask(command, answer)
+    [(command, answer)] = PROTOCOLS["imap4"].credentials(ACCOUNT, PASSWORD)
+    connection.ask(command, answer)
 
 
 def test_password_of_any_octets(
-    started: Started, clients: Clients, pam_service: Path, folder: Path
+    perditions: Perditions, clients: OpenClients, pam_service: Path, folder: Path
 ) -> None:
-    """PAM gets them as they are."""
+    """PAM gets them unchanged."""
     password = 'p "q\\ é%s$HOME;`id`'
     heard = folder / "heard"
     script = executable(folder / "hear", f'cat >"{heard}"')
     pam_service.write_text(
         f"auth required pam_exec.so expose_authtok quiet {script}\naccount required pam_permit.so\n"
     )
-    proxy = started.foreground("managesieve", *FEW)
+    proxy = perditions.start("managesieve", *FEW)
 
-    wire = try_to_log_in(clients, proxy, "joe", password)
-    auth_line(proxy, wire)
+    connection = try_to_log_in(clients, proxy, "joe", password)
+    auth_line(proxy, connection)
 
     assert heard.read_bytes().rstrip(b"\0") == password.encode()
 
 
 def executable(path: Path, script: str) -> Path:
-    """A shell script."""
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
     return path
 
 
-# What PAM is told.
+# PAM items.
 
 
 @pytest.fixture
 def told(folder: Path, pam_service: Path) -> Path:
-    """A file with a line for each time that PAM asks a module: what the module knows then."""
+    """A file to which a PAM module writes a line with what it knows, for each call."""
     path = folder / "told"
     line = "$PAM_TYPE service=$PAM_SERVICE user=$PAM_USER rhost=$PAM_RHOST"
     script = executable(folder / "tell", f'echo "{line}" >>"{path}"')
@@ -284,9 +284,11 @@ def told(folder: Path, pam_service: Path) -> Path:
 
 
 @every_protocol
-def test_what_modules_know(protocol: str, started: Started, clients: Clients, told: Path) -> None:
+def test_what_modules_know(
+    protocol: str, perditions: Perditions, clients: OpenClients, told: Path
+) -> None:
     """Service, user and the client's address; authentication first, then the account."""
-    proxy = started.foreground(protocol, *FEW)
+    proxy = perditions.start(protocol, *FEW)
 
     clients.log_in(proxy)
 
@@ -310,11 +312,16 @@ def test_what_modules_know(protocol: str, started: Started, clients: Clients, to
     ],
 )
 def test_name_in_the_state(
-    options: tuple[str, ...], typed: str, local: str, started: Started, clients: Clients, told: Path
+    options: tuple[str, ...],
+    typed: str,
+    local: str,
+    perditions: Perditions,
+    clients: OpenClients,
+    told: Path,
 ) -> None:
-    """PAM is asked about the name as the state local_authentication makes it."""
-    proxy = started.foreground("imap4", *FEW, *options)
-    server = started.target("imap4")[-1]
+    """PAM gets the name as the state local_authentication makes it."""
+    proxy = perditions.start("imap4", *FEW, *options)
+    server = perditions.server_options("imap4")[-1]
 
     clients.log_in(proxy, typed.format(server=server)).use()
 
@@ -322,12 +329,12 @@ def test_name_in_the_state(
     assert users == {local}
 
 
-# Many, slow and broken.
+# Many logins, slow modules, broken modules.
 
 
 @pytest.fixture
 def gate(folder: Path, pam_service: Path) -> Path:
-    """A file that PAM waits for; `<gate>.<n>` are those who wait."""
+    """A file that PAM waits for; `<gate>.<n>` are the waiting processes."""
     path = folder / "gate"
     open_or_gone = f'[ -e "{path}" ] || [ ! -d "{folder}" ]'
     script = executable(
@@ -340,47 +347,52 @@ def gate(folder: Path, pam_service: Path) -> Path:
 
 
 def waiting(gate: Path) -> int:
-    """How many wait at the gate."""
+    """The number of processes that wait for the gate."""
     return len(list(gate.parent.glob(f"{gate.name}.*")))
 
 
-def in_turn(count: int) -> Iterator[str]:
-    """So many of the users, one after the other."""
+def cycle_users(count: int) -> Iterator[str]:
+    """That many users, in rotation."""
     return islice(cycle(NAMES), count)
 
 
-def test_several_at_once(started: Started, clients: Clients, gate: Path) -> None:
-    """Twenty are asked about before the first has an answer."""
-    proxy = started.foreground("imap4", *FEW)
-    tries = [try_to_log_in(clients, proxy, user) for user in in_turn(20)]
+def test_several_at_once(perditions: Perditions, clients: OpenClients, gate: Path) -> None:
+    """PAM is asked about twenty logins before the first is answered."""
+    proxy = perditions.start("imap4", *FEW)
+    tries = [try_to_log_in(clients, proxy, user) for user in cycle_users(20)]
     until(lambda: waiting(gate) == len(tries), lambda: f"{waiting(gate)}\n{proxy.evidence()}")
 
     gate.touch()
 
-    for wire in tries:
-        wire.read_until(welcome("imap4"))
+    for connection in tries:
+        connection.read_until(welcome("imap4"))
 
 
-def test_more_than_are_asked_about_at_once(started: Started, clients: Clients, gate: Path) -> None:
-    """Further ones wait for their turn; who leaves meanwhile makes room."""
-    proxy = started.foreground("imap4", *FEW, "--authenticate_timeout", "120")
+@pytest.mark.slow
+def test_logins_beyond_the_limit_wait(
+    perditions: Perditions, clients: OpenClients, gate: Path
+) -> None:
+    """A client that disconnects makes room for the next."""
+    proxy = perditions.start("imap4", *FEW, "--authenticate_timeout", "120")
     gone = clients.connect(proxy, resets=True)
     give_credentials(gone, "imap4", "joe")
-    tries = [try_to_log_in(clients, proxy, user) for user in in_turn(MAX_RUNNING - 1)]
+    tries = [try_to_log_in(clients, proxy, user) for user in cycle_users(MAX_RUNNING - 1)]
     until(lambda: waiting(gate) == MAX_RUNNING, lambda: f"{waiting(gate)}\n{proxy.evidence()}")
-    later = [try_to_log_in(clients, proxy, user) for user in in_turn(10)]
+    later = [try_to_log_in(clients, proxy, user) for user in cycle_users(10)]
 
     gone.close()
     until(lambda: waiting(gate) > MAX_RUNNING, lambda: f"{waiting(gate)}\n{proxy.evidence()}")
     gate.touch()
 
-    for wire in (*tries, *later):
-        wire.read_until(welcome("imap4"))
+    for connection in (*tries, *later):
+        connection.read_until(welcome("imap4"))
 
 
-def test_client_that_does_not_wait(started: Started, clients: Clients, gate: Path) -> None:
-    """It goes while PAM is asked: its answer is nobody else's."""
-    proxy = started.foreground("imap4", "--workers", "1", "-a")
+def test_client_that_disconnects_while_pam_is_asked(
+    perditions: Perditions, clients: OpenClients, gate: Path
+) -> None:
+    """Its answer goes to no other client."""
+    proxy = perditions.start("imap4", "--workers", "1", "-a")
     gone = try_to_log_in(clients, proxy, "joe")
     stays = try_to_log_in(clients, proxy, "joe")
     until(lambda: waiting(gate) == 2, proxy.evidence)
@@ -392,9 +404,10 @@ def test_client_that_does_not_wait(started: Started, clients: Clients, gate: Pat
     proxy.wait_for_log(f"Close: {gone.own_address}->")
 
 
-def test_module_that_hangs(started: Started, clients: Clients, odd: None) -> None:
-    """It delays its own user only, and not for ever; its process is ended."""
-    proxy = started.foreground("imap4", *FEW, "--authenticate_timeout", "3")
+@pytest.mark.slow
+def test_module_that_hangs(perditions: Perditions, clients: OpenClients, odd: None) -> None:
+    """It delays only its own user, and only until the time limit; its process is killed."""
+    proxy = perditions.start("imap4", *FEW, "--authenticate_timeout", "3")
     hanging = [try_to_log_in(clients, proxy, "hangs") for _ in range(5)]
     until(lambda: len(authenticating(proxy)) == 5, proxy.evidence)
 
@@ -402,16 +415,16 @@ def test_module_that_hangs(started: Started, clients: Clients, odd: None) -> Non
         clients.log_in(proxy).log_out()
     assert len(authenticating(proxy)) == 5, f"no longer meanwhile\n{proxy.evidence()}"
 
-    for wire in hanging:
-        assert auth_line(proxy, wire).endswith(UNAVAILABLE), proxy.evidence()
+    for connection in hanging:
+        assert auth_line(proxy, connection).endswith(UNAVAILABLE), proxy.evidence()
     until(lambda: not authenticating(proxy), proxy.evidence)
 
 
-def test_module_that_hangs_for_ever_more_logins(
-    started: Started, clients: Clients, odd: None
+def test_module_that_hangs_for_many_logins(
+    perditions: Perditions, clients: OpenClients, odd: None
 ) -> None:
-    """However many they are, all others are asked about as before."""
-    proxy = started.foreground("imap4", *FEW)
+    """All other logins go on as before."""
+    proxy = perditions.start("imap4", *FEW)
     for _ in range(MAX_RUNNING + 10):
         try_to_log_in(clients, proxy, "hangs")
     until(lambda: len(authenticating(proxy)) == MAX_RUNNING_PER_USER, proxy.evidence)
@@ -419,9 +432,9 @@ def test_module_that_hangs_for_ever_more_logins(
     clients.log_in(proxy).use()
 
 
-def test_end_while_a_module_hangs(started: Started, clients: Clients, odd: None) -> None:
-    """Nobody waits for it then."""
-    proxy = started.foreground("imap4", *FEW)
+def test_end_while_a_module_hangs(perditions: Perditions, clients: OpenClients, odd: None) -> None:
+    """perdition does not wait for it."""
+    proxy = perditions.start("imap4", *FEW)
     try_to_log_in(clients, proxy, "hangs")
     until(lambda: authenticating(proxy), proxy.evidence)
 
@@ -430,28 +443,30 @@ def test_end_while_a_module_hangs(started: Started, clients: Clients, odd: None)
 
 
 @pytest.mark.parametrize("user", ["aborts", "breaks", "leaves"])
-def test_module_that_crashes(user: str, started: Started, clients: Clients, odd: None) -> None:
-    """Its user is not let in; the helper and everybody else notice nothing."""
-    with Nowhere() as nowhere:
-        proxy = started.foreground("imap4", *FEW, "-s", nowhere.name)
+def test_module_that_crashes(
+    user: str, perditions: Perditions, clients: OpenClients, odd: None
+) -> None:
+    """Only that login fails; the helper goes on."""
+    with IdleServer() as server:
+        proxy = perditions.start("imap4", *FEW, "-s", server.name)
         helper = helper_of(proxy).pid
 
-        wire = try_to_log_in(clients, proxy, user)
-        line = auth_line(proxy, wire)
+        connection = try_to_log_in(clients, proxy, user)
+        line = auth_line(proxy, connection)
 
         assert line.endswith(UNAVAILABLE), line
-        assert not nowhere.was_asked(), f"{user} is let in"
+        assert not server.was_contacted(), f"{user} is let in"
         assert helper_of(proxy).pid == helper, proxy.evidence()
-    proxy = started.foreground("imap4", *FEW)
+    proxy = perditions.start("imap4", *FEW)
     clients.log_in(proxy).use()
 
 
-def test_no_service_file(started: Started, clients: Clients, pam_service: Path) -> None:
-    """What `other` says counts; with neither, nobody is let in."""
+def test_no_service_file(perditions: Perditions, clients: OpenClients, pam_service: Path) -> None:
+    """PAM's service `other` decides; with neither, all logins fail."""
     with saved(OTHER) as other:
         pam_service.unlink(missing_ok=True)
         other.write_text("auth required pam_deny.so\naccount required pam_deny.so\n")
-        proxy = started.foreground("imap4", *FEW)
+        proxy = perditions.start("imap4", *FEW)
         denied = try_to_log_in(clients, proxy, "joe")
         assert "failed: local authentication failure" in auth_line(proxy, denied)
 
@@ -463,29 +478,31 @@ def test_no_service_file(started: Started, clients: Clients, pam_service: Path) 
         clients.log_in(proxy).use()
 
 
-def test_missing_module(started: Started, clients: Clients, pam_service: Path) -> None:
-    """A mistake in the service file lets nobody in, and is the operator's to see."""
+def test_missing_module(perditions: Perditions, clients: OpenClients, pam_service: Path) -> None:
+    """With an error in the service file all logins fail, and the log says why."""
     pam_service.write_text("auth required pam_no_such.so\naccount required pam_permit.so\n")
-    proxy = started.foreground("imap4", *FEW)
+    proxy = perditions.start("imap4", *FEW)
 
-    wire = try_to_log_in(clients, proxy, "joe")
+    connection = try_to_log_in(clients, proxy, "joe")
 
-    assert "failed: local authentication failure" in auth_line(proxy, wire)
-
-
-# A helper that dies.
+    assert "failed: local authentication failure" in auth_line(proxy, connection)
 
 
-def test_helper_dies_during_a_login(started: Started, clients: Clients, gate: Path) -> None:
-    """That login fails for now, and the next is the new helper's."""
-    proxy = started.foreground("imap4", *FEW)
-    wire = try_to_log_in(clients, proxy, "joe")
+# Death of the helper.
+
+
+def test_helper_dies_during_a_login(
+    perditions: Perditions, clients: OpenClients, gate: Path
+) -> None:
+    """That login fails temporarily; the new helper answers the next."""
+    proxy = perditions.start("imap4", *FEW)
+    connection = try_to_log_in(clients, proxy, "joe")
     until(lambda: waiting(gate), proxy.evidence)
     helper = helper_of(proxy)
 
     os.kill(helper.pid, signal.SIGKILL)
 
-    assert auth_line(proxy, wire).endswith(UNAVAILABLE), proxy.evidence()
+    assert auth_line(proxy, connection).endswith(UNAVAILABLE), proxy.evidence()
     gate.touch()
     until(
         lambda: (found := helper_or_none(proxy)) and found.pid != helper.pid,
@@ -495,9 +512,9 @@ def test_helper_dies_during_a_login(started: Started, clients: Clients, gate: Pa
     until(lambda: not authenticating(proxy), proxy.evidence)
 
 
-def test_no_helper_without_need(started: Started) -> None:
-    """Where neither PAM nor certificates are used, nobody stays root."""
-    proxy = started.foreground("imap4", "--workers", "2")
+def test_no_helper_without_need(perditions: Perditions) -> None:
+    """Without local authentication and certificates, no process stays root."""
+    proxy = perditions.start("imap4", "--workers", "2")
 
     assert [each.uid for each in proxy.processes() if each.uid == 0] == [], proxy.evidence()
 
@@ -505,26 +522,28 @@ def test_no_helper_without_need(started: Started) -> None:
 # inetd mode.
 
 
-def by_hand(started: Started, folder: Path, protocol: str) -> ByHand:
+def inetd_perdition(perditions: Perditions, folder: Path, protocol: str) -> ProgramOnSocket:
     """perdition for one client, with local authentication."""
     options = ("-f", "", "-F", str(folder / "log"), "-a", "--authenticate_timeout", "3")
-    return ByHand(BIN / f"perdition.{protocol}", *started.target(protocol), *options)
+    return ProgramOnSocket(
+        BIN / f"perdition.{protocol}", *perditions.server_options(protocol), *options
+    )
 
 
 @every_protocol
-def test_inetd_mode(protocol: str, started: Started, folder: Path, unix: None) -> None:
-    """As in any other mode; the process that serves is not root, and nothing stays."""
-    with by_hand(started, folder, protocol) as served:
+def test_inetd_mode(protocol: str, perditions: Perditions, folder: Path, unix: None) -> None:
+    """As in any other mode; the process of the session is not root, and none is left."""
+    with inetd_perdition(perditions, folder, protocol) as served:
         give_credentials(served.client, protocol, ACCOUNT)
         served.client.read_until(welcome(protocol))
-        assert "0" not in Member(served.process.pid).ids()[0]
+        assert "0" not in ProcessInfo(served.process.pid).ids()[0]
         served.client.close()
         assert served.status() == 0, (folder / "log").read_text()
 
 
-def test_inetd_mode_wrong_password(started: Started, folder: Path, unix: None) -> None:
-    """It is refused."""
-    with by_hand(started, folder, "imap4") as served:
+@pytest.mark.slow
+def test_inetd_mode_wrong_password(perditions: Perditions, folder: Path, unix: None) -> None:
+    with inetd_perdition(perditions, folder, "imap4") as served:
         give_credentials(served.client, "imap4", ACCOUNT, "wrong")
         served.client.read_until(rb"a NO.*\r\n")
         served.client.close()
@@ -532,20 +551,23 @@ def test_inetd_mode_wrong_password(started: Started, folder: Path, unix: None) -
     assert REFUSED in (folder / "log").read_text()
 
 
-def test_inetd_mode_module_that_chatters(started: Started, folder: Path, odd: None) -> None:
-    """What a module writes to standard output or error does not reach the client."""
-    with by_hand(started, folder, "imap4") as served:
+@pytest.mark.slow
+def test_inetd_mode_module_that_prints(perditions: Perditions, folder: Path, odd: None) -> None:
+    """A module's standard output and error do not reach the client."""
+    with inetd_perdition(perditions, folder, "imap4") as served:
         give_credentials(served.client, "imap4", "chatters")
         line = served.client.read_line()
     assert re.match(rb"a NO|\* ", line), f"the client gets {line!r}"
 
 
-def test_inetd_mode_killed_while_a_module_hangs(started: Started, folder: Path, odd: None) -> None:
-    """The client sees the end, and nobody stays behind."""
-    with by_hand(started, folder, "imap4") as served:
+def test_inetd_mode_killed_while_a_module_hangs(
+    perditions: Perditions, folder: Path, odd: None
+) -> None:
+    """The connection is closed, and no process is left."""
+    with inetd_perdition(perditions, folder, "imap4") as served:
         give_credentials(served.client, "imap4", "hangs")
 
-        def asked() -> list[Member]:
+        def asked() -> list[ProcessInfo]:
             everybody = descendants(served.process.pid)
             return [each for each in everybody if each.title.endswith("authenticating")]
 
@@ -554,7 +576,7 @@ def test_inetd_mode_killed_while_a_module_hangs(started: Started, folder: Path, 
         os.kill(served.process.pid, signal.SIGKILL)
         served.client.read_to_end()
         until(
-            lambda: not [each for each in everybody if each.alive()],
+            lambda: not [each for each in everybody if each.is_alive()],
             lambda: f"left: {everybody}",
             deadline=DEADLINE,
         )

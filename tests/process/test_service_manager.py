@@ -1,4 +1,4 @@
-"""What perdition and a service manager such as systemd say to each other."""
+"""The protocol between perdition and a service manager: LISTEN_FDS and NOTIFY_SOCKET."""
 
 import os
 import signal
@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.conftest import Clients, Started, needs_root, refused
-from tests.support.family import Member
-from tests.support.proxy import Proxy
-from tests.support.session import greeted
+from tests.process.conftest import needs_root
+from tests.support.client_connection import OpenClients, connect_and_read_greeting
+from tests.support.perdition import PerditionProcess, Perditions
+from tests.support.processes import ProcessInfo, refuses_connections
 from tests.support.wait import DEADLINE, until
 
 pytestmark = needs_root
@@ -28,8 +28,8 @@ exec env -i LISTEN_PID=$$ LISTEN_FDS=$count PATH="$PATH" "$@"
 """Becomes a command that is passed the descriptors in the first argument, as systemd would."""
 
 
-class Manager:
-    """Hears what services have to tell."""
+class NotifySocket:
+    """The service manager's end of NOTIFY_SOCKET."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -38,66 +38,64 @@ class Manager:
         path.chmod(0o666)
         self._sock.settimeout(DEADLINE)
 
-    def hears(self, assignment: str) -> list[str]:
-        """Wait for a message with that in it; gives all of the message."""
-        heard: list[str] = []
-        while assignment not in heard:
-            heard = self._sock.recv(4096).decode().splitlines()
-        return heard
+    def wait_for(self, assignment: str) -> list[str]:
+        """Wait for a message that has the assignment; returns all its assignments."""
+        lines: list[str] = []
+        while assignment not in lines:
+            lines = self._sock.recv(4096).decode().splitlines()
+        return lines
 
     def close(self) -> None:
-        """Hear no more."""
         self._sock.close()
 
 
 @pytest.fixture
-def manager(folder: Path) -> Iterator[Manager]:
-    """A service manager."""
-    with closing(Manager(folder / "notify")) as found:
+def notify_socket(folder: Path) -> Iterator[NotifySocket]:
+    with closing(NotifySocket(folder / "notify")) as found:
         yield found
 
 
-def listening() -> socket.socket:
-    """A socket that a service manager has opened."""
+def listening_socket() -> socket.socket:
+    """A socket as a service manager opens it."""
     return socket.create_server(("127.0.0.1", 0))
 
 
-def pass_on(descriptors: list[int]) -> list[str]:
-    """The words in front of a command that is passed descriptors."""
+def passing_descriptors(descriptors: list[int]) -> list[str]:
+    """The beginning of a command that is passed descriptors."""
     return ["bash", "-c", PASS_ON, "pass_on", " ".join(map(str, descriptors))]
 
 
-def passed(proxy: Proxy, *sockets: socket.socket) -> Proxy:
-    """The same, with sockets passed to it."""
+def with_sockets(proxy: PerditionProcess, *sockets: socket.socket) -> PerditionProcess:
+    """The same perdition, with sockets passed to it."""
     free = [os.dup2(sock.fileno(), 100 + number) for number, sock in enumerate(sockets)]
-    proxy.command[:0] = pass_on(free)
+    proxy.command[:0] = passing_descriptors(free)
     proxy.descriptors = free
     return proxy
 
 
-def test_sockets_that_are_passed(started: Started, clients: Clients) -> None:
-    """They are served, in the place of those that the options would have it listen to."""
-    with listening() as one, listening() as two:
-        proxy = passed(started.unstarted("imap4", *FEW), one, two)
+def test_sockets_that_are_passed(perditions: Perditions, clients: OpenClients) -> None:
+    """They replace those that the options configure."""
+    with listening_socket() as one, listening_socket() as two:
+        proxy = with_sockets(perditions.new("imap4", *FEW), one, two)
         proxy.address = one.getsockname()
         proxy.port = one.getsockname()[1]
-        started.enter(proxy)
+        perditions.enter(proxy)
 
         for sock in (one, two):
-            with greeted(sock.getsockname(), "imap4"):
+            with connect_and_read_greeting(sock.getsockname(), "imap4"):
                 pass
         clients.log_in(proxy).use()
-        assert Member(proxy.pid).title == "perdition.imap4: master", "init scripts go by that"
+        assert ProcessInfo(proxy.pid).title == "perdition.imap4: master", "init scripts go by that"
         position = proxy.command.index("-l")
-        assert refused(("127.0.0.1", int(proxy.command[position + 1])))
+        assert refuses_connections(("127.0.0.1", int(proxy.command[position + 1])))
 
 
 def test_passed_sockets_stay_at_a_takeover(
-    started: Started, clients: Clients, folder: Path
+    perditions: Perditions, clients: OpenClients, folder: Path
 ) -> None:
-    """The successor, who is passed none, listens to them as well, and to nothing else.
+    """A successor without passed sockets listens to the predecessor's and to no other.
 
-    systemd's are of both families: nobody else could listen to the same port of one.
+    As systemd's, they are for both families: no other socket could listen to the port of one.
     """
     pid_file = folder / "perdition.pid"
     passed_one = socket.create_server(
@@ -105,30 +103,30 @@ def test_passed_sockets_stay_at_a_takeover(
     )
     with passed_one:
         port = passed_one.getsockname()[1]
-        first = passed(started.unstarted("imap4", *FEW, "--pid_file", pid_file), passed_one)
+        first = with_sockets(perditions.new("imap4", *FEW, "--pid_file", pid_file), passed_one)
         first.port, first.address = port, ("127.0.0.1", port)
-        started.enter(first)
+        perditions.enter(first)
     until(pid_file.exists, first.evidence)  # the port listened before
     options = (*FEW, "-b", "", "-l", str(port))  # the same port, as a unit's and the service's are
     for _ in range(2):
-        second = started.prepared("imap4", *options, "--takeover", pid_file=pid_file)
+        second = perditions.new_daemon("imap4", *options, "--takeover", pid_file=pid_file)
         second.port, second.address = first.port, first.address
-        started.enter(second)
+        perditions.enter(second)
 
     clients.log_in(second).use()
-    with greeted(("::1", port), "imap4"):
+    with connect_and_read_greeting(("::1", port), "imap4"):
         pass
 
 
 @pytest.mark.parametrize("kind", ["datagram", "connected", "file"])
-def test_what_is_no_listening_socket(kind: str, started: Started) -> None:
-    """Perdition says what is wrong with it, and does not start."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram, listening() as server:
+def test_passed_descriptor_that_is_no_listening_socket(kind: str, perditions: Perditions) -> None:
+    """perdition says what is wrong, and does not start."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram, listening_socket() as server:
         connected = socket.create_connection(server.getsockname())
         with connected, Path("/dev/null").open() as file:
             all_of_them = {"datagram": datagram.fileno(), "connected": connected.fileno()}
             number = os.dup2((all_of_them | {"file": file.fileno()})[kind], 100)
-            command = [*pass_on([number]), *started.unstarted("imap4", *FEW).command]
+            command = [*passing_descriptors([number]), *perditions.new("imap4", *FEW).command]
             done = subprocess.run(
                 command,
                 pass_fds=[number],
@@ -141,49 +139,53 @@ def test_what_is_no_listening_socket(kind: str, started: Started) -> None:
     assert "LISTEN_FDS: descriptor 3" in done.stderr
 
 
-def test_is_told_of_start_reload_and_end(
-    started: Started, clients: Clients, manager: Manager, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.slow
+def test_notifies_start_reload_and_end(
+    perditions: Perditions,
+    clients: OpenClients,
+    notify_socket: NotifySocket,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Ready when clients are served, also after a reload; the sessions there are; the end."""
-    monkeypatch.setenv("NOTIFY_SOCKET", str(manager.path))
-    proxy = started.foreground("imap4", *FEW)
+    """Ready once clients are served, also after a reload; the number of sessions; the end."""
+    monkeypatch.setenv("NOTIFY_SOCKET", str(notify_socket.path))
+    proxy = perditions.start("imap4", *FEW)
 
-    assert f"MAINPID={proxy.pid}" in manager.hears("READY=1")
+    assert f"MAINPID={proxy.pid}" in notify_socket.wait_for("READY=1")
     clients.log_in(proxy)
-    manager.hears("STATUS=1 session")
+    notify_socket.wait_for("STATUS=1 session")
     os.kill(proxy.pid, signal.SIGHUP)
-    reloading = manager.hears("RELOADING=1")
+    reloading = notify_socket.wait_for("RELOADING=1")
     assert any(line.startswith("MONOTONIC_USEC=") for line in reloading)
-    manager.hears("READY=1")
+    notify_socket.wait_for("READY=1")
     proxy.terminate()
-    manager.hears("STOPPING=1")
+    notify_socket.wait_for("STOPPING=1")
 
 
-def test_is_told_of_a_new_master(
-    started: Started, manager: Manager, monkeypatch: pytest.MonkeyPatch
+def test_notifies_a_new_master(
+    perditions: Perditions, notify_socket: NotifySocket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a takeover another process is the service; the old one says nothing of its end."""
-    monkeypatch.setenv("NOTIFY_SOCKET", str(manager.path))
-    first = started.daemon("imap4", *FEW)
-    manager.hears("READY=1")
-    second = started.prepared(
+    """After a takeover another process is the service; the old one does not notify its end."""
+    monkeypatch.setenv("NOTIFY_SOCKET", str(notify_socket.path))
+    first = perditions.start_daemon("imap4", *FEW)
+    notify_socket.wait_for("READY=1")
+    second = perditions.new_daemon(
         "imap4", *FEW, "-l", str(first.port), "--takeover", pid_file=first.pid_file
     )
     second.port, second.address = first.port, first.address
-    started.enter(second)
+    perditions.enter(second)
 
-    assert f"MAINPID={second.pid}" in manager.hears("READY=1")
+    assert f"MAINPID={second.pid}" in notify_socket.wait_for("READY=1")
     assert first.wait() == 0
     second.terminate()
-    manager.hears("STOPPING=1")
+    notify_socket.wait_for("STOPPING=1")
     until(lambda: not second.processes(), second.evidence)
 
 
 def test_manager_that_does_not_listen(
-    started: Started, clients: Clients, folder: Path, monkeypatch: pytest.MonkeyPatch
+    perditions: Perditions, clients: OpenClients, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Perdition serves all the same."""
+    """perdition serves all the same."""
     monkeypatch.setenv("NOTIFY_SOCKET", str(folder / "nobody"))
-    proxy = started.foreground("imap4", *FEW)
+    proxy = perditions.start("imap4", *FEW)
 
     clients.log_in(proxy).use()

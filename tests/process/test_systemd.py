@@ -1,4 +1,4 @@
-"""The systemd units on a live systemd: what it starts, how it hears of it, what that may do."""
+"""The systemd units on a live systemd: start, notification, takeover, sandbox."""
 
 import os
 import re
@@ -13,15 +13,18 @@ import pytest
 from tests.process.conftest import ACCOUNT, PASSWORD, needs_root
 from tests.support import sandbox
 from tests.support.booted import SYSTEMD, BootedMachine
-from tests.support.family import Member
-from tests.support.folders import public_folder
-from tests.support.proxy import ROOT, Proxy
+from tests.support.folders import ROOT, public_folder
+from tests.support.perdition import PerditionProcess
+from tests.support.processes import ProcessInfo
 from tests.support.wait import DEADLINE
 
 pytestmark = needs_root
 
 INSTALL = rf"""
 set -e
+for package in $(dpkg-query --show --showformat '${{Package}}\n' 'perdition*' 2>/dev/null); do
+    dpkg --purge --force-depends "$package"
+done
 rm -rf /etc/perdition /etc/*/perdition /etc/init.d/perdition
 cd {ROOT}
 packaging/install /
@@ -37,7 +40,10 @@ systemctl start systemd-user-sessions
 useradd {ACCOUNT}
 echo {ACCOUNT}:{PASSWORD} | chpasswd
 """
-"""The libraries are where the unit lets them be seen; this checkout may be under /tmp."""
+"""Replaces a perdition that this system has, of which only the machine's copy changes.
+
+The libraries are in /opt because the unit hides /tmp, where this checkout may be.
+"""
 
 SETTINGS = """
 RUN_PERDITION=yes
@@ -55,12 +61,12 @@ cd {ROOT}
 """
 
 EXPOSURE = 30
-"""Tenths; systemd calls what has less safe to use, and what has nothing set has 96."""
+"""Tenths. systemd rates lower exposure as safe; a unit without any sandboxing has 96."""
 
 
 @pytest.fixture(scope="module")
 def booted() -> Iterator[BootedMachine]:
-    """A machine that has perdition, and a real server."""
+    """A container with perdition installed, and a real server."""
     if not SYSTEMD.exists():
         pytest.skip("systemd is not installed")
     with public_folder() as folder, BootedMachine(folder) as machine:
@@ -70,26 +76,24 @@ def booted() -> Iterator[BootedMachine]:
         yield machine
 
 
-class Host:
-    """The machine, as a test uses it."""
-
+class SystemdHost:
     def __init__(self, machine: BootedMachine) -> None:
         self.machine = machine
         self.does, self.tries = machine.does, machine.tries
 
     def settings(self, flags: str = "", more: str = "") -> None:
-        """Write what is to be started, and how."""
+        """Write /etc/default/perdition."""
         text = SETTINGS.format(flags=flags) + more
         self.does(f"cat >/etc/default/perdition <<'END'\n{text}\nEND")
 
-    def shows(self, unit: str, name: str) -> str:
-        """What systemd has for a property of a unit."""
+    def property_of(self, unit: str, name: str) -> str:
+        """A property of a unit."""
         return self.does(f"systemctl show -P {name} {unit}").strip()
 
-    def members(self, unit: str) -> list[Member]:
-        """The processes of a unit, as this machine numbers them."""
+    def processes(self, unit: str) -> list[ProcessInfo]:
+        """The processes of a unit, with this system's pids."""
         group = self.machine.control_group / f"system.slice/system-perdition.slice/{unit}"
-        return [Member(int(pid)) for pid in (group / "cgroup.procs").read_text().split()]
+        return [ProcessInfo(int(pid)) for pid in (group / "cgroup.procs").read_text().split()]
 
     def reads_mail(self, url: str, password: str = PASSWORD, options: str = "") -> bool:
         """Whether a client gets a message."""
@@ -98,16 +102,16 @@ class Host:
         return done.returncode == 0 and "Subject:" in done.stdout
 
     def evidence(self) -> str:
-        """What was done there, and what systemd and perdition said."""
+        """The commands, and the journal's and the log's last lines."""
         self.tries("journalctl --no-pager --output cat --unit 'perdition*' | tail -40")
         self.tries("tail -40 /var/log/mail/perdition.log")
         return self.machine.evidence()
 
 
 @pytest.fixture
-def host(booted: BootedMachine) -> Iterator[Host]:
-    """The machine; nothing of perdition's is left running there."""
-    host = Host(booted)
+def host(booted: BootedMachine) -> Iterator[SystemdHost]:
+    """The container, with no instance left running."""
+    host = SystemdHost(booted)
     host.machine.said.clear()
     host.settings()
     yield host
@@ -119,31 +123,31 @@ POP3 = "pop3://127.0.0.1/1"
 IMAP4 = "'imap://127.0.0.1/INBOX;UID=1'"
 
 
-def test_starts_what_is_wanted(host: Host) -> None:
+def test_starts_what_is_wanted(host: SystemdHost) -> None:
     host.does("systemctl start perdition")
     assert host.reads_mail(POP3)
     assert host.reads_mail(IMAP4)
-    assert host.shows("perdition@imap4", "ActiveState") == "active"
-    assert host.shows("perdition@imaps", "ActiveState") == "inactive"
+    assert host.property_of("perdition@imap4", "ActiveState") == "active"
+    assert host.property_of("perdition@imaps", "ActiveState") == "inactive"
 
 
-def test_reload(host: Host) -> None:
+def test_reload(host: SystemdHost) -> None:
     host.does("systemctl start perdition")
-    before = host.shows("perdition@imap4", "MainPID")
+    before = host.property_of("perdition@imap4", "MainPID")
     host.does("systemctl reload perdition")
     host.machine.wait_for("grep -q 'perdition.imap4.*SIGHUP' /var/log/mail/perdition.log")
-    assert host.shows("perdition@imap4", "MainPID") == before
+    assert host.property_of("perdition@imap4", "MainPID") == before
     assert host.reads_mail(IMAP4)
 
 
-def test_restart_and_stop(host: Host) -> None:
+def test_restart_and_stop(host: SystemdHost) -> None:
     host.does("systemctl start perdition")
-    before = host.shows("perdition@imap4", "MainPID")
+    before = host.property_of("perdition@imap4", "MainPID")
     host.does("systemctl restart perdition")
-    assert host.shows("perdition@imap4", "MainPID") != before
+    assert host.property_of("perdition@imap4", "MainPID") != before
     assert host.reads_mail(IMAP4)
     host.does("systemctl stop perdition")
-    assert host.shows("perdition@imap4", "Result") == "success"
+    assert host.property_of("perdition@imap4", "Result") == "success"
     assert not host.reads_mail(IMAP4)
     host.does("! ls -d /run/perdition.*")
 
@@ -157,84 +161,84 @@ grep -m1 '^a OK' <&3 >/run/answer || echo lost >/run/answer
 """
 
 
-def test_takeover(host: Host) -> None:
-    """A restart by the script ends no connection, and systemd has a new process to look after."""
+def test_takeover(host: SystemdHost) -> None:
+    """A restart by the script ends no connection, and systemd has the new main process."""
     host.does("systemctl start perdition@imap4")
-    before = host.shows("perdition@imap4", "MainPID")
+    before = host.property_of("perdition@imap4", "MainPID")
     host.does(f"cat >/run/client <<'END'\n{CLIENT}\nEND")
     host.does("bash /run/client >/dev/null 2>&1 &")
     host.machine.wait_for("[ -e /run/is-connected ]")
 
     host.does("/usr/share/perdition/instances try-restart")
 
-    after = host.shows("perdition@imap4", "MainPID")
+    after = host.property_of("perdition@imap4", "MainPID")
     assert after not in ("0", before)
     assert host.reads_mail(IMAP4)
     host.does("touch /run/go-on")
     host.machine.wait_for("[ -s /run/answer ]")
     assert host.does("cat /run/answer").startswith("a OK")
-    assert host.shows("perdition@imap4", "ActiveState") == "active"
+    assert host.property_of("perdition@imap4", "ActiveState") == "active"
     host.machine.wait_for(f"! [ -d /proc/{before} ]")
-    assert host.shows("perdition@imap4", "MainPID") == after
-    for member in host.members("perdition@imap4.service"):
-        assert member.status("Seccomp") == ["2"], f"{member} has no filter"
+    assert host.property_of("perdition@imap4", "MainPID") == after
+    for process in host.processes("perdition@imap4.service"):
+        assert process.status("Seccomp") == ["2"], f"{process} has no filter"
 
 
-def test_takeover_that_fails(host: Host) -> None:
+def test_takeover_that_fails(host: SystemdHost) -> None:
     host.does("systemctl start perdition@imap4")
-    before = host.shows("perdition@imap4", "MainPID")
+    before = host.property_of("perdition@imap4", "MainPID")
     host.settings("--timeout soon")
 
     failed = host.tries("/usr/share/perdition/instances try-restart")
 
     assert failed.returncode == 1
     assert "the running one continues" in failed.stdout
-    assert host.shows("perdition@imap4", "MainPID") == before
+    assert host.property_of("perdition@imap4", "MainPID") == before
     assert host.reads_mail(IMAP4)
 
 
-def test_init_script_answers_for_the_instances(host: Host) -> None:
-    """Not for perdition.service, which is active whatever has become of them."""
+def test_init_script_answers_for_the_instances(host: SystemdHost) -> None:
+    """Not for perdition.service, which is active even if they failed."""
     host.settings(more='IMAP4S=yes IMAP4S_FLAGS="--timeout soon"')
     started = host.tries("/etc/init.d/perdition start")
     assert started.returncode == 1
     assert "perdition.imap4 started (process" in started.stdout
     assert "perdition.imaps cannot start" in started.stdout
-    assert host.shows("perdition", "ActiveState") == "active"
+    assert host.property_of("perdition", "ActiveState") == "active"
     status = host.tries("/etc/init.d/perdition status")
     assert status.returncode == 3
     assert "perdition.imaps is not running" in status.stdout
     assert "perdition.imap4 stopped" in host.does("/etc/init.d/perdition stop")
     for unit in ("perdition", "perdition@imap4"):
-        assert host.shows(unit, "ActiveState") == "inactive"
-        assert host.shows(unit, "Result") == "success"
+        assert host.property_of(unit, "ActiveState") == "inactive"
+        assert host.property_of(unit, "Result") == "success"
 
 
 @pytest.mark.parametrize("verb", ["restart", "try-restart"])
-def test_init_script_restarts_without_systemd_s_restart(host: Host, verb: str) -> None:
-    """That one would end all sessions."""
+def test_init_script_restarts_without_systemd_s_restart(host: SystemdHost, verb: str) -> None:
+    """systemd's would end all sessions."""
     host.does("/etc/init.d/perdition start")
     said = host.does(f"/etc/init.d/perdition {verb}")
     assert "perdition.imap4 restarted (process" in said
     assert host.reads_mail(IMAP4)
 
 
-def test_init_script_starts_what_systemd_looks_after(host: Host) -> None:
+def test_init_script_starts_systemd_units(host: SystemdHost) -> None:
     host.does("/etc/init.d/perdition start")
-    group = host.members("perdition@imap4.service")
-    assert any(member.title.startswith("perdition.imap4: master") for member in group)
+    group = host.processes("perdition@imap4.service")
+    assert any(process.title.startswith("perdition.imap4: master") for process in group)
     host.does("systemctl stop perdition")
     assert host.tries("/etc/init.d/perdition status").returncode == 3
 
 
-def test_one_that_cannot_start(host: Host) -> None:
+def test_one_that_cannot_start(host: SystemdHost) -> None:
     host.settings("--workers none")
     assert host.tries("systemctl start perdition@imap4").returncode
-    assert host.shows("perdition@imap4", "ActiveState") == "failed"
-    assert host.shows("perdition@imap4", "NRestarts") == "0"
+    assert host.property_of("perdition@imap4", "ActiveState") == "failed"
+    assert host.property_of("perdition@imap4", "NRestarts") == "0"
 
 
-def test_master_that_dies_has_a_successor(host: Host) -> None:
+def test_dead_master_is_restarted(host: SystemdHost) -> None:
     host.does("systemctl start perdition@imap4")
     host.does("kill -KILL $(systemctl show -P MainPID perdition@imap4)")
     host.machine.wait_for("[ $(systemctl show -P NRestarts perdition@imap4) = 1 ]")
@@ -242,15 +246,15 @@ def test_master_that_dies_has_a_successor(host: Host) -> None:
     assert host.reads_mail(IMAP4)
 
 
-def test_asks_pam(host: Host) -> None:
-    """The helper can read the shadow file, and tell the audit log, from within the sandbox."""
+def test_asks_pam(host: SystemdHost) -> None:
+    """The helper can read the shadow file and write to the audit log within the sandbox."""
     host.settings("-a")
     host.does("systemctl start perdition@imap4")
     assert host.reads_mail(IMAP4)
     assert not host.reads_mail(IMAP4, "wrong")
 
 
-def test_key_that_is_for_one_user_only(host: Host) -> None:
+def test_key_that_is_for_one_user_only(host: SystemdHost) -> None:
     host.does(
         "cd /root && openssl req -x509 -nodes -newkey rsa:2048 -days 2 -subj /CN=127.0.0.1"
         " -keyout key.pem -out crt.pem && chown mail key.pem && chmod 600 key.pem"
@@ -266,7 +270,7 @@ def test_key_that_is_for_one_user_only(host: Host) -> None:
 
 
 @pytest.mark.parametrize("log", ["/srv/logs/mail.log", "/run/perdition.imap4/log"])
-def test_logs_where_a_site_wants_it(host: Host, log: str) -> None:
+def test_logs_to_a_file_of_any_folder(host: SystemdHost, log: str) -> None:
     host.does("mkdir -p /srv/logs")
     host.settings(f"-F {log}")
     host.does("systemctl start perdition@imap4")
@@ -274,56 +278,56 @@ def test_logs_where_a_site_wants_it(host: Host, log: str) -> None:
     assert "Auth: " in host.does(f"cat {log}")
 
 
-def test_logs_to_syslog(host: Host) -> None:
+def test_logs_to_syslog(host: SystemdHost) -> None:
     host.settings("-F mail")
     host.does("systemctl start perdition@imap4")
     assert host.reads_mail(IMAP4)
     host.machine.wait_for("journalctl --no-pager | grep -q 'perdition.imap4.*Auth: '")
 
 
-def test_port_that_systemd_opens(host: Host) -> None:
+def test_port_that_systemd_opens(host: SystemdHost) -> None:
     host.does("systemctl start perdition@imap4.socket")
-    assert host.shows("perdition@imap4", "ActiveState") == "inactive"
+    assert host.property_of("perdition@imap4", "ActiveState") == "inactive"
     assert host.reads_mail(IMAP4)
-    first = host.shows("perdition@imap4", "MainPID")
+    first = host.property_of("perdition@imap4", "MainPID")
     host.does("systemctl restart perdition@imap4")
-    second = host.shows("perdition@imap4", "MainPID")
+    second = host.property_of("perdition@imap4", "MainPID")
     assert second != first
     host.does("/usr/share/perdition/instances try-restart")
-    assert host.shows("perdition@imap4", "MainPID") not in (first, second)
+    assert host.property_of("perdition@imap4", "MainPID") not in (first, second)
     assert host.reads_mail(IMAP4)
     host.does("systemctl stop perdition@imap4")
     assert host.reads_mail(IMAP4), "a client starts it again"
 
 
-def test_sandbox_holds_every_process(host: Host) -> None:
+def test_sandbox_holds_every_process(host: SystemdHost) -> None:
     host.settings("-a --metrics_address 127.0.0.1:9000")
     host.does("systemctl start perdition@imap4")
-    members = host.members("perdition@imap4.service")
-    titles = sorted(re.sub(r".*: | \d.*", "", member.title) for member in members)
+    processes = host.processes("perdition@imap4.service")
+    titles = sorted(re.sub(r".*: | \d.*", "", process.title) for process in processes)
     assert titles == ["helper", "helper supervisor", "master", "metrics", "worker", "worker"]
-    bounds = {tuple(member.status("CapBnd")) for member in members}
+    bounds = {tuple(process.status("CapBnd")) for process in processes}
     assert bounds == {("00000000200004c3",)}, "what CapabilityBoundingSet= names"
-    for member in members:
-        assert member.status("Seccomp") == ["2"], f"{member} has no filter"
-        assert member.status("NoNewPrivs") == ["1"]
-        assert member.core_limits() == ["0", "0"]
-        assert not os.access(f"/proc/{member.pid}/root/usr/bin", os.W_OK)
-        if member.status("Uid")[0] != "0":
-            assert int(member.status("CapPrm")[0], 16) == 0
+    for process in processes:
+        assert process.status("Seccomp") == ["2"], f"{process} has no filter"
+        assert process.status("NoNewPrivs") == ["1"]
+        assert process.core_limits() == ["0", "0"]
+        assert not os.access(f"/proc/{process.pid}/root/usr/bin", os.W_OK)
+        if process.status("Uid")[0] != "0":
+            assert int(process.status("CapPrm")[0], 16) == 0
 
 
-def test_exposure(host: Host) -> None:
+def test_exposure(host: SystemdHost) -> None:
     host.does(f"systemd-analyze security --no-pager --threshold={EXPOSURE} perdition@imap4.service")
 
 
 def test_tests_run_in_the_sandbox(folder: Path) -> None:
-    """What the unit does not allow, no perdition that a test starts can need unnoticed."""
+    """The tests find system calls that the unit does not allow."""
     if reason := sandbox.missing():
         pytest.skip(reason)
-    with Proxy("imap4", folder, "-M", "", "-s", "127.0.0.1:1") as proxy:
+    with PerditionProcess("imap4", folder, "-M", "", "-s", "127.0.0.1:1") as proxy:
         for process in proxy.processes():
-            assert Member(process.pid).status("Seccomp") == ["2"]
+            assert process.status("Seccomp") == ["2"]
 
 
 def test_apparmor_profile_is_sound() -> None:

@@ -1,4 +1,4 @@
-"""A new perdition takes the place of the running one, and no client notices."""
+"""A new perdition takes over from the running one, and no client notices."""
 
 import os
 import re
@@ -6,143 +6,75 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.process.conftest import (
-    PASSWORD,
-    Clients,
-    Started,
-    fails,
-    needs_root,
-    refused,
-)
-from tests.support.daemon import Daemon
-from tests.support.family import Member, descendants, exit_status
+from tests.process.conftest import PASSWORD, fails, needs_root
+from tests.support.client_connection import OpenClients, RepeatedLogins
 from tests.support.metrics import Scraper
-from tests.support.processes import free_ports
-from tests.support.users import Users
+from tests.support.perdition import Perditions, TakeoverChain, stopped_at
+from tests.support.processes import (
+    ProcessInfo,
+    descendants,
+    exit_status,
+    free_ports,
+    refuses_connections,
+)
+from tests.support.stop_points import MASTER_WAITS_FOR_WORKERS, SECOND_WORKER_STARTS
 from tests.support.wait import DEADLINE, until
 
 pytestmark = needs_root
 
-FEW = ("--workers", "2")
 NOBODY = 65534
-
-
-class Generations:
-    """Perditions, each of which takes the place of the one before, on one address."""
-
-    def __init__(self, started: Started, protocol: str, *options: str | Path) -> None:
-        self._started = started
-        self._protocol = protocol
-        self._options = options
-        self.all = [started.daemon(protocol, *FEW, *options)]
-        self.first = self.all[0]
-
-    @property
-    def present(self) -> Daemon:
-        """The latest one that has taken its predecessor's place."""
-        return self.all[-1]
-
-    def candidate(self, *options: str | Path) -> Daemon:
-        """One that is to be the next, with further options; it has not been started."""
-        known = (*FEW, "-l", str(self.first.port), *self._options)
-        found = self._started.prepared(
-            self._protocol, *known, *options, "--takeover", pid_file=self.first.pid_file
-        )
-        found.port, found.address = self.first.port, self.first.address
-        return found
-
-    def next(self, *options: str | Path) -> Daemon:
-        """The next one, which has taken the place of the present one."""
-        found = self._started.enter(self.candidate(*options))
-        self.all.append(found)
-        return found
-
-    def socket(self) -> Path:
-        """Where the running one awaits its successor."""
-        return self.first.pid_file.with_name(f"{self.first.pid_file.name}.takeover")
-
-
-def expect_end(daemon: Daemon) -> None:
-    """Wait until it has ended well, and all its processes with it."""
-    assert daemon.wait() == 0, daemon.evidence()
-    until(lambda: not daemon.processes(), daemon.evidence)
-
-
-def serving(master: int) -> list[Member]:
-    """The workers of a master that have come so far as to have a title."""
-    return [member for member in descendants(master) if ": worker " in member.title]
-
-
-@contextmanager
-def stopped_while_it_starts(successor: Daemon, workers: int = 0) -> Iterator[int]:
-    """Start a successor whose master stands still once so many workers are there; gives its pid.
-
-    It goes on at the end, and must fail.
-    """
-    with ThreadPoolExecutor() as threads:
-        launched = threads.submit(successor.launch)
-        [line] = successor.wait_for_log("Starting perdition")
-        pid = int(re.findall(r"\[(\d+)\]", line)[0])
-        until(lambda: len(serving(pid)) >= workers, successor.evidence)
-        os.kill(pid, signal.SIGSTOP)
-        try:
-            yield pid
-        finally:
-            os.kill(pid, signal.SIGCONT)
-        assert launched.result().returncode == 1, successor.evidence()
 
 
 @pytest.mark.parametrize(
     ("protocol", "takeovers", "idle"), [("imap4", 10, 100), ("pop3", 2, 5), ("managesieve", 2, 5)]
 )
+@pytest.mark.slow
 def test_several_in_a_row(
     protocol: str,
     takeovers: int,
     idle: int,
-    started: Started,
-    clients: Clients,
+    perditions: Perditions,
+    clients: OpenClients,
     many_files: None,
 ) -> None:
-    """Users log in all the time, others are idle in each generation: none is refused or dropped."""
-    generations = Generations(started, protocol)
+    """During takeovers every login succeeds, and idle sessions of all perditions stay."""
+    chain = TakeoverChain(perditions, protocol)
     held = []
-    with Users(generations.first, PASSWORD) as users:
+    with RepeatedLogins(chain.first, PASSWORD) as logins:
         for _ in range(takeovers):
-            held += [clients.log_in(generations.present) for _ in range(idle)]
-            users.start_counting()
-            users.expect_successes(5)
-            generations.next()
-        users.start_counting()
-        users.expect_successes()
+            held += [clients.log_in(chain.current) for _ in range(idle)]
+            logins.start_counting()
+            logins.expect_successes(5)
+            chain.take_over()
+        logins.start_counting()
+        logins.expect_successes()
 
-    assert not users.failures, users.failures
+    assert not logins.failures, logins.failures
     for session in held:
         session.use()
     for session in held:
         session.log_out()
-    for old in generations.all[:-1]:
-        expect_end(old)
-    assert generations.present.written_pid() == generations.present.pid
-    clients.log_in(generations.present).use()
+    for old in chain.all[:-1]:
+        old.expect_end()
+    assert chain.current.written_pid() == chain.current.pid
+    clients.log_in(chain.current).use()
 
 
-def test_process_title_tells_who_drains(started: Started, clients: Clients) -> None:
-    generations = Generations(started, "imap4")
-    held = clients.log_in(generations.first)
+def test_process_title_shows_draining(perditions: Perditions, clients: OpenClients) -> None:
+    chain = TakeoverChain(perditions, "imap4")
+    held = clients.log_in(chain.first)
 
-    generations.next()
+    chain.take_over()
 
-    old = Member(generations.first.pid)
-    until(lambda: old.title == "perdition.imap4: master, draining", generations.first.evidence)
+    old = ProcessInfo(chain.first.pid)
+    until(lambda: old.title == "perdition.imap4: master, draining", chain.first.evidence)
     held.use()
-    generations.first.wait_for_log("taken over by another instance")
+    chain.first.wait_for_log("taken over by another instance")
 
 
 @pytest.mark.parametrize(
@@ -155,30 +87,30 @@ def test_process_title_tells_who_drains(started: Started, clients: Clients) -> N
     ],
 )
 def test_mistake_leaves_everything_as_it_was(
-    mistake: tuple[str, ...], started: Started, clients: Clients
+    mistake: tuple[str, ...], perditions: Perditions, clients: OpenClients
 ) -> None:
-    """The command says what is wrong; the running one has lost nothing, its successor included."""
-    generations = Generations(started, "imap4")
-    held = clients.log_in(generations.first)
+    """The command says what is wrong; the running perdition goes on and can still be taken over."""
+    chain = TakeoverChain(perditions, "imap4")
+    held = clients.log_in(chain.first)
 
-    failed = generations.candidate(*mistake).launch()
+    failed = chain.new_successor(*mistake).launch()
 
     assert failed.returncode == os.EX_USAGE, failed
     assert len(failed.stderr.splitlines()) == 1, failed.stderr
     held.use()
-    clients.log_in(generations.first).use()
-    assert generations.first.written_pid() == generations.first.pid
-    generations.next()
-    clients.log_in(generations.present).use()
+    clients.log_in(chain.first).use()
+    assert chain.first.written_pid() == chain.first.pid
+    chain.take_over()
+    clients.log_in(chain.current).use()
 
 
 def test_workers_that_die_leave_everything_as_it_was(
-    started: Started, clients: Clients, folder: Path
+    perditions: Perditions, clients: OpenClients, folder: Path
 ) -> None:
-    """Also a successor that has come as far as its workers is as if it had never been."""
-    generations = Generations(started, "imap4")
-    held = clients.log_in(generations.first)
-    successor = generations.candidate()
+    """Even if the successor fails as late as in its workers."""
+    chain = TakeoverChain(perditions, "imap4")
+    held = clients.log_in(chain.first)
+    successor = chain.new_successor()
     successor.command[:0] = ["prlimit", "--nproc=0"]  # its user can have no processes
 
     successor.command += ["-u", "12345"]
@@ -186,114 +118,126 @@ def test_workers_that_die_leave_everything_as_it_was(
 
     successor.wait_for_log("startup failed")
     held.use()
-    clients.log_in(generations.first).use()
-    assert generations.first.written_pid() == generations.first.pid
-    generations.next()
-    clients.log_in(generations.present).use()
+    clients.log_in(chain.first).use()
+    assert chain.first.written_pid() == chain.first.pid
+    chain.take_over()
+    clients.log_in(chain.current).use()
 
 
-def test_end_of_the_predecessor_meanwhile(started: Started) -> None:
-    """A successor that nobody could find ends as well: there is to be no perdition any more."""
-    generations = Generations(started, "imap4")
-    successor = generations.candidate("--workers", "60")
-    with stopped_while_it_starts(successor):
-        assert generations.first.terminate() == 0
+def test_end_of_the_predecessor_during_a_takeover(perditions: Perditions) -> None:
+    """The successor ends as well: an operator who stops perdition wants none."""
+    chain = TakeoverChain(perditions, "imap4")
+    successor = chain.new_successor()
+    with stopped_at(MASTER_WAITS_FOR_WORKERS, successor):
+        assert chain.first.terminate() == 0
+    assert successor.parent.returncode == 1, successor.evidence()
     successor.wait_for_log("exited in the meantime")
-    assert refused(generations.first.address)
-    assert not generations.first.pid_file.exists()
+    assert refuses_connections(chain.first.address)
+    assert not chain.first.pid_file.exists()
 
 
-def test_clients_are_not_the_successors_until_it_has_taken_over(
-    started: Started, clients: Clients
+def test_successor_accepts_no_clients_before_it_has_taken_over(
+    perditions: Perditions, clients: OpenClients
 ) -> None:
-    """One that ends before all its workers serve has had no sessions that could end with it."""
-    generations = Generations(started, "imap4")
-    successor = generations.candidate("--workers", "60")
-    with stopped_while_it_starts(successor, workers=2) as pid:
-        assert generations.first.written_pid() == generations.first.pid, "it was too fast"
-        held = [clients.log_in(generations.first) for _ in range(20)]
-        os.kill(pid, signal.SIGTERM)
+    """If it ends before all its workers serve, no session ends with it."""
+    chain = TakeoverChain(perditions, "imap4")
+    successor = chain.new_successor()
+    with stopped_at(SECOND_WORKER_STARTS, successor) as second_worker:
+        master = second_worker.parent()
+        until(lambda: workers_of(master) == ["worker 1", "worker 2"], successor.evidence)
+        assert chain.first.written_pid() == chain.first.pid
+        sessions = [clients.log_in(chain.first) for _ in range(20)]
+        os.kill(master.pid, signal.SIGTERM)
 
-    for session in held:
+    assert successor.parent.returncode == 1, successor.evidence()
+    for session in sessions:
         session.use()
 
 
+def workers_of(master: ProcessInfo) -> list[str]:
+    """The titles of a master's workers, without program and sessions."""
+    titles = (process.title for process in descendants(master.pid))
+    return sorted(found[1] for title in titles if (found := re.search(r": (worker \d+),", title)))
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_end_of_the_command_meanwhile(
-    number: signal.Signals, started: Started, clients: Clients
+def test_end_of_the_command_during_a_takeover(
+    number: signal.Signals, perditions: Perditions, clients: OpenClients
 ) -> None:
-    """Whoever has started the successor may be impatient: it takes over and serves nevertheless."""
-    generations = Generations(started, "imap4")
-    successor = generations.candidate("--workers", "30")
-    with subprocess.Popen(successor.command, stderr=subprocess.PIPE, text=True) as command:
-        successor.wait_for_log("Starting perdition")
-        command.send_signal(number)
-        assert command.wait(DEADLINE) != 0
-        assert command.stderr
-        assert not command.stderr.read()
-        generations.first.wait_for_log("taken over by another instance")
+    """An operator who interrupts the command does not interrupt the takeover."""
+    chain = TakeoverChain(perditions, "imap4")
+    successor = chain.new_successor()
+    with stopped_at(MASTER_WAITS_FOR_WORKERS, successor):
+        successor.command_process.send_signal(number)
+        assert successor.wait_for_command().returncode != 0
+        assert not successor.parent.stderr
+    chain.first.wait_for_log("taken over by another instance")
     pid = successor.written_pid()
     clients.log_in(successor).use()
     os.kill(pid, signal.SIGTERM)
-    assert exit_status(pid, DEADLINE) == 0, successor.evidence()
+    assert exit_status(pid) == 0, successor.evidence()
 
 
-def test_nobody_to_take_over_from(started: Started, folder: Path) -> None:
-    """The command names the place where nobody answers."""
-    failed = started.prepared("imap4", *FEW, "--takeover").launch()
+def test_no_predecessor(perditions: Perditions, folder: Path) -> None:
+    """The command names the socket that does not exist."""
+    failed = perditions.new_daemon("imap4", "--workers", "2", "--takeover").launch()
 
     assert failed.returncode == os.EX_USAGE
     assert ".takeover: No such file" in failed.stderr
 
 
-def test_log_that_is_moved_away(started: Started, clients: Clients) -> None:
-    """Told to read all again, the last one has its predecessors go over to the new log as well."""
-    generations = Generations(started, "imap4")
-    log = generations.first.log
-    sessions = [clients.log_in(generations.first)]
+def test_log_that_is_moved_away(perditions: Perditions, clients: OpenClients) -> None:
+    """At SIGHUP of the last one, the draining predecessors open the new log as well."""
+    chain = TakeoverChain(perditions, "imap4")
+    log = chain.first.log
+    sessions = [clients.log_in(chain.first)]
     for _ in range(2):
-        generations.next("-F", log)
-        sessions += [clients.log_in(generations.present)]
+        chain.take_over("-F", log)
+        sessions += [clients.log_in(chain.current)]
     old = log.rename(log.with_suffix(".1"))
     log.touch()
     shutil.chown(log, old.stat().st_uid, old.stat().st_gid)
 
-    os.kill(generations.present.pid, signal.SIGHUP)
+    os.kill(chain.current.pid, signal.SIGHUP)
 
-    members = [member for daemon in generations.all for member in daemon.members()]
+    processes = [process for daemon in chain.all for process in daemon.processes()]
     until(
-        lambda: not any(member.holds(old) for member in members),
-        lambda: f"still in the old log: {[member for member in members if member.holds(old)]}",
+        lambda: not any(process.has_open(old) for process in processes),
+        lambda: (
+            f"still in the old log: {[process for process in processes if process.has_open(old)]}"
+        ),
     )
     for session in sessions:
         session.log_out()
     until(lambda: log.read_text().count("Close: ") == len(sessions), log.read_text)
 
 
-def test_end_is_the_end_of_all(started: Started, clients: Clients) -> None:
-    """Who ends the present one ends those that still drain, with their closing lines."""
-    generations = Generations(started, "imap4")
+def test_end_is_the_end_of_all(perditions: Perditions, clients: OpenClients) -> None:
+    """SIGTERM to the current one ends those that still drain, with their Close lines."""
+    chain = TakeoverChain(perditions, "imap4")
     held = []
     for _ in range(3):
-        held.append(clients.log_in(generations.present))
-        generations.next()
+        held.append(clients.log_in(chain.current))
+        chain.take_over()
 
-    assert generations.present.terminate() == 0, generations.present.evidence()
+    assert chain.current.terminate() == 0, chain.current.evidence()
 
-    for old in generations.all:
-        expect_end(old)
-    for session, old in zip(held, generations.all, strict=False):
+    for old in chain.all:
+        old.expect_end()
+    for session, old in zip(held, chain.all, strict=False):
         session.read_to_end()
         old.wait_for_log(f"Close: {session.own_address}->")
-    assert refused(generations.first.address)
-    assert not generations.first.pid_file.exists()
-    assert not generations.socket().exists()
+    assert refuses_connections(chain.first.address)
+    assert not chain.first.pid_file.exists()
+    assert not chain.takeover_socket.exists()
 
 
-def test_kill_of_the_successor_spares_older_sessions(started: Started, clients: Clients) -> None:
-    generations = Generations(started, "imap4")
-    held = clients.log_in(generations.first)
-    successor = generations.next()
+def test_kill_of_the_successor_spares_older_sessions(
+    perditions: Perditions, clients: OpenClients
+) -> None:
+    chain = TakeoverChain(perditions, "imap4")
+    held = clients.log_in(chain.first)
+    successor = chain.take_over()
 
     os.kill(successor.pid, signal.SIGKILL)
     successor.wait()
@@ -301,40 +245,41 @@ def test_kill_of_the_successor_spares_older_sessions(started: Started, clients: 
 
     held.use()
     held.log_out()
-    assert generations.first.wait() == 0
+    assert chain.first.wait() == 0
 
 
-def test_death_of_a_worker_that_drains_is_told(started: Started, clients: Clients) -> None:
-    """Its sessions have no closing lines: the log tells how many are lost, and why."""
-    generations = Generations(started, "imap4")
-    clients.log_in(generations.first)
-    generations.next()
-    until(lambda: len(serving(generations.first.pid)) == 1, generations.first.evidence)
-    [worker] = serving(generations.first.pid)
+def test_death_of_a_draining_worker_is_logged(perditions: Perditions, clients: OpenClients) -> None:
+    """Its sessions have no Close lines: the log has their number and the signal."""
+    chain = TakeoverChain(perditions, "imap4")
+    clients.log_in(chain.first)
+    chain.take_over()
+    until(lambda: len(chain.first.workers()) == 1, chain.first.evidence)
+    [worker] = chain.first.workers()
 
     worker.kill()
 
-    generations.first.wait_for_log(rf"\(pid {worker.pid}\) was killed by SIGKILL with 1 session$")
-    assert generations.first.wait() == 0
+    chain.first.wait_for_log(rf"\(pid {worker.pid}\) was killed by SIGKILL with 1 session$")
+    assert chain.first.wait() == 0
 
 
-def test_drain_timeout(started: Started, clients: Clients) -> None:
-    """Open sessions have no more than that."""
-    generations = Generations(started, "imap4", "--drain_timeout", "1")
-    held = clients.log_in(generations.first)
+def test_drain_timeout(perditions: Perditions, clients: OpenClients) -> None:
+    """It limits the sessions of the predecessor, too."""
+    chain = TakeoverChain(perditions, "imap4", "--drain_timeout", "1")
+    held = clients.log_in(chain.first)
 
-    generations.next()
+    chain.take_over()
 
     held.read_to_end()
-    assert generations.first.wait() == 0
-    generations.first.wait_for_log(f"Close: {held.own_address}->")
+    assert chain.first.wait() == 0
+    chain.first.wait_for_log(f"Close: {held.own_address}->")
 
 
-def test_end_before_the_predecessors_end(started: Started, clients: Clients) -> None:
-    """Each has its own drain_timeout, and the log tells that one ends later than the other."""
-    generations = Generations(started, "imap4", "--drain_timeout", "3600")
-    held = clients.log_in(generations.first)
-    successor = generations.next("--drain_timeout", "0")
+@pytest.mark.slow
+def test_end_before_the_predecessors_end(perditions: Perditions, clients: OpenClients) -> None:
+    """Each has its own drain_timeout; the log says that the predecessor still has sessions."""
+    chain = TakeoverChain(perditions, "imap4", "--drain_timeout", "3600")
+    held = clients.log_in(chain.first)
+    successor = chain.take_over("--drain_timeout", "0")
 
     assert successor.terminate() == 0, successor.evidence()
 
@@ -344,91 +289,93 @@ def test_end_before_the_predecessors_end(started: Started, clients: Clients) -> 
     held.log_out()
 
 
-def test_connection_limit_stays_exact(started: Started, clients: Clients) -> None:
-    """Sessions of before count, and make room when they end."""
-    generations = Generations(started, "imap4", "-L", "2")
-    held = [clients.log_in(generations.first) for _ in range(2)]
+def test_connection_limit_stays_exact(perditions: Perditions, clients: OpenClients) -> None:
+    """Sessions of the predecessor count until they end."""
+    chain = TakeoverChain(perditions, "imap4", "-L", "2")
+    held = [clients.log_in(chain.first) for _ in range(2)]
 
-    generations.next()
+    chain.take_over()
 
-    assert clients.connect(generations.present).first_words() == b""
+    assert clients.connect(chain.current).read_line_or_end() == b""
     held[0].log_out()
     until(
-        lambda: clients.connect(generations.present).first_words(),
-        lambda: f"room for one\n{generations.present.evidence()}",
+        lambda: clients.connect(chain.current).read_line_or_end(),
+        lambda: f"room for one\n{chain.current.evidence()}",
     )
     held[1].use()
 
 
 def test_local_authentication_before_and_after(
-    started: Started, clients: Clients, pam_permits: None
+    perditions: Perditions, clients: OpenClients, pam_permits: None
 ) -> None:
-    """Who has begun with the old one is asked about by the old one's helper."""
-    generations = Generations(started, "imap4", "-a")
-    waiting = clients.connect(generations.first)
+    """The predecessor's helper answers for clients that it had greeted."""
+    chain = TakeoverChain(perditions, "imap4", "-a")
+    waiting = clients.connect(chain.first)
     waiting.read_until(rb"\* OK.*\r\n")
 
-    generations.next()
+    chain.take_over()
 
     waiting.ask(f"a LOGIN joe {PASSWORD}".encode(), rb"(?m)^a OK.*\r\n")
-    clients.log_in(generations.present).use()
+    clients.log_in(chain.current).use()
 
 
-def test_metrics_socket_goes_along(started: Started, clients: Clients, folder: Path) -> None:
-    """Scrapers find the successor's figures, which begin anew."""
+def test_metrics_socket_is_handed_over(
+    perditions: Perditions, clients: OpenClients, folder: Path
+) -> None:
+    """Scrapers get the successor's counters, which begin at 0."""
     scraper = Scraper(folder / "metrics")
-    generations = Generations(started, "imap4", *scraper.option)
-    clients.log_in(generations.first)
+    chain = TakeoverChain(perditions, "imap4", *scraper.option)
+    clients.log_in(chain.first)
     scraper.expect(1, "logins_total", "ok")
 
-    generations.next()
-    clients.log_in(generations.present)
-    clients.log_in(generations.present)
+    chain.take_over()
+    clients.log_in(chain.current)
+    clients.log_in(chain.current)
 
     scraper.expect(2, "logins_total", "ok")
 
 
-def test_scrapers_do_not_wait_for_who_drains(started: Started, clients: Clients) -> None:
-    """Where the successor tells no metrics nobody does, and the address is free for the next."""
+def test_draining_perdition_serves_no_metrics(perditions: Perditions, clients: OpenClients) -> None:
+    """If the successor has no metrics, the address is free for the next."""
     [port] = free_ports(1)
-    generations = Generations(started, "imap4")
-    told = generations.next(*Scraper(("127.0.0.1", port)).option)
+    chain = TakeoverChain(perditions, "imap4")
+    told = chain.take_over(*Scraper(("127.0.0.1", port)).option)
     held = clients.log_in(told)
 
-    generations.next()
+    chain.take_over()
 
-    until(lambda: refused(("127.0.0.1", port)), told.evidence)
+    until(lambda: refuses_connections(("127.0.0.1", port)), told.evidence)
     held.use()
 
 
-def test_no_other_program_gets_what_was_handed_over(started: Started, folder: Path) -> None:
-    """What a map's library or a module of PAM runs is nobody to have the listening sockets."""
+def test_handed_over_sockets_are_close_on_exec(perditions: Perditions, folder: Path) -> None:
+    """Programs that a popmap's library or a PAM module runs do not get the listening sockets."""
     options = ("--connection_limit", "5", *Scraper(folder / "metrics").option)
-    generations = Generations(started, "imap4", *options)
-    before = Member(generations.first.pid).bequeathed()
+    chain = TakeoverChain(perditions, "imap4", *options)
+    before = ProcessInfo(chain.first.pid).inheritable_descriptors()
 
-    assert Member(generations.next().pid).bequeathed() == before
+    assert ProcessInfo(chain.take_over().pid).inheritable_descriptors() == before
 
 
-def test_new_address(started: Started, clients: Clients) -> None:
+def test_new_address(perditions: Perditions, clients: OpenClients) -> None:
     """The successor listens where its own configuration says; the old address is free."""
-    generations = Generations(started, "imap4")
-    held = clients.log_in(generations.first)
-    successor = generations.candidate("-b", "127.0.0.2")
+    chain = TakeoverChain(perditions, "imap4")
+    held = clients.log_in(chain.first)
+    successor = chain.new_successor("-b", "127.0.0.2")
     successor.address = ("127.0.0.2", successor.port)
 
     with successor:
         clients.log_in(successor).use()
-        assert refused(generations.first.address)
+        assert refuses_connections(chain.first.address)
         held.use()
 
 
-def test_only_root_can_take_over(started: Started) -> None:
-    """Neither the workers' user nor any other may even connect."""
-    generations = Generations(started, "imap4", "-u", str(NOBODY))
+def test_only_root_can_take_over(perditions: Perditions) -> None:
+    """Neither the workers' user nor any other can connect."""
+    chain = TakeoverChain(perditions, "imap4", "-u", str(NOBODY))
     program = (
         "import socket, sys; s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET);"
-        f"s.connect({str(generations.socket())!r})"
+        f"s.connect({str(chain.takeover_socket)!r})"
     )
     done = subprocess.run(
         ["setpriv", "--reuid", str(NOBODY), "--clear-groups", "/usr/bin/python3", "-c", program],
@@ -439,13 +386,13 @@ def test_only_root_can_take_over(started: Started) -> None:
     assert "PermissionError" in done.stderr, done
 
 
-def test_impostor_is_not_taken_over_from(started: Started, folder: Path) -> None:
-    """What the workers' user has put in the socket's place hands nothing to root."""
-    generations = Generations(started, "imap4")
-    generations.socket().unlink()
+def test_forged_takeover_socket_is_refused(perditions: Perditions, folder: Path) -> None:
+    """A socket that the workers' user created passes nothing to root."""
+    chain = TakeoverChain(perditions, "imap4")
+    chain.takeover_socket.unlink()
     program = (
         "import socket, sys; s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET);"
-        f"s.bind({str(generations.socket())!r}); s.listen(); print('listens', flush=True);"
+        f"s.bind({str(chain.takeover_socket)!r}); s.listen(); print('listens', flush=True);"
         "s.accept(); s.accept()"
     )
     with subprocess.Popen(
@@ -456,52 +403,53 @@ def test_impostor_is_not_taken_over_from(started: Started, folder: Path) -> None
         try:
             assert impostor.stdout
             assert impostor.stdout.readline() == "listens\n"
-            failed = generations.candidate().launch()
+            failed = chain.new_successor().launch()
         finally:
             impostor.kill()
     assert failed.returncode == os.EX_USAGE
     assert "process of another user" in failed.stderr
 
 
-def test_second_successor_at_a_time_is_sent_away(started: Started, clients: Clients) -> None:
-    """Whoever came first may still be starting; a line that is silent is no hindrance for good."""
-    generations = Generations(started, "imap4")
+def test_second_successor_is_refused(perditions: Perditions, clients: OpenClients) -> None:
+    """The first may still be starting.
+
+    One that never sends anything does not block takeovers for good.
+    """
+    chain = TakeoverChain(perditions, "imap4")
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as silent:
-        silent.connect(str(generations.socket()))
+        silent.connect(str(chain.takeover_socket))
         silent.recv(1)
-        failed = generations.candidate().launch()
+        failed = chain.new_successor().launch()
         assert failed.returncode == os.EX_USAGE
         assert "the running instance is stopping; try again later" in failed.stderr
-    clients.log_in(generations.first).use()
-    generations.next()
+    clients.log_in(chain.first).use()
+    chain.take_over()
 
 
-def test_end_is_also_the_end_of_who_is_about_to_take_over(
-    started: Started, clients: Clients
-) -> None:
-    """Its line is closed although sessions go on for a while: it does not serve on unasked."""
-    generations = Generations(started, "imap4", "--drain_timeout", "3600")
-    clients.log_in(generations.first)
+def test_end_closes_the_successors_connection(perditions: Perditions, clients: OpenClients) -> None:
+    """Even while sessions drain: a successor that is starting then gives up."""
+    chain = TakeoverChain(perditions, "imap4", "--drain_timeout", "3600")
+    clients.log_in(chain.first)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as silent:
         silent.settimeout(DEADLINE)
-        silent.connect(str(generations.socket()))
+        silent.connect(str(chain.takeover_socket))
         assert silent.recv(10)
 
-        os.kill(generations.first.pid, signal.SIGTERM)
+        os.kill(chain.first.pid, signal.SIGTERM)
 
         while silent.recv(10):
             pass
-    generations.first.wait_for_log("SIGTERM: stopping")
-    os.kill(generations.first.pid, signal.SIGKILL)
+    chain.first.wait_for_log("SIGTERM: stopping")
+    os.kill(chain.first.pid, signal.SIGKILL)
 
 
-def test_nothing_said_is_nothing_done(started: Started, clients: Clients) -> None:
-    """What is no word of ours is as good as silence."""
-    generations = Generations(started, "imap4")
+def test_invalid_message_is_ignored(perditions: Perditions, clients: OpenClients) -> None:
+    """The takeover socket ignores what is not its protocol."""
+    chain = TakeoverChain(perditions, "imap4")
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as fool:
-        fool.connect(str(generations.socket()))
+        fool.connect(str(chain.takeover_socket))
         with suppress(OSError):
             fool.send(b"\xff" * 100)
-        assert fails(lambda: clients.log_in(generations.first).use()) is False
-    generations.next()
-    clients.log_in(generations.present).use()
+        assert fails(lambda: clients.log_in(chain.first).use()) is False
+    chain.take_over()
+    clients.log_in(chain.current).use()

@@ -1,1 +1,1 @@
-"""What the tests and the demo share: servers, clients and perdition itself, started and ended."""
+"""Shared by tests, benchmark and demo: servers, clients and perdition, started and ended."""

@@ -16,20 +16,18 @@ from urllib.parse import unquote
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers one connection's questions."""
-
     protocol_version = "HTTP/1.1"
     users: Path
 
     def do_GET(self) -> None:
-        """Look the user up."""
+        """Look up a user."""
         lines = self.users.read_text(encoding="utf-8").splitlines()
         known = {line.partition(":")[0]: line.partition(":")[2] for line in lines}
-        value = known.get(self.told("Auth-User"))
+        value = known.get(self.header("Auth-User"))
         given = ""
         if value and value.count("/") == 2:
             wanted, given, value = value.split("/")
-            if self.told("Auth-Pass") != wanted:
+            if self.header("Auth-Pass") != wanted:
                 value = None
         if value == "later":
             self.answer({"Auth-Status": "Try later", "Auth-Error-Code": "451 4.3.0"})
@@ -39,13 +37,13 @@ class Handler(BaseHTTPRequestHandler):
             more = {"Auth-Pass": given} if given else {}
             self.answer({"Auth-Status": "OK", **headers(value), **more})
 
-    def told(self, name: str) -> str:
-        """A header's value, less nginx's escapes."""
+    def header(self, name: str) -> str:
+        """A request header without nginx's escapes."""
         [text] = self.headers.get_all(name) or [""]
         return unquote(text, errors="surrogateescape")
 
     def answer(self, found: dict[str, str]) -> None:
-        """Answer with these headers."""
+        """Send these headers."""
         self.send_response(200)
         for name, value in found.items():
             self.send_header(name, value.encode().decode("latin-1"))  # UTF-8, as it is
@@ -54,7 +52,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def headers(value: str) -> dict[str, str]:
-    """The headers of an answer with ``[user@]host[:port]``."""
+    """The response headers for ``[user@]host[:port]``."""
     found = re.fullmatch(r"(?:(.*)@)?\[?(.*?)\]?(?::(\d+))?", value)
     assert found
     named = zip(("Auth-User", "Auth-Server", "Auth-Port"), found.groups(), strict=True)

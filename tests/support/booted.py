@@ -1,4 +1,4 @@
-"""A machine with a live systemd, for a test to run services on."""
+"""A container with its own systemd, for tests of services."""
 
 import subprocess
 from pathlib import Path
@@ -51,7 +51,7 @@ find "$1/$2" -depth -type d -exec rmdir {} +
 
 
 class BootedMachine(Machine):
-    """One whose first process is systemd, of no more than what any service may count on."""
+    """One whose first process is systemd, with basic.target only."""
 
     namespaces = (*Machine.namespaces, "--ipc", "--uts")
 
@@ -71,12 +71,12 @@ class BootedMachine(Machine):
 
     @property
     def control_group(self) -> Path:
-        """The folder of all the machine's control groups."""
+        """The root of the container's control groups."""
         return Path(self.root, "sys/fs/cgroup")
 
     @property
     def root(self) -> Path:
-        """Where its files can be reached from here: its first process sees no others."""
+        """The container's root directory."""
         return Path(f"/proc/{self._first}/root")
 
     def first(self) -> list[str]:

@@ -14,23 +14,20 @@ import poplib
 import pwd
 import shlex
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.support.conversation import RecordedSocket
-from tests.support.folders import public_folder
-from tests.support.proxy import BIN, ROOT, Proxy, popmap
+from tests.support.folders import BIN, checkout_is_public, public_folder
+from tests.support.perdition import PerditionProcess, popmap
 from tests.support.real_server import RealServer
+from tests.support.recorded_socket import RecordedSocket
 from tests.support.sieve import SieveClient
 
 
 class User(NamedTuple):
-    """Somebody with mail."""
-
     name: str
     password: str
     server: str
@@ -50,39 +47,31 @@ def main() -> None:
     stay = parser.parse_args().stay
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
-    give_up_root()
+    drop_root()
     with suppress(KeyboardInterrupt), public_folder() as folder, ExitStack() as stack:
-        proxies = stand_up(folder, stack)
+        proxies = start_all(folder, stack)
         show_sessions(proxies)
         if stay:
             tell_commands(proxies)
             signal.pause()
 
 
-def give_up_root() -> None:
-    """Become nobody, if root, so that everything that is started here is an ordinary user's.
+def drop_root() -> None:
+    """Become nobody, if root, so that everything started here runs as an ordinary user.
 
-    In a checkout that nobody may not read, root stays: perdition then gives root up by itself.
+    In a checkout that nobody cannot read, perdition drops root itself.
     """
     if os.geteuid() != 0:
         return
-    nobody = pwd.getpwnam("nobody")
-    python = ROOT / ".venv" / "bin" / "python3"
-    readable = subprocess.run(
-        ["test", "-x", python],
-        user=nobody.pw_uid,
-        group=nobody.pw_gid,
-        extra_groups=[],
-        check=False,
-    )
-    if readable.returncode == 0:
+    if checkout_is_public():
+        nobody = pwd.getpwnam("nobody")
         os.setgroups([])
         os.setgid(nobody.pw_gid)
         os.setuid(nobody.pw_uid)
 
 
-def stand_up(folder: Path, stack: ExitStack) -> list[Proxy]:
-    """Two real servers, the popmap, and a perdition for each protocol in front."""
+def start_all(folder: Path, stack: ExitStack) -> list[PerditionProcess]:
+    """Two real servers, the popmap, and a perdition for each protocol."""
     north, south = USERS
     heading("Two real servers, each with one user")
     first = stack.enter_context(real_server(north))
@@ -101,19 +90,21 @@ def stand_up(folder: Path, stack: ExitStack) -> list[Proxy]:
     proxies = []
     for protocol, port in first.ports.items():
         options = ("--outgoing_port", str(port), "--map_library_opt", file, "--workers", "1")
-        proxies.append(stack.enter_context(Proxy(protocol, folder, *options)))
+        proxies.append(stack.enter_context(PerditionProcess(protocol, folder, *options)))
         say(f"$ {shlex.join(proxies[-1].command).removeprefix(f'{BIN}/')}")
     return proxies
 
 
 def real_server(user: User, ports: list[int] | None = None) -> RealServer:
-    """The user's real server; on the same ports as another one, if so told."""
+    """The user's real server, on given ports or on any."""
     users = {user.name: user.password}
     return RealServer(user.server, users, user.address, ports or (0, 0, 0))
 
 
-def show_sessions(proxies: list[Proxy]) -> None:
-    """Log every user in over each protocol, look around, read, log out, and show it all."""
+def show_sessions(proxies: list[PerditionProcess]) -> None:
+    """Log in every user over each protocol, show the processes, read, log out, and show the
+    dialogues and the log.
+    """
     sessions = [(user, proxy) for user in USERS for proxy in proxies]
     visits = []
     for user, proxy in sessions:
@@ -139,7 +130,7 @@ def show_sessions(proxies: list[Proxy]) -> None:
 
 
 def account(uid: int) -> str:
-    """The account's name, where it has one."""
+    """The account's name, or its number."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -192,7 +183,7 @@ CLIENTS: dict[str, Callable[[RecordedSocket, User], Iterator[None]]] = {
 }
 
 
-def tell_commands(proxies: list[Proxy]) -> None:
+def tell_commands(proxies: list[PerditionProcess]) -> None:
     """How to connect with clients of one's own."""
     pop3, imap4, managesieve = (proxy.port for proxy in proxies)
     joe, ann = (f"--user {user.name}:{user.password}" for user in USERS)

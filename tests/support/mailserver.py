@@ -3,7 +3,7 @@
     python3 -m tests.support.mailserver --name north joe:secret ann:word
 
 It prints one line of JSON with its three ports, and ends when its standard input does, so that it
-never outlives whoever started it. It stores nothing: each user always has the same few messages
+never outlives its parent. It stores nothing: each user always has the same few messages
 and scripts. What only a real store would need is left out.
 """
 
@@ -27,17 +27,17 @@ BACKLOG = 1024
 
 @dataclass(frozen=True)
 class MailServer:
-    """Who may log in, and what they find there."""
+    """The users and their mail."""
 
     name: str
     passwords: dict[str, str]
 
     def knows(self, user: str, password: str) -> bool:
-        """Whether that is a user of this server, and the right password."""
+        """Whether user and password are right."""
         return self.passwords.get(user) == password
 
     def messages(self, user: str) -> list[bytes]:
-        """The user's mail, oldest first."""
+        """The mail of the logged-in user."""
         return [
             (
                 f"From: postmaster@{self.name}.example\r\n"
@@ -57,8 +57,8 @@ class MailServer:
         }
 
 
-class Session:
-    """One client's connection: what the three protocols have in common."""
+class ServerSession:
+    """A client's connection: what the three protocols have in common."""
 
     before_login: frozenset[str]
     literal_at_end = re.compile(r"\{(\d+)(\+?)\}$")
@@ -87,7 +87,7 @@ class Session:
         raise NotImplementedError
 
     def handler(self, verb: str) -> Handler | None:
-        """The method that does what *verb* says, if there is one and it may be said now."""
+        """The method for *verb*, if there is one that is allowed in this state."""
         allowed = self.user or verb.upper() in self.before_login
         return getattr(self, f"on_{verb.lower()}", None) if allowed else None
 
@@ -114,18 +114,18 @@ class Session:
         await self.writer.drain()
 
     def log_in(self, user: str, password: str) -> bool:
-        """Let the user in, if the password is right."""
+        """Log the user in if the password is right."""
         if self.server.knows(user, password):
             self.user = user
         return bool(self.user)
 
     def messages(self) -> list[bytes]:
-        """The mail of the user who is logged in."""
+        """The mail of the logged-in user."""
         return self.server.messages(self.user)
 
 
-class Pop3(Session):
-    """RFC 1939 and 2449, as much as a reader of mail needs."""
+class Pop3(ServerSession):
+    """RFC 1939 and 2449, as far as a mail reader needs."""
 
     before_login = frozenset({"CAPA", "NOOP", "USER", "PASS", "QUIT"})
     candidate = ""
@@ -191,8 +191,8 @@ class Pop3(Session):
         await self.send(f"+OK {self.server.name} says goodbye")
 
 
-class Imap4(Session):
-    """RFC 3501 with LITERAL+ and ID, as much as a reader of mail needs."""
+class Imap4(ServerSession):
+    """RFC 3501 with LITERAL+ and ID, as far as a mail reader needs."""
 
     before_login = frozenset({"CAPABILITY", "NOOP", "ID", "LOGIN", "LOGOUT"})
     capabilities = "IMAP4rev1 LITERAL+ ID UNSELECT"
@@ -262,7 +262,7 @@ class Imap4(Session):
             await self.send(b"* %d FETCH (%s)" % (number, items))
 
     def numbers(self, text: str) -> Iterable[int]:
-        """The messages that a sequence set names."""
+        """The messages of a sequence set."""
         last = len(self.messages())
         for part in text.replace("*", str(last)).split(","):
             first, _, end = part.partition(":")
@@ -274,8 +274,8 @@ class Imap4(Session):
     on_unselect = on_close
 
 
-class ManageSieve(Session):
-    """RFC 5804, as much as a reader of scripts needs."""
+class ManageSieve(ServerSession):
+    """RFC 5804, as far as a script reader needs."""
 
     before_login = frozenset({"CAPABILITY", "NOOP", "AUTHENTICATE", "LOGOUT"})
 
@@ -334,27 +334,31 @@ class ManageSieve(Session):
         await self.send(f'OK "{self.server.name} says goodbye."')
 
 
-PROTOCOLS: dict[str, type[Session]] = {"pop3": Pop3, "imap4": Imap4, "managesieve": ManageSieve}
+PROTOCOLS: dict[str, type[ServerSession]] = {
+    "pop3": Pop3,
+    "imap4": Imap4,
+    "managesieve": ManageSieve,
+}
 
 
 def quoted(string: str) -> str:
-    """The string as IMAP and ManageSieve quote it."""
+    """A quoted string of IMAP and ManageSieve."""
     return '"' + re.sub(r'(["\\])', r"\\\1", string) + '"'
 
 
 def strings(arguments: str) -> list[str]:
-    """The arguments, be they quoted or not."""
+    """The arguments, quoted or not."""
     found = re.findall(r'"((?:[^"\\]|\\.)*)"|([^\s"]+)', arguments, re.DOTALL)
     return [atom or re.sub(r"\\(.)", r"\1", string, flags=re.DOTALL) for string, atom in found]
 
 
 def literal(content: bytes) -> bytes:
-    """The content as a literal from a server."""
+    """A literal as a server sends it."""
     return b"{%d}\r\n%s" % (len(content), content)
 
 
 def fetch_items(message: bytes, wanted: str) -> Iterable[bytes]:
-    """The data items that a FETCH wants of a message, in an order of our own."""
+    """The data items of a FETCH, in a fixed order."""
     head, _, text = message.partition(b"\r\n\r\n")
     for pattern, name, value in (
         (r"\bFLAGS", b"FLAGS", b"()"),
@@ -380,9 +384,9 @@ async def serve(server: MailServer, address: str, ports: Iterable[int]) -> None:
 
 
 def connected(
-    server: MailServer, protocol: type[Session]
+    server: MailServer, protocol: type[ServerSession]
 ) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
-    """What asyncio does with each connection of that protocol."""
+    """asyncio's callback for connections of that protocol."""
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError, asyncio.IncompleteReadError):  # The client left.
@@ -393,7 +397,6 @@ def connected(
 
 
 def main() -> None:
-    """Read the command line, then serve."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--name", default="mail", help="what the server calls itself")
     parser.add_argument("--address", default="127.0.0.1")

@@ -1,4 +1,4 @@
-"""A server that a popmap is kept on: started, hung and ended."""
+"""A server of a popmap: started, made to hang, and ended."""
 
 import os
 import pwd
@@ -13,21 +13,21 @@ from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from tests.support import processes
-from tests.support.proxy import ROOT
+from tests.support.folders import ROOT
 from tests.support.wait import DEADLINE, until
 
 
 class MapServer(ABC):
-    """A server that runs while this is used as a context; none of its processes outlives that."""
+    """A server that runs in this context; none of its processes outlives it."""
 
     kind: ClassVar[str]
-    """What ``map_library`` calls its map."""
+    """The value of ``map_library``."""
     programs: ClassVar[tuple[str, ...]]
     account: ClassVar[str] = "root"
-    """Who runs it, where we are root."""
+    """The user that it runs as, if tests run as root."""
     killed_by: ClassVar[signal.Signals] = signal.SIGKILL
     loose: ClassVar[frozenset[str]] = frozenset()
-    """Keys that this kind of server takes for joe's by its own rules."""
+    """Keys that this server also matches with joe."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -39,13 +39,13 @@ class MapServer(ABC):
 
     @classmethod
     def missing(cls) -> str:
-        """What is not installed, or ""."""
+        """The programs that are not installed, or ""."""
         absent = [name for name in cls.programs if not cls.program(name)]
         return f"not installed: {', '.join(absent)}" if absent else ""
 
     @classmethod
     def program(cls, name: str) -> str | None:
-        """Where a program is."""
+        """The path of a program."""
         versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
         return shutil.which(name, path=":".join(["/usr/bin:/usr/sbin", *map(str, versions)]))
 
@@ -68,23 +68,23 @@ class MapServer(ABC):
 
     @abstractmethod
     def prepare(self) -> None:
-        """Make what the server needs before its first start."""
+        """Create what the server needs before its first start."""
 
     @abstractmethod
     def command(self) -> list[str]:
-        """What runs the server in the foreground."""
+        """The command that runs the server in the foreground."""
 
     @abstractmethod
     def load(self, lines: str) -> None:
-        """Have the map hold these users only; a line is ``key:value``."""
+        """Replace all users of the map by lines of ``key:value``."""
 
     @abstractmethod
     def option(self, *, port: int | None = None) -> str:
-        """The ``map_library_opt`` that leads here; to another port, a server like this one."""
+        """The ``map_library_opt`` for this server, or for a copy on another port."""
 
     @abstractmethod
     def option_of_two(self, first: int) -> str:
-        """One that leads to a server on the port ``first``, and then here."""
+        """One for two servers: that on the port ``first``, and then this one."""
 
     def start(self) -> None:
         """Start the server, and wait until it listens."""
@@ -102,14 +102,14 @@ class MapServer(ABC):
         assert running.poll() is None, self.evidence()
 
     def ready(self) -> bool:
-        """Whether it can be asked."""
+        """Whether it answers."""
         return processes.listening(self.port)
 
     def stop(self) -> None:
-        """End the server without a farewell to anybody, even if it hangs, and what it started."""
+        """Kill the server, even if it hangs, and its children."""
         if not self._process:
             return
-        family = self.family()
+        family = self.all_processes()
         self._signal(family, self.killed_by)
         self._signal(family, signal.SIGCONT)
         self._process.wait(DEADLINE)
@@ -117,30 +117,29 @@ class MapServer(ABC):
         until(lambda: not any(map(alive, family)), lambda: f"end of {family}: {self.evidence()}")
 
     def restart(self) -> None:
-        """End it, and start it again."""
         self.stop()
         self.start()
 
     def _is_stopped(self) -> bool:
-        """Stop what still moves, and tell whether all of it stood still.
+        """Send SIGSTOP to all processes; whether all are stopped.
 
-        Who has ended stays with a parent that is stopped.
+        A zombie whose parent is stopped is not counted.
         """
-        moving = [pid for pid in self.family() if stat(pid)[:1] not in (["T"], ["Z"], [])]
+        moving = [pid for pid in self.all_processes() if stat(pid)[:1] not in (["T"], ["Z"], [])]
         self._signal(moving, signal.SIGSTOP)
         return not moving
 
     @contextmanager
     def hung(self) -> Iterator[None]:
-        """Have it accept connections and say nothing."""
+        """Make it accept connections and not answer."""
         try:
             until(self._is_stopped, "all of it stops")
             yield
         finally:
-            self._signal(self.family(), signal.SIGCONT)
+            self._signal(self.all_processes(), signal.SIGCONT)
 
-    def family(self) -> list[int]:
-        """The server and the processes that it started: some make sessions of their own."""
+    def all_processes(self) -> list[int]:
+        """The server and its descendants, some of which have sessions of their own."""
         assert self._process
         names = (entry.name for entry in Path("/proc").iterdir())
         parents = {int(name): parent_of(int(name)) for name in names if name.isdecimal()}
@@ -156,18 +155,18 @@ class MapServer(ABC):
                 os.kill(pid, number)
 
     def evidence(self) -> str:
-        """What it said."""
+        """Its output."""
         return f"{self.kind}: {self._output.read_text(errors='replace')[-3000:]}"
 
     def as_account(self) -> dict[str, Any]:
-        """What makes subprocess run a program as whoever runs the server."""
+        """The arguments that make subprocess run a program as the server's account."""
         if self.account == "root" or os.getuid() != 0:
             return {}
         account = pwd.getpwnam(self.account)
         return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
 
     def run(self, *command: str, text: str = "") -> str:
-        """Run a program to its end; gives what it wrote."""
+        """Run a program to its end; returns its output."""
         done = subprocess.run(
             [self.program(command[0]) or command[0], *command[1:]],
             input=text.encode(),
@@ -184,22 +183,22 @@ class MapServer(ABC):
 
     def certify(self) -> None:
         """Make a certificate for 127.0.0.1 and its key."""
-        self.give(self.key.parent)
+        self.chown_to_account(self.key.parent)
         self.run(
             *("openssl", "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-days", "2"),
             *("-subj", "/CN=popmap", "-addext", "subjectAltName=IP:127.0.0.1"),
             *("-keyout", str(self.key), "-out", str(self.certificate)),
         )
 
-    def give(self, path: Path) -> None:
-        """Make a folder that is the account's."""
+    def chown_to_account(self, path: Path) -> None:
+        """Give a folder to the account."""
         path.mkdir(exist_ok=True)
         if account := self.as_account():
             os.chown(path, account["user"], account["group"])
 
 
 def stat(pid: int) -> list[str]:
-    """What the system tells of a process: its state, its parent, and more; empty without one."""
+    """The fields of /proc/PID/stat from the state on; empty if there is no such process."""
     with suppress(FileNotFoundError, ProcessLookupError):
         # The command's name is in parentheses and may itself have blanks and parentheses.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -207,11 +206,11 @@ def stat(pid: int) -> list[str]:
 
 
 def parent_of(pid: int) -> int:
-    """A process's parent; 0 if there is no such process, or it has ended."""
+    """A process's parent; 0 if there is no such process, or it is a zombie."""
     state, parent, *_ = stat(pid) or ["Z", "0"]
     return 0 if state == "Z" else int(parent)
 
 
 def alive(pid: int) -> bool:
-    """Whether a process has not ended."""
+    """Whether a process runs."""
     return bool(parent_of(pid))

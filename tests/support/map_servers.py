@@ -1,8 +1,4 @@
-"""The servers that popmaps are kept on, from the distribution's packages.
-
-Each has its files in a folder and listens on a port of its own on 127.0.0.1. Users come into most
-of them by perdition's own set-up tools.
-"""
+"""The servers of popmaps, from the distribution's packages."""
 
 import signal
 import subprocess
@@ -12,12 +8,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from tests.support import processes
+from tests.support.folders import BIN, ROOT
 from tests.support.map_server import MapServer
-from tests.support.proxy import BIN, ROOT
 
 
 def makedb(kind: str, lines: str, *options: str) -> str:
-    """What a set-up tool of ours writes."""
+    """The output of one of perdition's set-up tools."""
     command = [str(BIN / f"perditiondb_{kind}_makedb"), *options]
     done = subprocess.run(
         command, input=lines.encode(), capture_output=True, timeout=60, check=True
@@ -31,7 +27,7 @@ PASSWORD = "s3:cret"
 
 
 class SQLServer(MapServer):
-    """A server whose option is a list of parts."""
+    """A server whose option is a list of fields."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -43,18 +39,18 @@ class SQLServer(MapServer):
         return f"127.0.0.1:{port or self.port}:dbperdition:::@{self.password_file}"
 
     def option_with_tls(self, authorities: str | Path, host: str = "127.0.0.1") -> str:
-        """One whose server must show a certificate for its name, from those authorities."""
+        """The option with these authorities, one of which must have issued the server's
+        certificate.
+        """
         return f"{host}:{self.port}:dbperdition:::@{self.password_file}::::{authorities}"
 
     def option_of_two(self, first: int) -> str:
-        # The hosts share a port: the first one is an address where nobody listens on it.
+        # Both hosts have this port; no server listens on the first one's address.
         del first
         return f"127.0.0.2,127.0.0.1:{self.port}:dbperdition:::@{self.password_file}"
 
 
 class MariaDB(SQLServer):
-    """MariaDB."""
-
     kind = "mysql"
     loose = frozenset({"joe "})  # SQL pads texts for a comparison
     programs = ("mariadbd", "mariadb-install-db", "mariadb", "openssl")
@@ -62,7 +58,7 @@ class MariaDB(SQLServer):
 
     def prepare(self) -> None:
         self.certify()
-        self.give(self.folder / "data")
+        self.chown_to_account(self.folder / "data")
         self.run(
             "mariadb-install-db",
             "--no-defaults",
@@ -97,8 +93,6 @@ class MariaDB(SQLServer):
 
 
 class PostgreSQL(SQLServer):
-    """PostgreSQL."""
-
     kind = "postgresql"
     programs = ("initdb", "postgres", "psql", "createdb", "openssl")
     account = "postgres"
@@ -106,7 +100,7 @@ class PostgreSQL(SQLServer):
 
     def prepare(self) -> None:
         self.certify()
-        self.give(self.folder / "data")
+        self.chown_to_account(self.folder / "data")
         self.run("initdb", "-D", f"{self.folder}/data", "--no-sync", "--auth-host=scram-sha-256")
 
     def command(self) -> list[str]:
@@ -133,7 +127,7 @@ class PostgreSQL(SQLServer):
 
 
 class DataSource(SQLServer):
-    """A server behind an ODBC driver."""
+    """A server that is used through an ODBC driver."""
 
     kind = "odbc"
     driver: ClassVar[str]
@@ -154,7 +148,7 @@ class DataSource(SQLServer):
 
     @property
     def sources(self) -> Path:
-        """The file that must be known by ODBCINI."""
+        """The file for ODBCINI."""
         return self.folder / "odbc.ini"
 
     def option(self, *, port: int | None = None) -> str:
@@ -163,19 +157,19 @@ class DataSource(SQLServer):
 
 
 class MariaDBByODBC(DataSource, MariaDB):
-    """MariaDB, whose driver knows no time limits."""
+    """Its driver has no time limits."""
 
     driver = "MariaDB Unicode"
 
 
 class PostgreSQLByODBC(DataSource, PostgreSQL):
-    """PostgreSQL, whose driver wants to hear of none."""
+    """Its driver rejects time limits."""
 
     driver = "PostgreSQL Unicode"
 
 
 class OpenLDAP(MapServer):
-    """OpenLDAP, with TLS on a second port and StartTLS on the first."""
+    """With TLS on a second port and StartTLS on the first."""
 
     kind = "ldap"
     programs = ("slapd", "slapadd", "ldapadd", "openssl")
@@ -240,7 +234,7 @@ index uid eq
         return self.url(f"ldap://127.0.0.1:{first} 127.0.0.1:{self.port}")
 
     def url(self, where: str, *extensions: str) -> str:
-        """The option that looks for users there."""
+        """The option that searches for users."""
         account = [
             "!bindname=cn=perdition%2cdc=nodomain",
             f"x-bindpw=@{self.password_file}",
@@ -250,8 +244,6 @@ index uid eq
 
 
 class Redis(MapServer):
-    """Redis."""
-
     kind = "redis"
     programs: ClassVar[tuple[str, ...]] = ("redis-server", "redis-cli")
 
@@ -307,7 +299,7 @@ class RedisWithTLS(Redis):
 
 
 class AuthService(MapServer):
-    """An HTTP service such as nginx asks, in a process of its own."""
+    """An HTTP service as for nginx's mail proxy, in a process of its own."""
 
     kind = "http"
     programs: ClassVar[tuple[str, ...]] = ()
@@ -332,8 +324,6 @@ class AuthService(MapServer):
 
 
 class AuthServiceWithTLS(AuthService):
-    """The same behind https."""
-
     programs = ("openssl",)
 
     def prepare(self) -> None:

@@ -1,4 +1,4 @@
-"""A scraper: what perdition's metrics process tells, as figures by name and labels."""
+"""A scraper of perdition's metrics."""
 
 import http.client
 import socket
@@ -21,17 +21,17 @@ class Scraper:
 
     @property
     def option(self) -> tuple[str, str]:
-        """What makes perdition tell its metrics here."""
+        """Makes perdition serve its metrics at this address."""
         place = self.address
         written = str(place) if isinstance(place, Path) else "{}:{}".format(*place)
         return "--metrics_address", written
 
     def connect(self) -> socket.socket:
-        """A connection on which nothing was said, as soon as somebody listens."""
+        """Wait until the address accepts a connection on which nothing was sent."""
         return until(self._connected, f"somebody listens at {self.address}")
 
     def _connected(self) -> socket.socket | None:
-        """A connection, None if nobody listens."""
+        """A connection, None if it is refused."""
         place = str(self.address) if isinstance(self.address, Path) else self.address
         sock = socket.socket(socket.AF_UNIX if isinstance(place, str) else socket.AF_INET)
         sock.settimeout(DEADLINE)
@@ -43,7 +43,7 @@ class Scraper:
         return sock
 
     def text(self) -> str:
-        """The answer to a scraper."""
+        """The answer to a GET /metrics."""
         connection = http.client.HTTPConnection("localhost", timeout=DEADLINE)
         connection.sock = self.connect()
         connection.request("GET", "/metrics")
@@ -53,7 +53,7 @@ class Scraper:
         return text
 
     def figures(self) -> Figures:
-        """All figures; the protocol's label, which all have, is left out."""
+        """All samples, without the protocol's label, which all have."""
         return {
             (sample.name, frozenset(set(sample.labels.values()) - {sample.labels["protocol"]})): (
                 sample.value
@@ -63,9 +63,8 @@ class Scraper:
         }
 
     def value(self, name: str, *labels: str) -> float:
-        """One figure."""
         return self.figures()[f"perdition_{name}", frozenset(labels)]
 
     def expect(self, value: float, name: str, *labels: str) -> None:
-        """Wait until a figure is as it should be."""
+        """Wait until a sample has that value."""
         until(lambda: self.value(name, *labels) == value, lambda: f"{name} {value}\n{self.text()}")

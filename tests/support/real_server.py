@@ -1,4 +1,4 @@
-"""The small mail server of `mailserver`, run as a process of its own."""
+"""The small mail server of `mailserver` as a process of its own."""
 
 import json
 import subprocess
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
-from tests.support.proxy import ROOT
+from tests.support.folders import ROOT
 from tests.support.wait import DEADLINE
 
 
@@ -55,5 +55,5 @@ class RealServer:
             pass
 
     def server(self, protocol: str) -> str:
-        """Where that protocol is spoken, as a popmap says it."""
+        """The address of a protocol, as in a popmap."""
         return f"{self.address}:{self.ports[protocol]}"

@@ -1,6 +1,6 @@
-"""The system calls that perdition's systemd unit allows, for the perditions that tests start.
+"""The systemd unit's system call filter, for the perditions of tests.
 
-What the unit would refuse ends the process here, by SIGSYS: no test can overlook that.
+A call that the unit does not allow kills the process with SIGSYS, so that no test can overlook it.
 """
 
 import shutil
@@ -18,26 +18,26 @@ except ImportError:
 UNIT = Path(__file__).parents[2] / "initscripts" / "systemd" / "perdition@.service"
 
 _ENOSYS = 38
-"""What systemd has the calls fail with that it does not know."""
+"""The error that systemd returns for system calls it does not know."""
 _HIGHEST_FAMILY = 63
 
 
 def missing() -> str:
-    """What is not installed that it takes, or ""."""
+    """What is not installed, or ""."""
     if not seccomp:
         return "not installed: libseccomp for python3"
     return "" if shutil.which("systemd-analyze") else "not installed: systemd-analyze"
 
 
 def enter() -> None:
-    """Have this process, and all that it starts, make no other call; nothing without the means."""
+    """Apply the filters to this process and its children, if they can be made."""
     for rules in _filters():
         rules.load()
 
 
 @cache
 def _filters() -> tuple["seccomp.SyscallFilter", ...]:
-    """The filters, each of which a call must pass; the last one allows no further filters."""
+    """Every filter must allow a call; the last one allows no further filters."""
     return () if missing() else (_families(), _calls())
 
 
@@ -69,20 +69,20 @@ def _families() -> "seccomp.SyscallFilter":
 
 
 def _directive(name: str) -> list[str]:
-    """What the unit says of something, a line each."""
+    """The values of a directive of the unit."""
     lines = UNIT.read_text().splitlines()
     return [line.partition("=")[2] for line in lines if line.startswith(f"{name}=")]
 
 
 def _expanded(names: Iterable[str]) -> Iterator[str]:
-    """Calls, with those of a group in the group's place."""
+    """System calls, with groups replaced by their members."""
     for name in names:
         yield from _expanded(_groups()[name]) if name.startswith("@") else [name]
 
 
 @cache
 def _groups() -> dict[str, list[str]]:
-    """What systemd has groups for."""
+    """systemd's groups of system calls."""
     command = ["systemd-analyze", "syscall-filter"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     groups: dict[str, list[str]] = {}

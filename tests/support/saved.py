@@ -1,4 +1,4 @@
-"""Files of the system that a test changes, and that are as before when it is over."""
+"""Files of the system that a test changes and that are restored afterwards."""
 
 import shutil
 import tempfile
@@ -9,7 +9,9 @@ from pathlib import Path
 
 @contextmanager
 def saved(path: Path) -> Iterator[Path]:
-    """A file or folder that may be changed or removed; what was there, or nothing, comes back."""
+    """A file or folder that may be changed or removed; its old state is restored, even if it did
+    not exist.
+    """
     with tempfile.TemporaryDirectory(prefix="saved-", dir=path.parent) as keep:
         copy = Path(keep, path.name)
         existed = path.exists()

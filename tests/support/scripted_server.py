@@ -1,4 +1,4 @@
-"""A real server whose part a test plays itself, line by line."""
+"""A real server whose dialogue is the test's, line by line."""
 
 import socket
 import ssl
@@ -7,10 +7,14 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from tests.support.proxy import Proxy
-from tests.support.session import DIALOGUES, TLS, greeted
+from tests.support.client_connection import (
+    PROTOCOLS,
+    ClientTLS,
+    RawConnection,
+    connect_and_read_greeting,
+)
+from tests.support.perdition import PerditionProcess
 from tests.support.wait import DEADLINE
-from tests.support.wire import Wire
 
 PASSWORD = "secret-of-joe"
 
@@ -18,49 +22,49 @@ Exchange = tuple[bytes, bytes]
 """The pattern of what perdition sends, and the answer."""
 
 
-class Part(NamedTuple):
-    """What a real server says in a protocol: on the way to TLS, right after it, and at a login."""
+class ServerScript(NamedTuple):
+    """A real server's lines in a protocol: up to STARTTLS, once TLS has begun, and at login."""
 
     greeting: bytes
     features: tuple[Exchange, ...]
     starttls: Exchange
-    unasked: bytes
-    new_features: tuple[Exchange, ...]
+    after_tls: bytes
+    features_after_tls: tuple[Exchange, ...]
     login: tuple[Exchange, ...]
 
 
-PARTS = {
-    "pop3": Part(
+SERVER_SCRIPTS = {
+    "pop3": ServerScript(
         greeting=b"+OK ready\r\n",
         features=((rb"CAPA\r\n", b"+OK\r\nSTLS\r\n.\r\n"),),
         starttls=(rb"STLS\r\n", b"+OK begin\r\n"),
-        unasked=b"",
-        new_features=(),
+        after_tls=b"",
+        features_after_tls=(),
         login=((rb"USER .*\r\n", b"+OK\r\n"), (rb"PASS .*\r\n", b"+OK welcome\r\n")),
     ),
-    "imap4": Part(
+    "imap4": ServerScript(
         greeting=b"* OK [CAPABILITY IMAP4rev1 STARTTLS] ready\r\n",
         features=(),
         starttls=(rb"perdition STARTTLS\r\n", b"perdition OK begin\r\n"),
-        unasked=b"",
-        new_features=(
+        after_tls=b"",
+        features_after_tls=(
             (rb"perdition CAPABILITY\r\n", b"* CAPABILITY IMAP4rev1\r\nperdition OK\r\n"),
         ),
         login=((rb"perdition LOGIN .*\r\n", b"perdition OK welcome\r\n"),),
     ),
-    "managesieve": Part(
+    "managesieve": ServerScript(
         greeting=b'"SASL" "PLAIN"\r\n"STARTTLS"\r\nOK "ready"\r\n',
         features=(),
         starttls=(rb"STARTTLS\r\n", b'OK "begin"\r\n'),
-        unasked=b'"SASL" "PLAIN"\r\nOK "secure"\r\n',
-        new_features=(),
+        after_tls=b'"SASL" "PLAIN"\r\nOK "secure"\r\n',
+        features_after_tls=(),
         login=((rb"AUTHENTICATE .*\r\n", b'OK "welcome"\r\n'),),
     ),
 }
 
 
 class ScriptedServer:
-    """It listens; what is said over its connections is the test's."""
+    """It listens; the test reads and writes its connections."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -79,48 +83,50 @@ class ScriptedServer:
     ) -> None:
         self._listener.close()
 
-    def accept(self) -> Wire:
+    def accept(self) -> RawConnection:
         """The next connection that perdition makes."""
-        return Wire(self._listener.accept()[0])
+        return RawConnection(self._listener.accept()[0])
 
 
 @contextmanager
-def visited(
+def client_and_server(
     server: ScriptedServer,
-    proxy: Proxy,
+    proxy: PerditionProcess,
     user: str = "joe",
-    tls: TLS | None = None,
-    behind: bytes = b"",
-) -> Iterator[tuple[Wire, Wire]]:
-    """A client that gives its password, and the connection that perdition then makes for it.
+    tls: ClientTLS | None = None,
+    appended: bytes = b"",
+) -> Iterator[tuple[RawConnection, RawConnection]]:
+    """A client that sends its password, and the connection that perdition then makes for it.
 
-    What is to be `behind` the client's login goes in the same TLS record.
+    `appended` goes after the login in the same TLS record.
     """
-    with greeted(proxy.address, proxy.protocol, tls) as client:
-        exchanges = DIALOGUES[proxy.protocol].credentials(user, PASSWORD)
-        client.send(b"".join(command + b"\r\n" for command, _ in exchanges) + behind)
-        with server.accept() as wire:
-            yield client, wire
+    with connect_and_read_greeting(proxy.address, proxy.protocol, tls) as client:
+        exchanges = PROTOCOLS[proxy.protocol].credentials(user, PASSWORD)
+        client.send(b"".join(command + b"\r\n" for command, _ in exchanges) + appended)
+        with server.accept() as connection:
+            yield client, connection
 
 
-def play(wire: Wire, exchanges: Iterable[Exchange]) -> None:
-    """Await each command and answer it."""
+def answer_commands(connection: RawConnection, exchanges: Iterable[Exchange]) -> None:
+    """Wait for each command and answer it."""
     for command, answer in exchanges:
-        wire.read_until(command)
-        wire.send(answer)
+        connection.read_until(command)
+        connection.send(answer)
 
 
-def let_in(wire: Wire, protocol: str) -> None:
-    """Greet, and accept whoever comes."""
-    wire.send(PARTS[protocol].greeting)
-    play(wire, PARTS[protocol].login)
+def accept_login(connection: RawConnection, protocol: str) -> None:
+    """Send the greeting, and accept the login."""
+    connection.send(SERVER_SCRIPTS[protocol].greeting)
+    answer_commands(connection, SERVER_SCRIPTS[protocol].login)
 
 
-def go_on_with_tls(wire: Wire, protocol: str, context: ssl.SSLContext) -> None:
-    """Greet, offer TLS, and do what it takes until the login comes."""
-    part = PARTS[protocol]
-    wire.send(part.greeting)
-    play(wire, (*part.features, part.starttls))
-    wire.start_tls(context)
-    wire.send(part.unasked)
-    play(wire, part.new_features)
+def start_tls_before_login(
+    connection: RawConnection, protocol: str, context: ssl.SSLContext
+) -> None:
+    """Send the greeting, offer TLS, and answer all up to the login."""
+    script = SERVER_SCRIPTS[protocol]
+    connection.send(script.greeting)
+    answer_commands(connection, (*script.features, script.starttls))
+    connection.start_tls(context)
+    connection.send(script.after_tls)
+    answer_commands(connection, script.features_after_tls)

@@ -7,20 +7,20 @@ import ssl
 
 
 class SieveError(Exception):
-    """The server said NO or BYE, or nothing more; the text is what it said."""
+    """The server answered NO or BYE, or closed the connection; the text is its answer."""
 
 
 class SieveClient:
-    """A session over a socket that is already connected; `capabilities` are the greeting's."""
+    """A session over a connected socket; `capabilities` are the greeting's."""
 
     def __init__(self, connection: socket.socket) -> None:
-        self._listen_to(connection)
+        self._read_capabilities(connection)
 
     def starttls(self, context: ssl.SSLContext, host: str) -> None:
-        """STARTTLS, and the capabilities that follow it."""
+        """STARTTLS; reads the capabilities that follow."""
         self._command(b"STARTTLS")
         self._file.close()
-        self._listen_to(context.wrap_socket(self._socket, server_hostname=host))
+        self._read_capabilities(context.wrap_socket(self._socket, server_hostname=host))
 
     def login(self, user: str, password: str) -> None:
         """AUTHENTICATE "PLAIN" with an initial response."""
@@ -28,16 +28,14 @@ class SieveClient:
         self._command(b'AUTHENTICATE "PLAIN" "%s"' % response)
 
     def listscripts(self) -> list[str]:
-        """LISTSCRIPTS: the names of the scripts."""
+        """The names of the scripts."""
         return [name.decode() for name, *_ in self._command(b"LISTSCRIPTS")]
 
     def getscript(self, name: str) -> bytes:
-        """GETSCRIPT: one script."""
         [[script]] = self._command(b'GETSCRIPT "%s"' % name.encode())
         return script
 
     def putscript(self, name: str, script: bytes) -> None:
-        """PUTSCRIPT: store a script."""
         self._command(b'PUTSCRIPT "%s" {%d+}\r\n%s' % (name.encode(), len(script), script))
 
     def logout(self) -> None:
@@ -45,8 +43,8 @@ class SieveClient:
         with self._socket, self._file:
             self._command(b"LOGOUT")
 
-    def _listen_to(self, connection: socket.socket) -> None:
-        """Hear the capabilities that a server tells unasked."""
+    def _read_capabilities(self, connection: socket.socket) -> None:
+        """Read the capabilities that a server sends without being asked."""
         self._socket = connection
         self._file = connection.makefile("rb")
         lines = self._answer()
@@ -60,7 +58,9 @@ class SieveClient:
         self._socket.sendall(command + b"\r\n")
 
     def _answer(self) -> list[list[bytes]]:
-        """The strings of each line before OK; NO, BYE and a closed connection are errors."""
+        """The strings of each line before OK; raises SieveError for NO, BYE and a closed
+        connection.
+        """
         lines = []
         while not re.match(rb"OK\b", line := self._file.readline(), re.IGNORECASE):
             if not line.startswith((b'"', b"{")):
@@ -70,7 +70,7 @@ class SieveClient:
         return lines
 
     def _strings(self, line: bytes) -> list[bytes]:
-        """The strings of a line, read to its end: what follows a literal belongs to it."""
+        """The strings of a line, and of the lines that follow its literals."""
         strings = quoted_strings(line)
         while literal := re.search(rb"\{(\d+)\}\r\n$", line):
             strings.append(self._file.read(int(literal[1])))

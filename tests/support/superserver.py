@@ -1,4 +1,4 @@
-"""Super-servers that start a program for each client: openbsd-inetd, xinetd, and one by hand."""
+"""Super-servers that start a program for each client: openbsd-inetd, xinetd, and a test."""
 
 import shutil
 import socket
@@ -9,20 +9,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.support.client_connection import RawConnection
+from tests.support.folders import ROOT
 from tests.support.processes import free_ports, listening
-from tests.support.proxy import ROOT
 from tests.support.wait import DEADLINE, until
-from tests.support.wire import Wire
 
 TCPD = "/usr/sbin/tcpd"
 _UNPACKED = ROOT / ".venv" / "xinetd" / "usr" / "sbin" / "xinetd"
-"""Debian's xinetd cannot be installed beside openbsd-inetd."""
+"""Where `packages` unpacks xinetd: Debian's conflicts with openbsd-inetd."""
 
 
 class SuperServer:
     """As a context it listens, in the foreground, and runs a program for each client as root.
 
-    With `wrapped` that is tcpd's to decide.
+    With `wrapped` it runs tcpd first.
     """
 
     def __init__(
@@ -44,16 +44,15 @@ class SuperServer:
 
     @classmethod
     def missing(cls) -> str | None:
-        """Why it cannot run here, if so."""
+        """Why it cannot run here, or None."""
         return None if cls.binary() else f"{cls.__name__} is not installed"
 
     @classmethod
     def binary(cls) -> str | None:
-        """Where it is."""
         raise NotImplementedError
 
     def command(self) -> list[str]:
-        """How it is started, after its configuration was written."""
+        """The command that starts it; writes its configuration."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:
@@ -83,15 +82,13 @@ class SuperServer:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
         return self._process.pid
 
-    def connect(self) -> Wire:
-        """A client, whose program is being started."""
-        return Wire.to(self.address)
+    def connect(self) -> RawConnection:
+        """A client, for which the program is started."""
+        return RawConnection.to(self.address)
 
     def evidence(self) -> str:
-        """What it said."""
         return f"{self._process.args!r}: {self._process.poll()}\n{self._output.read_text()}"
 
     def _ready(self) -> bool:
@@ -99,8 +96,6 @@ class SuperServer:
 
 
 class OpenBsdInetd(SuperServer):
-    """Debian's openbsd-inetd."""
-
     @classmethod
     def binary(cls) -> str | None:
         return shutil.which("inetd", path="/usr/sbin")
@@ -119,7 +114,7 @@ class OpenBsdInetd(SuperServer):
 
 
 class Xinetd(SuperServer):
-    """xinetd, which also notes how the programs have ended."""
+    """xinetd, which logs the programs' exit status, too."""
 
     @classmethod
     def binary(cls) -> str | None:
@@ -165,18 +160,17 @@ service mail
         ]
 
     def exits(self) -> list[str]:
-        """The lines about how programs have ended."""
+        """The log lines of programs that have exited."""
         text = self._log.read_text() if self._log.exists() else ""
         return [line for line in text.splitlines() if "EXIT: " in line]
 
     def evidence(self) -> str:
-        """What it said and logged."""
         log = self._log.read_text() if self._log.exists() else ""
         return f"{super().evidence()}\n{log}"
 
 
-class ByHand:
-    """One client's program, with the client for standard input, output and error."""
+class ProgramOnSocket:
+    """A program with one client as standard input, output and error."""
 
     def __init__(self, program: Path | str, *arguments: str | Path) -> None:
         self._command = [str(program), *map(str, arguments)]
@@ -185,7 +179,7 @@ class ByHand:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             ours = socket.create_connection(listener.getsockname(), DEADLINE)
             theirs, _ = listener.accept()
-        self.client = Wire(ours)
+        self.client = RawConnection(ours)
         with theirs:
             end = theirs.fileno()
             self.process = subprocess.Popen(
@@ -206,5 +200,5 @@ class ByHand:
         self.process.wait()
 
     def status(self) -> int:
-        """How it ends."""
+        """Wait until it exits; returns its status."""
         return self.process.wait(DEADLINE)

@@ -1,4 +1,4 @@
-"""The system's log, played by a test: what arrives at /dev/log, taken apart."""
+"""A syslog daemon at /dev/log that parses what it receives."""
 
 import re
 import socket
@@ -14,8 +14,8 @@ FACILITIES = {2: "mail", 3: "daemon", 19: "local3"}
 PRIORITIES = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
 
 
-class Record(NamedTuple):
-    """A line, as syslogd understands it."""
+class SyslogRecord(NamedTuple):
+    """A parsed line."""
 
     facility: str
     priority: str
@@ -25,16 +25,16 @@ class Record(NamedTuple):
 
 
 class Syslog:
-    """As a context it listens at /dev/log. With `reads` False it leaves everything where it is."""
+    """As a context it listens at /dev/log. With `reads` False it never reads."""
 
     def __init__(self, *, reads: bool = True) -> None:
         self._reads = reads
-        self._records: list[Record] = []
+        self._records: list[SyslogRecord] = []
         self._odd: list[bytes] = []
 
     @staticmethod
     def taken() -> str | None:
-        """Why it cannot listen here, if so."""
+        """Why it cannot listen here, or None."""
         return f"{SOCKET} belongs to somebody" if SOCKET.exists() else None
 
     def __enter__(self) -> Self:
@@ -53,11 +53,11 @@ class Syslog:
         self._socket.close()
 
     def restart(self) -> None:
-        """Go, and come back as a new syslogd does, with a new socket."""
+        """Close the socket and open a new one, as syslogd does."""
         self.__exit__(None, None, None)
         self.__enter__()
 
-    def records(self) -> list[Record]:
+    def records(self) -> list[SyslogRecord]:
         """What has arrived so far."""
         if self._reads:
             with suppress(BlockingIOError):
@@ -65,15 +65,14 @@ class Syslog:
                     self._note(self._socket.recv(1 << 16))
         return self._records
 
-    def wait_for(self, pattern: str) -> Record:
-        """Wait for a record with such a text."""
+    def wait_for(self, pattern: str) -> SyslogRecord:
+        """Wait for a record whose text matches."""
         return until(
             lambda: next((each for each in self.records() if re.search(pattern, each.text)), None),
             lambda: f"{pattern!r} in the system's log\n{self.evidence()}",
         )
 
     def evidence(self) -> str:
-        """Everything that has arrived."""
         return "\n".join(map(str, [*self.records(), *self._odd])) or "nothing has arrived"
 
     def _note(self, raw: bytes) -> None:
@@ -83,7 +82,7 @@ class Syslog:
             return
         facility, priority = divmod(int(found[1]), 8)
         self._records.append(
-            Record(
+            SyslogRecord(
                 FACILITIES.get(facility, str(facility)),
                 PRIORITIES[priority],
                 found[2].decode(),

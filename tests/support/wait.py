@@ -1,4 +1,4 @@
-"""Waiting for something to become true: with a deadline, and saying what did not happen."""
+"""Waiting for a condition, with a deadline and a message."""
 
 import time
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 DEADLINE = 20.0
-"""Seconds that anything here may take; a busy machine gets them, a healthy one never needs them."""
+"""Seconds that a step of a test may take, even on a busy machine."""
 
 _PAUSE = 0.02
 
@@ -15,7 +15,7 @@ _PAUSE = 0.02
 def until(
     look: Callable[[], T | None], what: str | Callable[[], str], deadline: float = DEADLINE
 ) -> T:
-    """What *look* finds, once it finds something; *what* is the complaint if it never does."""
+    """Wait until *look* returns something true, and return that. *what* says what was expected."""
     end = time.monotonic() + deadline
     while not (found := look()):
         if time.monotonic() > end:

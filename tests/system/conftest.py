@@ -1,68 +1,44 @@
-"""A site of two real servers, each with users of its own."""
+"""Fixtures with two real servers, each with users of its own."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.support.client_connection import OpenClients
 from tests.support.dovecot import Dovecot
 from tests.support.folders import public_folder
-from tests.support.proxy import Proxy, popmap
+from tests.support.perdition import Perditions, popmap
 from tests.support.real_server import RealServer
 
 PASSWORDS = {"joe": "secret-of-joe", "ann": "secret-of-ann", "max": "secret-of-max"}
 
 
 @dataclass(frozen=True)
-class Site:
-    """Two real servers: joe's and max's is north, ann's is south."""
+class TwoServers:
+    """Two real servers: north has joe and max, south has ann."""
 
     north: Dovecot
     south: Dovecot
 
     def real_server(self, user: str) -> Dovecot:
-        """Where that user lives."""
+        """That user's server."""
         return self.south if user == "ann" else self.north
 
     def popmap(self, folder: Path, protocol: str) -> Path:
-        """The popmap for one protocol: the two servers share an address, so entries have ports."""
+        """The popmap for one protocol. Its entries have ports, as both servers have one address."""
         entries = {user: self.real_server(user).server(protocol) for user in PASSWORDS}
         return popmap(folder / f"popmap.{protocol}.db", entries)
 
     def evidence(self) -> str:
-        """Both servers' logs."""
         return f"{self.north.evidence()}\n{self.south.evidence()}"
 
 
-class Proxies:
-    """The perditions that a test starts; they end with the test."""
-
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
-        self._folder = folder
-        self._stack = stack
-        self._started: list[Proxy] = []
-
-    def start(self, protocol: str, *options: str | Path, pid_file: Path | None = None) -> Proxy:
-        """A perdition of that name that listens."""
-        proxy = Proxy(protocol, self._folder, *options, pid_file=pid_file)
-        self._started.append(proxy)
-        return self._stack.enter_context(proxy)
-
-    def of(self, protocol: str) -> Proxy:
-        """The one for that protocol."""
-        [proxy] = [proxy for proxy in self._started if proxy.protocol == protocol]
-        return proxy
-
-    def evidence(self) -> str:
-        """What each of them said and logged."""
-        return "\n\n".join(proxy.evidence() for proxy in self._started)
-
-
 @pytest.fixture(scope="session")
-def site() -> Iterator[Site]:
-    """Two Dovecots, for all tests."""
+def servers() -> Iterator[TwoServers]:
+    """Two Dovecots for all tests."""
     if reason := Dovecot.missing():
         pytest.skip(reason)
     with (
@@ -71,18 +47,25 @@ def site() -> Iterator[Site]:
         Dovecot(north, {user: PASSWORDS[user] for user in ("joe", "max")}) as northern,
         Dovecot(south, {"ann": PASSWORDS["ann"]}) as southern,
     ):
-        yield Site(northern, southern)
+        yield TwoServers(northern, southern)
 
 
 @pytest.fixture(scope="session")
 def small_server() -> Iterator[RealServer]:
-    """A real server that needs no root and takes thousands of sessions; joe lives there."""
+    """A real server that needs no root and handles thousands of sessions; joe has mail there."""
     with RealServer("small", {"joe": PASSWORDS["joe"]}) as server:
         yield server
 
 
 @pytest.fixture
-def proxies(folder: Path) -> Iterator[Proxies]:
-    """Starts perditions for one test."""
+def perditions(folder: Path) -> Iterator[Perditions]:
+    """Starts perditions, whose options name the real server; they end with the test."""
     with ExitStack() as stack:
-        yield Proxies(folder, stack)
+        yield Perditions(folder, stack)
+
+
+@pytest.fixture
+def clients() -> Iterator[OpenClients]:
+    """Connections that are closed at the end of the test."""
+    with closing(OpenClients(PASSWORDS.__getitem__)) as found:
+        yield found

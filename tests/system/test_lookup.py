@@ -1,4 +1,4 @@
-"""``perdition --lookup``: what an administrator types first when somebody cannot log in."""
+"""``perdition --lookup``: an administrator's first command when a user cannot log in."""
 
 import socket
 import subprocess
@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.folders import BIN
 from tests.support.map_servers import AuthService
-from tests.support.proxy import BIN, popmap
+from tests.support.perdition import popmap
 
 USERS = {"joe": "max@north:1143", "ann": "south", "@example.org": "domain"}
 
 
 def lookup(users: str, *options: str | Path) -> tuple[int, list[str], str]:
-    """The status, the lines and the complaints of a lookup."""
+    """The exit status, the output lines and the error lines of a lookup."""
     command = [BIN / "perdition.imap4", "-f", "", "--lookup", users, *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     return done.returncode, done.stdout.splitlines(), done.stderr
@@ -41,7 +42,7 @@ def test_found(file: Path) -> None:
 
 
 def test_user_name_options(file: Path) -> None:
-    """Each key that was tried, and the name that the real server would see."""
+    """The output has each key that was tried, and the name for the real server."""
     options = ("--query_key", r"\u-x,\D\d", "-S", "remote_login", "-p", "10143")
     assert lookup("Bob@example.org", "-m", file, *options) == (
         0,
@@ -58,7 +59,7 @@ def test_user_name_options(file: Path) -> None:
 
 
 def test_popmap_that_checks_passwords(folder: Path) -> None:
-    """It is told none, and nobody is taken for a user who has one."""
+    """It gets no password, and does not take that for a wrong one."""
     with AuthService(folder) as service:
         service.load("joe:word//north\n")
         assert lookup("joe", "-M", "http", "-m", f"{service.option()} Auth-Pass") == (
@@ -96,8 +97,10 @@ def test_popmap_that_cannot_be_asked(folder: Path) -> None:
     assert lines[3] == "ann:"
 
 
-def test_hung_popmap_ends_with_its_time() -> None:
-    """A service that accepts and says nothing; the threads that wait for it hold nobody up."""
+def test_hung_popmap_ends_with_its_timeout() -> None:
+    """For a service that accepts and does not answer; threads that wait for it do not delay the
+    exit.
+    """
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         began = time.monotonic()

@@ -1,4 +1,4 @@
-"""Sessions from the first byte to the closing line: what reaches whom, and what the log says."""
+"""Sessions from the first byte to the Close line: what is relayed, and what is logged."""
 
 import base64
 import os
@@ -6,75 +6,51 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.support.proxy import Proxy
+from tests.support.client_connection import PROTOCOLS, LoggedInClient, OpenClients, RawConnection
+from tests.support.perdition import PerditionProcess, Perditions
 from tests.support.real_server import RealServer
-from tests.support.session import DIALOGUES, Session
 from tests.support.wait import until
-from tests.support.wire import Wire
-from tests.system.conftest import PASSWORDS, Proxies, Site
+from tests.system.conftest import PASSWORDS, TwoServers
 
 MANY = 1000
 BIG = 100 << 20
 
-every_protocol = pytest.mark.parametrize("protocol", DIALOGUES)
+every_protocol = pytest.mark.parametrize("protocol", PROTOCOLS)
 
 
 def in_front_of(
-    server: RealServer, protocol: str, proxies: Proxies, *options: str, pid_file: Path | None = None
-) -> Proxy:
-    """A perdition that knows no users, and that one server."""
+    server: RealServer,
+    protocol: str,
+    perditions: Perditions,
+    *options: str,
+    pid_file: Path | None = None,
+) -> PerditionProcess:
+    """A perdition without a popmap in front of one server."""
     target = ("-M", "", "-s", server.server(protocol))
-    return proxies.start(protocol, *target, *options, pid_file=pid_file)
+    return perditions.start(protocol, *target, *options, pid_file=pid_file)
 
 
-class Clients:
-    """The sessions that a test holds open; they are closed with it."""
-
-    def __init__(self) -> None:
-        self._sessions: list[Session] = []
-
-    def log_in(self, proxy: Proxy, user: str = "joe") -> Session:
-        """A session of that user."""
-        session = Session(proxy.address, proxy.protocol, user, PASSWORDS[user])
-        self._sessions.append(session)
-        return session
-
-    def close(self) -> None:
-        """Close them all; those that have logged out are closed already."""
-        for session in self._sessions:
-            session.close()
-
-
-@pytest.fixture
-def clients() -> Iterator[Clients]:
-    """Whoever logs in during one test."""
-    with closing(Clients()) as all_of_them:
-        yield all_of_them
-
-
-def expect_close(proxy: Proxy, wire: Wire, user: str = "joe") -> None:
-    """The closing line, with what this client sent and received since its login."""
-    [line] = proxy.wait_for_log(f"Close: {wire.own_address}->")
+def expect_close(proxy: PerditionProcess, connection: RawConnection, user: str = "joe") -> None:
+    """The Close line has the bytes that this client sent and received since its login."""
+    [line] = proxy.wait_for_log(f"Close: {connection.own_address}->")
     close = (
-        f"Close: {wire.own_address}->127.0.0.1:{proxy.port} "
+        f"Close: {connection.own_address}->127.0.0.1:{proxy.port} "
         f'authorisation_id="" authentication_id="{user}" '
-        f"received={wire.sent} sent={wire.received}"
+        f"received={connection.sent} sent={connection.received}"
     )
     assert line.endswith(close), f"{line!r} does not end in {close!r}"
 
 
 @every_protocol
 def test_three_log_lines(
-    protocol: str, site: Site, proxies: Proxies, folder: Path, clients: Clients
+    protocol: str, servers: TwoServers, perditions: Perditions, folder: Path, clients: OpenClients
 ) -> None:
-    """Connect, Auth and Close, to the letter and in this order."""
-    proxy = proxies.start(protocol, "-M", "gdbm", "-m", site.popmap(folder, protocol))
+    """Connect, Auth and Close, character by character and in this order."""
+    proxy = perditions.start(protocol, "-M", "gdbm", "-m", servers.popmap(folder, protocol))
 
     client = clients.log_in(proxy, "ann")
     client.use()
@@ -86,14 +62,14 @@ def test_three_log_lines(
     assert connect.endswith(f"Connect: {from_to}")
     assert auth.endswith(
         f"Auth: {from_to} client-secure=plaintext "
-        f'authorisation_id="" authentication_id="ann" server="{site.south.server(protocol)}" '
+        f'authorisation_id="" authentication_id="ann" server="{servers.south.server(protocol)}" '
         f"protocol={protocol.upper()} server-secure=plaintext status=ok"
     )
 
 
 @pytest.fixture(scope="module")
 def big_message() -> bytes:
-    """A message of 100 MiB; every 1,000th line begins with a dot, as POP3 has to double."""
+    """A message of 100 MiB; every 1,000th line begins with a dot, which POP3 doubles."""
     random_bytes = random.Random(1).randbytes(BIG * 57 // 78)
     lines = base64.encodebytes(random_bytes).splitlines()
     lines[::1000] = [b"." + line[1:] for line in lines[::1000]]
@@ -102,17 +78,22 @@ def big_message() -> bytes:
 
 
 @pytest.fixture(scope="module")
-def with_big_message(site: Site, big_message: bytes) -> Site:
-    """The site; max has the big message."""
-    site.north.deliver("max", big_message)
-    return site
+def with_big_message(servers: TwoServers, big_message: bytes) -> TwoServers:
+    """The servers; max has the big message."""
+    servers.north.deliver("max", big_message)
+    return servers
 
 
+@pytest.mark.slow
 def test_big_message_over_imap4(
-    with_big_message: Site, big_message: bytes, proxies: Proxies, folder: Path, clients: Clients
+    with_big_message: TwoServers,
+    big_message: bytes,
+    perditions: Perditions,
+    folder: Path,
+    clients: OpenClients,
 ) -> None:
-    """Down by FETCH and up by APPEND, whole and counted."""
-    proxy = proxies.start("imap4", "-M", "gdbm", "-m", with_big_message.popmap(folder, "imap4"))
+    """FETCH and APPEND, complete and counted."""
+    proxy = perditions.start("imap4", "-M", "gdbm", "-m", with_big_message.popmap(folder, "imap4"))
     client = clients.log_in(proxy, "max")
 
     client.ask(b"c SELECT INBOX", rb"c OK.*\r\n")
@@ -130,11 +111,16 @@ def test_big_message_over_imap4(
     expect_close(proxy, client, "max")
 
 
+@pytest.mark.slow
 def test_big_message_over_pop3(
-    with_big_message: Site, big_message: bytes, proxies: Proxies, folder: Path, clients: Clients
+    with_big_message: TwoServers,
+    big_message: bytes,
+    perditions: Perditions,
+    folder: Path,
+    clients: OpenClients,
 ) -> None:
-    """Down by RETR, whole and counted."""
-    proxy = proxies.start("pop3", "-M", "gdbm", "-m", with_big_message.popmap(folder, "pop3"))
+    """RETR, complete and counted."""
+    proxy = perditions.start("pop3", "-M", "gdbm", "-m", with_big_message.popmap(folder, "pop3"))
     client = clients.log_in(proxy, "max")
 
     client.ask(b"RETR 1", rb"\+OK.*\r\n")
@@ -145,11 +131,18 @@ def test_big_message_over_pop3(
     expect_close(proxy, client, "max")
 
 
+@pytest.mark.slow
 def test_big_script_over_managesieve(
-    site: Site, big_message: bytes, proxies: Proxies, folder: Path, clients: Clients
+    servers: TwoServers,
+    big_message: bytes,
+    perditions: Perditions,
+    folder: Path,
+    clients: OpenClients,
 ) -> None:
-    """Up by PUTSCRIPT and down by GETSCRIPT, whole and counted."""
-    proxy = proxies.start("managesieve", "-M", "gdbm", "-m", site.popmap(folder, "managesieve"))
+    """PUTSCRIPT and GETSCRIPT, complete and counted."""
+    proxy = perditions.start(
+        "managesieve", "-M", "gdbm", "-m", servers.popmap(folder, "managesieve")
+    )
     client = clients.log_in(proxy, "max")
     script = b"/*" + big_message + b"*/ keep;\r\n"
 
@@ -164,11 +157,12 @@ def test_big_script_over_managesieve(
     expect_close(proxy, client, "max")
 
 
+@pytest.mark.slow
 def test_many_sessions_in_one_worker(
-    small_server: RealServer, proxies: Proxies, many_files: None, clients: Clients
+    small_server: RealServer, perditions: Perditions, many_files: None, clients: OpenClients
 ) -> None:
-    """A thousand sessions at once: each is counted, each can be used, each is logged."""
-    proxy = in_front_of(small_server, "imap4", proxies, "--workers", "1")
+    """A thousand at once: each is counted, usable and logged."""
+    proxy = in_front_of(small_server, "imap4", perditions, "--workers", "1")
 
     sessions = [clients.log_in(proxy) for _ in range(MANY)]
     proxy.expect_sessions(MANY)
@@ -183,11 +177,11 @@ def test_many_sessions_in_one_worker(
     proxy.expect_sessions(0)
 
 
-def test_killed_worker_takes_only_its_own_sessions(
-    small_server: RealServer, proxies: Proxies, clients: Clients
+def test_killed_worker_ends_only_its_own_sessions(
+    small_server: RealServer, perditions: Perditions, clients: OpenClients
 ) -> None:
-    """kill -9 of one of two workers: the other one's sessions go on, and a new worker stands."""
-    proxy = in_front_of(small_server, "imap4", proxies, "--workers", "2")
+    """kill -9 of one of two workers: the other's sessions go on, and a new worker starts."""
+    proxy = in_front_of(small_server, "imap4", perditions, "--workers", "2")
     sessions = sessions_on_both_workers(proxy, clients)
     counts = proxy.session_counts()
     victim, survivor = counts
@@ -208,10 +202,10 @@ def test_killed_worker_takes_only_its_own_sessions(
 
 
 def test_first_killed_worker_is_replaced_at_once(
-    small_server: RealServer, proxies: Proxies, clients: Clients
+    small_server: RealServer, perditions: Perditions, clients: OpenClients
 ) -> None:
-    """However young it was, the next one serves within a second: only many deaths have to wait."""
-    proxy = in_front_of(small_server, "imap4", proxies, "--workers", "1")
+    """Within a second: only repeated deaths delay a restart."""
+    proxy = in_front_of(small_server, "imap4", perditions, "--workers", "1")
     clients.log_in(proxy).use()
     [victim] = proxy.workers()
 
@@ -223,9 +217,9 @@ def test_first_killed_worker_is_replaced_at_once(
     assert took < 1, f"it took {took:.3f} s"
 
 
-def sessions_on_both_workers(proxy: Proxy, clients: Clients) -> list[Session]:
-    """As many sessions as it takes until both workers have some."""
-    sessions: list[Session] = []
+def sessions_on_both_workers(proxy: PerditionProcess, clients: OpenClients) -> list[LoggedInClient]:
+    """Log in until both workers have sessions."""
+    sessions: list[LoggedInClient] = []
     while len(sessions) < 200:
         sessions += [clients.log_in(proxy) for _ in range(10)]
         if all(proxy.expect_sessions(len(sessions)).values()):
@@ -233,7 +227,7 @@ def sessions_on_both_workers(proxy: Proxy, clients: Clients) -> list[Session]:
     raise AssertionError(f"one worker takes no sessions\n{proxy.evidence()}")
 
 
-def still_usable(client: Session) -> bool:
+def still_usable(client: LoggedInClient) -> bool:
     """Whether the session answers; if not, it has been closed."""
     try:
         client.use()
@@ -244,11 +238,15 @@ def still_usable(client: Session) -> bool:
 
 @every_protocol
 def test_sigterm_ends_open_sessions(
-    protocol: str, small_server: RealServer, proxies: Proxies, folder: Path, clients: Clients
+    protocol: str,
+    small_server: RealServer,
+    perditions: Perditions,
+    folder: Path,
+    clients: OpenClients,
 ) -> None:
-    """Their clients see the end, the log has their closing lines, and no pidfile stays."""
+    """Connections are closed, Close lines are logged, and the pid file is removed."""
     pid_file = folder / "run" / "perdition.pid"
-    proxy = in_front_of(small_server, protocol, proxies, pid_file=pid_file)
+    proxy = in_front_of(small_server, protocol, perditions, pid_file=pid_file)
     sessions = [clients.log_in(proxy) for _ in range(3)]
     for each in sessions:
         each.use()
@@ -262,11 +260,12 @@ def test_sigterm_ends_open_sessions(
     assert not pid_file.exists()
 
 
+@pytest.mark.slow
 def test_sigterm_amid_a_transfer(
-    with_big_message: Site, proxies: Proxies, folder: Path, clients: Clients
+    with_big_message: TwoServers, perditions: Perditions, folder: Path, clients: OpenClients
 ) -> None:
-    """What perdition says it sent is what arrives, no more and no less."""
-    proxy = proxies.start("imap4", "-M", "gdbm", "-m", with_big_message.popmap(folder, "imap4"))
+    """The logged byte count is what arrives, no more and no less."""
+    proxy = perditions.start("imap4", "-M", "gdbm", "-m", with_big_message.popmap(folder, "imap4"))
     client = clients.log_in(proxy, "max")
     client.ask(b"c SELECT INBOX", rb"c OK.*\r\n")
     client.send(b"d FETCH 1 BODY.PEEK[]\r\n")
@@ -281,11 +280,11 @@ def test_sigterm_amid_a_transfer(
 
 @every_protocol
 def test_half_close_still_gets_the_answer(
-    protocol: str, small_server: RealServer, proxies: Proxies, clients: Clients
+    protocol: str, small_server: RealServer, perditions: Perditions, clients: OpenClients
 ) -> None:
-    """A client that has said everything still hears everything."""
-    proxy = in_front_of(small_server, protocol, proxies)
-    question, answer = DIALOGUES[protocol].question
+    """A client that has shut down sending still receives everything."""
+    proxy = in_front_of(small_server, protocol, perditions)
+    question, answer = PROTOCOLS[protocol].noop
     client = clients.log_in(proxy)
 
     client.send(question + b"\r\n")
@@ -296,14 +295,14 @@ def test_half_close_still_gets_the_answer(
     expect_close(proxy, client)
 
 
-def test_last_words_reach_a_client_that_still_sends(proxies: Proxies) -> None:
-    """The real server complains and closes with data unread: the client hears the complaint."""
+def test_last_answer_reaches_a_client_that_still_sends(perditions: Perditions) -> None:
+    """The real server sends an error and closes with data unread: the client gets the error."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        proxy = proxies.start("pop3", "-M", "", "-s", f"127.0.0.1:{listener.getsockname()[1]}")
-        with Wire.to(proxy.address) as client:
+        proxy = perditions.start("pop3", "-M", "", "-s", f"127.0.0.1:{listener.getsockname()[1]}")
+        with RawConnection.to(proxy.address) as client:
             client.read_line()
             client.send(b"USER joe\r\nPASS secret\r\n")
-            with Wire(listener.accept()[0]) as server:
+            with RawConnection(listener.accept()[0]) as server:
                 server.send(b"+OK hello\r\n")
                 while not server.read_line().startswith(b"PASS"):
                     server.send(b"+OK\r\n")
@@ -315,18 +314,18 @@ def test_last_words_reach_a_client_that_still_sends(proxies: Proxies) -> None:
 
 
 @every_protocol
-def test_commands_behind_the_login_reach_the_server(
-    protocol: str, small_server: RealServer, proxies: Proxies
+def test_commands_after_the_login_reach_the_server(
+    protocol: str, small_server: RealServer, perditions: Perditions
 ) -> None:
-    """Everything in one packet, the login first: it is all answered, in order, and counted."""
-    proxy = in_front_of(small_server, protocol, proxies)
-    dialogue = DIALOGUES[protocol]
-    login = dialogue.credentials("joe", PASSWORDS["joe"])
-    question, answer = dialogue.question
-    behind = question + b"\r\n" + dialogue.farewell + b"\r\n"
+    """All in one packet, the login first: all are answered, in order, and counted."""
+    proxy = in_front_of(small_server, protocol, perditions)
+    commands = PROTOCOLS[protocol]
+    login = commands.credentials("joe", PASSWORDS["joe"])
+    question, answer = commands.noop
+    behind = question + b"\r\n" + commands.logout + b"\r\n"
 
-    with Wire.to(proxy.address) as client:
-        client.read_until(dialogue.greeting)
+    with RawConnection.to(proxy.address) as client:
+        client.read_until(commands.greeting)
         client.send(b"".join(command + b"\r\n" for command, _ in login) + behind)
         for _, welcome in login:
             client.read_until(welcome)
@@ -336,12 +335,12 @@ def test_commands_behind_the_login_reach_the_server(
     assert line.endswith(f" received={len(behind)} sent={len(from_server)}")
 
 
-def test_literals_at_login(small_server: RealServer, proxies: Proxies) -> None:
-    """User name and password as literals, with a command right behind."""
-    proxy = in_front_of(small_server, "imap4", proxies)
+def test_literals_at_login(small_server: RealServer, perditions: Perditions) -> None:
+    """User name and password as literals, directly followed by a command."""
+    proxy = in_front_of(small_server, "imap4", perditions)
     password = PASSWORDS["joe"].encode()
 
-    with Wire.to(proxy.address) as client:
+    with RawConnection.to(proxy.address) as client:
         client.read_until(rb"\* OK.*\r\n")
         client.send(b"a LOGIN {3+}\r\njoe {%d}\r\n" % len(password))
         client.read_until(rb"\+.*\r\n")
@@ -351,12 +350,12 @@ def test_literals_at_login(small_server: RealServer, proxies: Proxies) -> None:
 
 
 def test_capabilities_after_login_are_the_real_servers(
-    site: Site, proxies: Proxies, folder: Path
+    servers: TwoServers, perditions: Perditions, folder: Path
 ) -> None:
-    """The client learns the same with and without perdition: at login, and when it asks."""
-    proxy = proxies.start("imap4", "-M", "gdbm", "-m", site.popmap(folder, "imap4"))
+    """The client gets the same with and without perdition: at login, and by CAPABILITY."""
+    proxy = perditions.start("imap4", "-M", "gdbm", "-m", servers.popmap(folder, "imap4"))
 
-    direct = capabilities(("127.0.0.1", site.north.ports["imap4"]))
+    direct = capabilities(("127.0.0.1", servers.north.ports["imap4"]))
     proxied = capabilities(proxy.address)
 
     assert "IDLE" in direct["login"]
@@ -364,11 +363,11 @@ def test_capabilities_after_login_are_the_real_servers(
 
 
 def capabilities(address: tuple[str, int]) -> dict[str, set[str]]:
-    """What joe learns at login, and what a CAPABILITY command tells."""
-    dialogue = DIALOGUES["imap4"]
-    [(command, answer)] = dialogue.credentials("joe", PASSWORDS["joe"])
-    with Wire.to(address) as client:
-        client.read_until(dialogue.greeting)
+    """joe's capabilities in the answer to LOGIN, and by CAPABILITY."""
+    commands = PROTOCOLS["imap4"]
+    [(command, answer)] = commands.credentials("joe", PASSWORDS["joe"])
+    with RawConnection.to(address) as client:
+        client.read_until(commands.greeting)
         login = client.ask(command, answer).decode()
         asked = client.ask(b"b CAPABILITY", rb"b OK.*\r\n").decode()
     return {

@@ -1,4 +1,4 @@
-"""TLS with clients and with real servers, as sites set it up and clients use it."""
+"""TLS with clients and with real servers, as sites configure it and clients use it."""
 
 import re
 import shutil
@@ -14,23 +14,27 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from tests.support.authority import Authority, rsa_key, showing
-from tests.support.clients import CLIENTS, Login
+from tests.support.client_connection import (
+    PROTOCOLS,
+    ClientTLS,
+    RawConnection,
+    connect_and_read_greeting,
+)
 from tests.support.dovecot import Certificate, Dovecot
 from tests.support.folders import public_folder
-from tests.support.proxy import Proxy, popmap
+from tests.support.mail_clients import CLIENTS, ClientSettings
+from tests.support.perdition import PerditionProcess, Perditions, popmap
 from tests.support.scripted_server import (
-    PARTS,
+    SERVER_SCRIPTS,
     ScriptedServer,
-    go_on_with_tls,
-    let_in,
-    play,
-    visited,
+    accept_login,
+    answer_commands,
+    client_and_server,
+    start_tls_before_login,
 )
-from tests.support.session import DIALOGUES, TLS, greeted
 from tests.support.sieve import SieveClient
 from tests.support.wait import DEADLINE
-from tests.support.wire import Wire
-from tests.system.conftest import PASSWORDS, Proxies
+from tests.system.conftest import PASSWORDS
 
 WORDS = {"joe": "windward", "ann": "leeward"}
 """One of these is in whatever a user reads, and in nothing that the other one reads."""
@@ -41,37 +45,37 @@ OUTGOING = {"plaintext": "none", "starttls": "tls_outgoing_force", "ssl": "ssl_o
 
 REACHED = {
     (protocol, outgoing)
-    for protocol in DIALOGUES
+    for protocol in PROTOCOLS
     for outgoing in OUTGOING
     if (protocol, outgoing) != ("managesieve", "ssl")
 }
-"""The ways to a Dovecot: its ManageSieve has no port for TLS, but STARTTLS."""
+"""Uses of TLS with Dovecot, whose ManageSieve has STARTTLS only."""
 
-every_protocol = pytest.mark.parametrize("protocol", DIALOGUES)
+every_protocol = pytest.mark.parametrize("protocol", PROTOCOLS)
 
 
 @pytest.fixture(scope="module")
 def authority() -> Iterator[Authority]:
-    """Whoever vouches for perdition and for the real servers."""
+    """The certificate authority of perdition and of the real servers."""
     with public_folder() as folder:
         yield Authority(folder)
 
 
 @pytest.fixture(scope="module")
 def certificate(authority: Authority) -> Certificate:
-    """What perdition shows its clients, and real servers show perdition."""
+    """perdition's, for clients and for real servers."""
     return authority.issue()
 
 
 @pytest.fixture(scope="module")
-def tls(authority: Authority) -> dict[str, TLS]:
-    """Each way in which a client that trusts the authority can use TLS."""
-    return {use: TLS(use, authority.trusted()) for use in LISTENING}
+def tls(authority: Authority) -> dict[str, ClientTLS]:
+    """Each use of TLS by a client that trusts the authority."""
+    return {use: ClientTLS(use, authority.trusted()) for use in LISTENING}
 
 
 @pytest.fixture(scope="module")
 def homes(certificate: Certificate) -> Iterator[dict[str, Dovecot]]:
-    """Each user's own Dovecot with TLS, with a message and a script there."""
+    """Each user's own Dovecot with TLS, with a message and a script."""
     if reason := Dovecot.missing():
         pytest.skip(reason)
     with ExitStack() as stack:
@@ -92,8 +96,8 @@ def homes(certificate: Certificate) -> Iterator[dict[str, Dovecot]]:
 @pytest.fixture(scope="module")
 def in_front(
     homes: dict[str, Dovecot], authority: Authority, certificate: Certificate
-) -> Iterator[dict[tuple[str, str, str], Proxy]]:
-    """A perdition for each protocol and each way to use TLS on either side."""
+) -> Iterator[dict[tuple[str, str, str], PerditionProcess]]:
+    """A perdition for each protocol and each use of TLS on either side."""
     with public_folder() as folder, ExitStack() as stack:
         found = {}
         for protocol, outgoing in sorted(REACHED):
@@ -106,13 +110,13 @@ def in_front(
                     *("--ssl_mode", f"{listening},{OUTGOING[outgoing]}"),
                     *("--ssl_ca_file", authority.file, *shown(certificate)),
                 )
-                proxy = stack.enter_context(Proxy(protocol, folder, *options))
+                proxy = stack.enter_context(PerditionProcess(protocol, folder, *options))
                 found[protocol, use, outgoing] = proxy
         yield found
 
 
 def shown(*certificates: Certificate) -> tuple[str | Path, ...]:
-    """The options that have clients shown these certificates."""
+    """The options for these certificates."""
     return tuple(
         option
         for each in certificates
@@ -131,22 +135,25 @@ def shown(*certificates: Certificate) -> tuple[str | Path, ...]:
         if (client.protocol, outgoing) in REACHED
     ],
 )
+@pytest.mark.slow
 def test_user_reads_their_own(
     name: str,
     use: str,
     outgoing: str,
     user: str,
-    in_front: dict[tuple[str, str, str], Proxy],
+    in_front: dict[tuple[str, str, str], PerditionProcess],
     authority: Authority,
     folder: Path,
 ) -> None:
-    """A real client trusts perdition, perdition the user's Dovecot; the log tells of both."""
+    """A real client verifies perdition, perdition verifies the user's Dovecot; the log has both."""
     client = CLIENTS[name]
     if reason := client.missing():
         pytest.skip(reason)
     proxy = in_front[client.protocol, use, outgoing]
 
-    text = client.read(Login(proxy.port, user, PASSWORDS[user], use, authority.file), folder)
+    text = client.read(
+        ClientSettings(proxy.port, user, PASSWORDS[user], use, authority.file), folder
+    )
 
     assert [word for word in WORDS.values() if word in text] == [WORDS[user]], text
     proxy.wait_for_log(
@@ -157,18 +164,19 @@ def test_user_reads_their_own(
 
 @pytest.mark.parametrize("use", LISTENING)
 @every_protocol
+@pytest.mark.slow
 def test_openssl_client_logs_in(
     protocol: str,
     use: str,
-    in_front: dict[tuple[str, str, str], Proxy],
+    in_front: dict[tuple[str, str, str], PerditionProcess],
     authority: Authority,
 ) -> None:
-    """openssl s_client, by which operators look at servers, gets through to the real server."""
+    """openssl s_client, which operators test servers with, reaches the real server."""
     if not shutil.which("openssl"):
         pytest.skip("openssl is not installed")
     proxy = in_front[protocol, use, "plaintext"]
-    dialogue = DIALOGUES[protocol]
-    commands = [command for command, _ in dialogue.credentials("joe", PASSWORDS["joe"])]
+    commands = PROTOCOLS[protocol]
+    login = [command for command, _ in commands.credentials("joe", PASSWORDS["joe"])]
     service = {"pop3": "pop3", "imap4": "imap", "managesieve": "sieve"}[protocol]
 
     done = subprocess.run(
@@ -177,7 +185,7 @@ def test_openssl_client_logs_in(
             *("-CAfile", authority.file, "-verify_return_error", "-verify_hostname", "localhost"),
             *(("-starttls", service) if use == "starttls" else ()),
         ],
-        input=b"\n".join([*commands, dialogue.question[0], dialogue.farewell, b""]),
+        input=b"\n".join([*login, commands.noop[0], commands.logout, b""]),
         capture_output=True,
         timeout=DEADLINE,
         check=False,
@@ -185,7 +193,7 @@ def test_openssl_client_logs_in(
 
     told = (done.stdout + done.stderr).decode()
     assert done.returncode == 0, told
-    assert re.search(dialogue.question[1], done.stdout), told
+    assert re.search(commands.noop[1], done.stdout), told
 
 
 FEATURES = {
@@ -199,10 +207,10 @@ ADVICE = {"pop3": {"STLS"}, "imap4": {"STARTTLS", "LOGINDISABLED"}, "managesieve
 """What perdition may add to it."""
 
 
-def advice(wire: Wire, protocol: str) -> set[str]:
-    """What perdition advises a client to do, when that one asks."""
+def advice(connection: RawConnection, protocol: str) -> set[str]:
+    """The STARTTLS and LOGINDISABLED features that perdition announces."""
     question, end, always = FEATURES[protocol]
-    words = re.findall(r"[\w.]+", wire.ask(question, end).decode())
+    words = re.findall(r"[\w.]+", connection.ask(question, end).decode())
     missing = set(re.findall(r"[\w.]+", always.decode())) - set(words)
     assert not missing, f"{missing} not in {words}"
     return ADVICE[protocol].intersection(words)
@@ -218,37 +226,40 @@ def advice(wire: Wire, protocol: str) -> set[str]:
     ],
 )
 @every_protocol
-def test_features_tell_what_is_possible_now(
+def test_features_depend_on_tls(
     protocol: str,
     mode: str,
     before: set[str] | None,
     use: str | None,
-    proxies: Proxies,
+    perditions: Perditions,
     certificate: Certificate,
-    tls: dict[str, TLS],
+    tls: dict[str, ClientTLS],
 ) -> None:
-    """STARTTLS, STLS and LOGINDISABLED are there before the handshake, and gone after it."""
-    proxy = proxies.start(protocol, "-M", "", "--ssl_mode", mode, *shown(certificate))
+    """STARTTLS, STLS and LOGINDISABLED are announced before the handshake, and not after it."""
+    proxy = perditions.start(protocol, "-M", "", "--ssl_mode", mode, *shown(certificate))
 
     if before is not None:
-        with greeted(proxy.address, protocol) as client:
+        with connect_and_read_greeting(proxy.address, protocol) as client:
             assert advice(client, protocol) == before & ADVICE[protocol]
     if use:
-        with greeted(proxy.address, protocol, tls[use]) as client:
+        with connect_and_read_greeting(proxy.address, protocol, tls[use]) as client:
             assert advice(client, protocol) == set()
 
 
+@pytest.mark.slow
 def test_no_password_is_accepted_before_tls_where_tls_is_forced(
-    proxies: Proxies, certificate: Certificate, tls: dict[str, TLS]
+    perditions: Perditions, certificate: Certificate, tls: dict[str, ClientTLS]
 ) -> None:
-    """It is refused in clear words, the real server hears nothing of it, and TLS mends it."""
+    """It is refused with a clear message, the real server gets nothing, and after STARTTLS it is
+    accepted.
+    """
     with ScriptedServer() as server, ExitStack() as stack:
         clients = []
-        for protocol, dialogue in DIALOGUES.items():
+        for protocol, commands in PROTOCOLS.items():
             options = ("-M", "", "-s", server.name, "--ssl_mode", "tls_listen_force")
-            proxy = proxies.start(protocol, *options, *shown(certificate))
-            client = stack.enter_context(greeted(proxy.address, protocol))
-            for command, _ in dialogue.credentials("joe", PASSWORDS["joe"]):
+            proxy = perditions.start(protocol, *options, *shown(certificate))
+            client = stack.enter_context(connect_and_read_greeting(proxy.address, protocol))
+            for command, _ in commands.credentials("joe", PASSWORDS["joe"]):
                 client.send(command + b"\r\n")
             clients.append((proxy, client))
 
@@ -256,24 +267,27 @@ def test_no_password_is_accepted_before_tls_where_tls_is_forced(
             client.read_until(rb"(?m)^(a NO \[PRIVACYREQUIRED\] |-ERR |NO .*)TLS not present")
             proxy.wait_for_log('client-secure=plaintext .* status="failed: TLS not present"')
 
-        with visited(server, proxies.of("imap4"), tls=tls["starttls"]) as (client, real):
-            let_in(real, "imap4")
+        with client_and_server(server, perditions.of("imap4"), tls=tls["starttls"]) as (
+            client,
+            real,
+        ):
+            accept_login(real, "imap4")
             client.read_until(rb"(?m)^a OK")
 
 
 @pytest.mark.parametrize("service", ["POP3S", "IMAP4S"])
 def test_services_for_tls_need_no_mode(
-    service: str, proxies: Proxies, authority: Authority, certificate: Certificate
+    service: str, perditions: Perditions, authority: Authority, certificate: Certificate
 ) -> None:
     """POP3S and IMAP4S use TLS from the first byte on both sides."""
     protocol = service[:-1].lower()
     options = ("-M", "", "--protocol", service, "--ssl_ca_file", authority.file)
     with ScriptedServer() as server:
-        proxy = proxies.start(protocol, *options, "-s", server.name, *shown(certificate))
-        tls = TLS("ssl", authority.trusted())
-        with visited(server, proxy, tls=tls) as (client, real):
+        proxy = perditions.start(protocol, *options, "-s", server.name, *shown(certificate))
+        tls = ClientTLS("ssl", authority.trusted())
+        with client_and_server(server, proxy, tls=tls) as (client, real):
             real.start_tls(showing(certificate))
-            let_in(real, protocol)
+            accept_login(real, protocol)
             client.read_until(rb"You are so in")
 
     proxy.wait_for_log(f"client-secure=ssl .* protocol={service} server-secure=ssl status=ok")
@@ -281,18 +295,18 @@ def test_services_for_tls_need_no_mode(
 
 @contextmanager
 def handshake(
-    proxy: Proxy, context: ssl.SSLContext, host: str = "localhost"
+    proxy: PerditionProcess, context: ssl.SSLContext, host: str = "localhost"
 ) -> Iterator[ssl.SSLSocket]:
-    """A client's TLS with perdition, as far as to the end of the handshake.
+    """A client's TLS connection to perdition after the handshake.
 
-    With TLS 1.3 that is before perdition has judged the client; `greeting` tells.
+    With TLS 1.3 perdition has not verified the client by then; `greeting` waits for that.
     """
-    with Wire.to(proxy.address) as wire:
-        yield wire.start_tls(context, host)
+    with RawConnection.to(proxy.address) as connection:
+        yield connection.start_tls(context, host)
 
 
 def holder(tls: ssl.SSLSocket) -> str:
-    """The common name of whom the peer shows a certificate for."""
+    """The common name of the peer's certificate."""
     shown = tls.getpeercert(binary_form=True)
     assert shown, "no certificate is shown"
     subject = x509.load_der_x509_certificate(shown).subject
@@ -300,12 +314,12 @@ def holder(tls: ssl.SSLSocket) -> str:
 
 
 @pytest.fixture(scope="module")
-def with_two_names(authority: Authority) -> Iterator[Proxy]:
-    """A perdition that has a certificate for mail, and one for pop and whatever is wild."""
+def with_two_names(authority: Authority) -> Iterator[PerditionProcess]:
+    """A perdition with a certificate for mail, and one for pop and a wildcard."""
     mail = authority.issue("mail", ["mail.example"])
     pop = authority.issue("pop", ["pop.example", "*.wild.example"])
     options = ("-M", "", "--ssl_mode", "ssl_listen", *shown(mail, pop))
-    with public_folder() as folder, Proxy("imap4", folder, *options) as proxy:
+    with public_folder() as folder, PerditionProcess("imap4", folder, *options) as proxy:
         yield proxy
 
 
@@ -322,9 +336,9 @@ def with_two_names(authority: Authority) -> Iterator[Proxy]:
     ],
 )
 def test_client_is_shown_the_certificate_for_the_name_it_asks_for(
-    asked: str, expected: str, with_two_names: Proxy, authority: Authority
+    asked: str, expected: str, with_two_names: PerditionProcess, authority: Authority
 ) -> None:
-    """The first one is for names that none is for, and for clients that tell no name."""
+    """The first one is for other names, and for clients without SNI."""
     context = authority.trusted()
     context.check_hostname = False
 
@@ -333,14 +347,14 @@ def test_client_is_shown_the_certificate_for_the_name_it_asks_for(
 
 
 @pytest.mark.parametrize("chain", ["in ssl_cert_file", "in ssl_ca_chain_file"])
-def test_client_is_shown_who_vouches_for_the_certificate(
-    chain: str, proxies: Proxies, authority: Authority, folder: Path
+def test_client_gets_the_whole_chain(
+    chain: str, perditions: Perditions, authority: Authority, folder: Path
 ) -> None:
-    """A client that knows only the root can verify it."""
+    """A client that has only the root can verify it."""
     middle = Authority(folder, "middle", authority)
     alone = chain != "in ssl_cert_file"
     options = ("--ssl_ca_chain_file", middle.file) if alone else ()
-    proxy = proxies.start(
+    proxy = perditions.start(
         *("imap4", "-M", "", "--ssl_mode", "ssl_listen", *options),
         *shown(middle.issue(chain=not alone)),
     )
@@ -368,10 +382,12 @@ every_limit = pytest.mark.parametrize(
 other."""
 
 
-def agreed(wire: Wire, context: ssl.SSLContext, host: str | None = None) -> str | None:
-    """The version of TLS that is agreed upon, None if there is none."""
+def agreed(
+    connection: RawConnection, context: ssl.SSLContext, host: str | None = None
+) -> str | None:
+    """The negotiated version of TLS, None if there is none."""
     try:
-        return wire.start_tls(context, host).version()
+        return connection.start_tls(context, host).version()
     except ssl.SSLError:
         return None
 
@@ -382,21 +398,21 @@ def test_versions_with_clients(
     version: str,
     peer: dict[str, ssl.TLSVersion],
     spoken: str | None,
-    proxies: Proxies,
+    perditions: Perditions,
     authority: Authority,
     certificate: Certificate,
 ) -> None:
     """ssl_listen_min_proto_version and ssl_listen_max_proto_version."""
     option = (f"--ssl_listen_{limit}_proto_version", version)
-    proxy = proxies.start(
+    proxy = perditions.start(
         "imap4", "-M", "", "--ssl_mode", "ssl_listen", *option, *shown(certificate)
     )
     context = authority.trusted()
     for name, value in peer.items():
         setattr(context, name, value)
 
-    with Wire.to(proxy.address) as wire:
-        assert agreed(wire, context, "localhost") == spoken
+    with RawConnection.to(proxy.address) as connection:
+        assert agreed(connection, context, "localhost") == spoken
     if not spoken:
         proxy.wait_for_log("TLS handshake with client failed: (unsupported protocol|.*version)")
 
@@ -407,7 +423,7 @@ def test_versions_with_real_servers(
     version: str,
     peer: dict[str, ssl.TLSVersion],
     spoken: str | None,
-    proxies: Proxies,
+    perditions: Perditions,
     authority: Authority,
     certificate: Certificate,
 ) -> None:
@@ -419,9 +435,9 @@ def test_versions_with_real_servers(
         setattr(context, name, value)
     with ScriptedServer() as server:
         target = ("-M", "", "-s", server.name, "--ssl_mode", "ssl_outgoing")
-        proxy = proxies.start("imap4", *target, *option, *trust)
+        proxy = perditions.start("imap4", *target, *option, *trust)
 
-        with visited(server, proxy) as (_, real):
+        with client_and_server(server, proxy) as (_, real):
             assert agreed(real, context) == spoken
         if not spoken:
             proxy.wait_for_log("TLS handshake with the real server failed: .*version")
@@ -447,13 +463,13 @@ def test_cipher_with_clients(
     options: tuple[str, ...],
     wanted: str,
     chosen: str,
-    proxies: Proxies,
+    perditions: Perditions,
     authority: Authority,
     certificate: Certificate,
 ) -> None:
-    """ssl_listen_ciphers are allowed, and their order counts unless the client's is to."""
+    """ssl_listen_ciphers in their order, or in the client's if so configured."""
     mode = ("--ssl_mode", "ssl_listen", "--ssl_listen_max_proto_version", "tlsv1.2")
-    proxy = proxies.start("imap4", "-M", "", *mode, *options, *shown(certificate))
+    proxy = perditions.start("imap4", "-M", "", *mode, *options, *shown(certificate))
     context = authority.trusted()
     context.set_ciphers(wanted)
 
@@ -462,27 +478,27 @@ def test_cipher_with_clients(
 
 
 def test_cipher_with_real_servers(
-    proxies: Proxies, authority: Authority, certificate: Certificate
+    perditions: Perditions, authority: Authority, certificate: Certificate
 ) -> None:
-    """Only ssl_outgoing_ciphers are offered, whatever the real server would like more."""
+    """Only ssl_outgoing_ciphers are offered, whatever the real server prefers."""
     context = showing(certificate)
     context.set_ciphers(f"{WEAK}:{STRONG}")
     with ScriptedServer() as server:
-        proxy = proxies.start(
+        proxy = perditions.start(
             *("imap4", "-M", "", "-s", server.name, "--ssl_mode", "ssl_outgoing"),
             *("--ssl_outgoing_ciphers", STRONG, "--ssl_outgoing_max_proto_version", "tlsv1.2"),
             *("--ssl_ca_file", authority.file),
         )
-        with visited(server, proxy) as (_, real):
+        with client_and_server(server, proxy) as (_, real):
             tls = real.start_tls(context)
             assert (tls.cipher() or "no cipher")[0] == STRONG
 
 
 @pytest.mark.parametrize("place", ["ssl_dh_params_file", "ssl_cert_file"])
-def test_diffie_hellman_parameters_are_the_sites_own(
-    place: str, proxies: Proxies, authority: Authority, folder: Path
+def test_diffie_hellman_parameters(
+    place: str, perditions: Perditions, authority: Authority, folder: Path
 ) -> None:
-    """They come from a file of their own, or stand with the certificate."""
+    """From a file of their own, or from the certificate's."""
     if not shutil.which("openssl"):
         pytest.skip("openssl is not installed")
     own = authority.issue("rsa", key=rsa_key())
@@ -493,7 +509,7 @@ def test_diffie_hellman_parameters_are_the_sites_own(
     if place == "ssl_cert_file":
         own.certificate.write_bytes(own.certificate.read_bytes() + made)
     option = ("--ssl_dh_params_file", file) if place == "ssl_dh_params_file" else ()
-    proxy = proxies.start("imap4", "-M", "", "--ssl_mode", "ssl_listen", *option, *shown(own))
+    proxy = perditions.start("imap4", "-M", "", "--ssl_mode", "ssl_listen", *option, *shown(own))
 
     told = subprocess.run(
         [
@@ -523,14 +539,14 @@ def test_client_certificate(
     options: tuple[str, ...],
     client: str | None,
     welcome: bool,
-    proxies: Proxies,
+    perditions: Perditions,
     authority: Authority,
     certificate: Certificate,
     folder: Path,
 ) -> None:
-    """A client need not show one, but one that it shows must be verified, unless told not to."""
+    """A client need not send one; one that it sends is verified, unless that is off."""
     vouching = {"known": authority, "stranger": Authority(folder, "unknown")}
-    proxy = proxies.start(
+    proxy = perditions.start(
         *("imap4", "-M", "", "--ssl_mode", "ssl_listen", "--ssl_ca_file", authority.file),
         *(*options, *shown(certificate)),
     )
@@ -539,10 +555,10 @@ def test_client_certificate(
         context.load_cert_chain(*vouching[client].issue(client))
 
     if welcome:
-        greeted(proxy.address, "imap4", TLS("ssl", context)).close()
+        connect_and_read_greeting(proxy.address, "imap4", ClientTLS("ssl", context)).close()
     else:
         with pytest.raises(ssl.SSLError, match="UNKNOWN_CA"):
-            greeted(proxy.address, "imap4", TLS("ssl", context))
+            connect_and_read_greeting(proxy.address, "imap4", ClientTLS("ssl", context))
         proxy.wait_for_log("TLS handshake with client failed: certificate verify failed")
 
 
@@ -554,12 +570,12 @@ def test_alpn(
     protocol: str,
     name: str,
     peer: dict[str, ssl.TLSVersion],
-    proxies: Proxies,
+    perditions: Perditions,
     authority: Authority,
     certificate: Certificate,
 ) -> None:
-    """The protocol is answered; a browser that was tricked into coming here is turned away."""
-    proxy = proxies.start(protocol, "-M", "", "--ssl_mode", "ssl_listen", *shown(certificate))
+    """The protocol is selected; a browser that was redirected here is refused."""
+    proxy = perditions.start(protocol, "-M", "", "--ssl_mode", "ssl_listen", *shown(certificate))
     context = authority.trusted()
     for key, value in peer.items():
         setattr(context, key, value)
@@ -578,13 +594,13 @@ def test_alpn(
 @pytest.mark.parametrize("peer", [UP_TO_1_2, {}], ids=["tlsv1.2", "tlsv1.3"])
 def test_any_worker_resumes_a_session(
     peer: dict[str, ssl.TLSVersion],
-    proxies: Proxies,
+    perditions: Perditions,
     authority: Authority,
     certificate: Certificate,
 ) -> None:
-    """Whichever worker a client comes to, it need not begin anew."""
+    """A client can resume its TLS session on any worker."""
     mode = ("--ssl_mode", "ssl_listen", "--workers", "2")
-    proxy = proxies.start("imap4", "-M", "", *mode, *shown(certificate))
+    proxy = perditions.start("imap4", "-M", "", *mode, *shown(certificate))
     context = authority.trusted()
     for key, value in peer.items():
         setattr(context, key, value)
@@ -607,38 +623,39 @@ def test_any_worker_resumes_a_session(
 
 @pytest.mark.parametrize(("host", "told"), [("localhost", "localhost"), ("127.0.0.1", None)])
 @pytest.mark.parametrize("use", ["ssl", "starttls"])
-def test_real_server_is_told_which_name_is_wanted(
+def test_real_server_gets_the_server_name(
     use: str,
     host: str,
     told: str | None,
-    proxies: Proxies,
+    perditions: Perditions,
     authority: Authority,
     certificate: Certificate,
 ) -> None:
-    """It may have several: SNI has the name, and no address (RFC 6066)."""
+    """SNI has a host name, and no address (RFC 6066)."""
     names: list[str | None] = []
     context = showing(certificate)
     context.sni_callback = lambda _socket, name, _context: names.append(name)
     with ScriptedServer() as server:
         mode = ("--ssl_mode", OUTGOING[use], "--ssl_ca_file", authority.file)
-        proxy = proxies.start("imap4", "-M", "", "-s", f"{host}:{server.port}", *mode)
-        with visited(server, proxy) as (client, real):
+        proxy = perditions.start("imap4", "-M", "", "-s", f"{host}:{server.port}", *mode)
+        with client_and_server(server, proxy) as (client, real):
             if use == "ssl":
                 real.start_tls(context)
-                let_in(real, "imap4")
+                accept_login(real, "imap4")
             else:
-                go_on_with_tls(real, "imap4", context)
-                play(real, PARTS["imap4"].login)
+                start_tls_before_login(real, "imap4", context)
+                answer_commands(real, SERVER_SCRIPTS["imap4"].login)
             client.read_until(rb"a OK.*\r\n")
 
     assert names == [told]
 
 
 @pytest.mark.parametrize("side", ["listen", "outgoing"])
-def test_log_tells_what_openssl_really_allows(
-    side: str, proxies: Proxies, certificate: Certificate
+@pytest.mark.slow
+def test_log_warns_of_versions_that_openssl_disables(
+    side: str, perditions: Perditions, certificate: Certificate
 ) -> None:
-    """The manual's lowest version, tlsv1, is spoken nowhere any more."""
-    proxy = proxies.start("imap4", "-M", "", "--ssl_mode", f"ssl_{side}", *shown(certificate))
+    """The manual's lowest version, tlsv1, is disabled in OpenSSL today."""
+    proxy = perditions.start("imap4", "-M", "", "--ssl_mode", f"ssl_{side}", *shown(certificate))
 
     proxy.wait_for_log(f"ssl_{side}_min_proto_version is tlsv1, but OpenSSL .* below tlsv1.2")

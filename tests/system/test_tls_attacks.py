@@ -1,4 +1,4 @@
-"""Attacks on TLS, by clients, real servers and whoever sits between: none gets anything."""
+"""Attacks on TLS by clients, real servers and a man in the middle."""
 
 import random
 import socket
@@ -15,22 +15,26 @@ from typing import TypeVar
 import pytest
 from OpenSSL import SSL
 
-from tests.support import processes
 from tests.support.authority import EXPIRED, HERE, NOT_YET_VALID, Authority, self_signed, showing
+from tests.support.client_connection import (
+    PROTOCOLS,
+    ClientTLS,
+    RawConnection,
+    connect_and_read_greeting,
+)
 from tests.support.dovecot import Certificate
 from tests.support.folders import public_folder
-from tests.support.proxy import Proxy
+from tests.support.perdition import PerditionProcess, Perditions
 from tests.support.scripted_server import (
-    PARTS,
     PASSWORD,
+    SERVER_SCRIPTS,
     ScriptedServer,
-    let_in,
-    play,
-    visited,
+    accept_login,
+    answer_commands,
+    client_and_server,
 )
-from tests.support.session import DIALOGUES, TLS, greeted
-from tests.support.wire import Wire
-from tests.system.conftest import Proxies
+
+pytestmark = pytest.mark.slow
 
 T = TypeVar("T")
 
@@ -38,36 +42,36 @@ BIG = 32 << 20
 BEHIND = b"x" * 78 + b"\r\n"
 ALERT = b"\x15"
 AT_ONCE = 2.0
-"""Seconds within which nobody has waited for anything."""
+"""Seconds; a client that is served within them was not delayed."""
 
 PASSWORD_COMMANDS = {"pop3": b"PASS", "imap4": b"LOGIN", "managesieve": b"AUTHENTICATE"}
 
-every_protocol = pytest.mark.parametrize("protocol", DIALOGUES)
+every_protocol = pytest.mark.parametrize("protocol", PROTOCOLS)
 either_way = pytest.mark.parametrize("use", ["ssl", "starttls"])
 
 
 @pytest.fixture(scope="module")
 def authority() -> Iterator[Authority]:
-    """Whoever is trusted."""
+    """The certificate authority that perdition and clients trust."""
     with public_folder() as folder:
         yield Authority(folder)
 
 
 @pytest.fixture(scope="module")
 def certificate(authority: Authority) -> Certificate:
-    """What everybody shows who is honest."""
+    """A valid certificate."""
     return authority.issue()
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ScriptedServer]:
-    """The real server, whose part each test plays in its own way."""
+    """The real server, scripted by each test."""
     with ScriptedServer() as found:
         yield found
 
 
-class Front:
-    """Perditions in front of the scripted server; each is started once for all tests."""
+class SharedPerditions:
+    """Perditions in front of the scripted server, each started once for all tests."""
 
     def __init__(
         self,
@@ -79,41 +83,43 @@ class Front:
     ) -> None:
         self._folder = folder
         self._stack = stack
-        self._all: dict[tuple[str, ...], Proxy] = {}
+        self._all: dict[tuple[str, ...], PerditionProcess] = {}
+        self._latest: PerditionProcess | None = None
         self._options = (
             *("-M", "", "-s", server.name, "--workers", "1", "--ssl_ca_file", authority.file),
             *("--ssl_cert_file", certificate.certificate, "--ssl_key_file", certificate.key),
         )
 
-    def start(self, protocol: str, mode: str, *options: str) -> Proxy:
-        """The perdition that uses TLS in that way."""
+    def start(self, protocol: str, mode: str, *options: str) -> PerditionProcess:
+        """The perdition with that ssl_mode."""
         key = (protocol, mode, *options)
         if key not in self._all:
-            proxy = Proxy(protocol, self._folder, *self._options, "--ssl_mode", mode, *options)
+            proxy = PerditionProcess(
+                protocol, self._folder, *self._options, "--ssl_mode", mode, *options
+            )
             self._all[key] = self._stack.enter_context(proxy)
         self._latest = self._all[key]
-        return self._latest
+        return self._all[key]
 
     def evidence(self) -> str:
-        """What the latest of them said and logged."""
-        return self._latest.evidence()
+        """That of the latest one."""
+        return self._latest.evidence() if self._latest else ""
 
 
 @pytest.fixture(scope="module")
-def front(
+def shared(
     server: ScriptedServer, authority: Authority, certificate: Certificate
-) -> Iterator[Front]:
-    """Perdition, between the tests' clients and the tests' real server."""
+) -> Iterator[SharedPerditions]:
     with public_folder() as folder, ExitStack() as stack:
-        yield Front(folder, stack, server, authority, certificate)
+        yield SharedPerditions(folder, stack, server, authority, certificate)
 
 
-def tls_of(authority: Authority, use: str) -> TLS:
+def tls_of(authority: Authority, use: str) -> ClientTLS:
     """TLS of a client that trusts the authority."""
-    return TLS(use, authority.trusted())
+    return ClientTLS(use, authority.trusted())
 
 
-# Impostors: a real server that cannot show that it is who was meant.
+# Real servers with a wrong certificate.
 
 IMPOSTORS = {
     "good": "",
@@ -128,7 +134,7 @@ IMPOSTORS = {
     "of an issuer that it hides": "unknown issuer",
     "for another name": "the certificate is not for 127.0.0.1",
 }
-"""Certificates of real servers, and what the log says where one is not accepted."""
+"""Certificates of real servers, and the log's reason if one is not accepted."""
 
 GOOD = {"good", "of an authority below ours"}
 
@@ -146,12 +152,12 @@ ACCEPTED: dict[tuple[str, ...], set[str]] = {
     ("--ssl_no_cert_verify",): set(IMPOSTORS) - {"for another name"},
     ("--ssl_no_cert_verify", "--ssl_no_cn_verify"): set(IMPOSTORS),
 }
-"""Which of them each option has perdition accept."""
+"""The certificates that perdition accepts with each option."""
 
 
 @pytest.fixture(scope="module")
 def impostors(authority: Authority) -> Iterator[dict[str, ssl.SSLContext]]:
-    """TLS of the real servers that show these certificates."""
+    """The TLS contexts of real servers with these certificates."""
     with public_folder() as folder:
         stranger = Authority(folder, "stranger")
 
@@ -175,39 +181,41 @@ def impostors(authority: Authority) -> Iterator[dict[str, ssl.SSLContext]]:
 
 
 @pytest.fixture(scope="module")
-def judges(authority: Authority) -> Iterator[dict[tuple[str, ...], Proxy]]:
-    """A perdition with each set of options, whose clients choose the real server."""
+def verifiers(authority: Authority) -> Iterator[dict[tuple[str, ...], PerditionProcess]]:
+    """A perdition with each set of options. The client's user name has the real server."""
     with public_folder() as folder, ExitStack() as stack:
         common = ("-M", "", "-c", "--workers", "1", "--ssl_ca_file", authority.file)
         mode = ("--ssl_mode", "ssl_outgoing")
         yield {
-            options: stack.enter_context(Proxy("imap4", folder, *common, *mode, *options))
+            options: stack.enter_context(
+                PerditionProcess("imap4", folder, *common, *mode, *options)
+            )
             for options in ACCEPTED
         }
 
 
-def hears_password(real: Wire, context: ssl.SSLContext) -> bool:
-    """Whether perdition trusts a real server so much that it tells it the password."""
+def gets_password(real: RawConnection, context: ssl.SSLContext) -> bool:
+    """Whether perdition trusts a real server enough to send it the password."""
     with suppress(ssl.SSLError, ConnectionError):
         tls = real.start_tls(context)
-        tls.sendall(PARTS["imap4"].greeting)
+        tls.sendall(SERVER_SCRIPTS["imap4"].greeting)
         return PASSWORD.encode() in tls.recv(4096)
     return False
 
 
 @pytest.mark.parametrize("kind", IMPOSTORS)
 @pytest.mark.parametrize("options", ACCEPTED, ids=" ".join)
-def test_only_a_real_server_with_an_acceptable_certificate_hears_the_password(
+def test_only_a_real_server_with_an_acceptable_certificate_gets_the_password(
     options: tuple[str, ...],
     kind: str,
-    judges: dict[tuple[str, ...], Proxy],
+    verifiers: dict[tuple[str, ...], PerditionProcess],
     impostors: dict[str, ssl.SSLContext],
     server: ScriptedServer,
 ) -> None:
-    """Each option accepts what its name says and nothing else; the log tells what was wrong."""
-    proxy = judges[options]
-    with visited(server, proxy, f"joe@{server.name}") as (client, real):
-        told = hears_password(real, impostors[kind])
+    """Each option accepts exactly what its name says; the log says what was wrong."""
+    proxy = verifiers[options]
+    with client_and_server(server, proxy, f"joe@{server.name}") as (client, real):
+        told = gets_password(real, impostors[kind])
 
         assert told == (kind in ACCEPTED[options]), proxy.evidence()
         if not told:
@@ -230,75 +238,75 @@ def test_only_a_real_server_with_an_acceptable_certificate_hears_the_password(
         ([], "other.example", "localhost", False),
     ],
 )
-def test_real_server_must_be_the_one_that_was_meant(
+def test_real_server_must_match_its_certificate(
     names: list[str],
     common_name: str,
     host: str,
     told: bool,
-    judges: dict[tuple[str, ...], Proxy],
+    verifiers: dict[tuple[str, ...], PerditionProcess],
     authority: Authority,
     server: ScriptedServer,
 ) -> None:
-    """By subjectAltName, and by the common name only where there is none (RFC 6125)."""
+    """By subjectAltName; by the common name only if there is none (RFC 6125)."""
     context = showing(authority.issue(common_name, names))
-    with visited(server, judges[()], f"joe@{host}:{server.port}") as (_, real):
-        assert hears_password(real, context) == told, judges[()].evidence()
+    with client_and_server(server, verifiers[()], f"joe@{host}:{server.port}") as (_, real):
+        assert gets_password(real, context) == told, verifiers[()].evidence()
 
 
 @pytest.mark.parametrize("given", ["ssl_ca_file", "ssl_ca_path", "ssl_ca_chain_file"])
 @pytest.mark.parametrize("trusted", [True, False])
-def test_authorities_are_those_that_are_given(
+def test_authorities_are_those_configured(
     given: str,
     trusted: bool,
-    proxies: Proxies,
+    perditions: Perditions,
     authority: Authority,
     server: ScriptedServer,
     folder: Path,
 ) -> None:
-    """In a file, in a directory, or in the chain file, which goes before both."""
+    """In a file, in a directory, or in the chain file, which overrides both."""
     chosen = authority if trusted else Authority(folder, "other")
     (folder / "path").mkdir()
     (folder / "path" / "ca.pem").write_bytes(chosen.file.read_bytes())
     subprocess.run(["openssl", "rehash", folder / "path"], check=True)
     where = folder / "path" if given == "ssl_ca_path" else chosen.file
     overridden = ("--ssl_ca_file", authority.file) if given == "ssl_ca_chain_file" else ()
-    proxy = proxies.start(
+    proxy = perditions.start(
         *("imap4", "-M", "", "-s", server.name, "--ssl_mode", "ssl_outgoing"),
         *(f"--{given}", where, *overridden),
     )
 
-    with visited(server, proxy) as (_, real):
-        assert hears_password(real, showing(authority.issue("given"))) == trusted
+    with client_and_server(server, proxy) as (_, real):
+        assert gets_password(real, showing(authority.issue("given"))) == trusted
 
 
-# Words put into somebody's mouth before TLS begins.
+# Plain text that is injected before TLS begins.
 
 
-def heard_after_starttls(proxy: Proxy, tls: TLS, behind: bytes) -> bytes:
-    """All that a client hears by TLS when it logs out at once; `behind` goes with STARTTLS."""
-    dialogue = DIALOGUES[proxy.protocol]
-    command, answer = dialogue.starttls
-    with Wire.to(proxy.address) as client:
-        client.read_until(dialogue.greeting)
-        client.send(command + b"\r\n" + behind)
+def received_after_starttls(proxy: PerditionProcess, tls: ClientTLS, appended: bytes) -> bytes:
+    """What a client that logs out at once receives over TLS; `behind` is sent with STARTTLS."""
+    commands = PROTOCOLS[proxy.protocol]
+    command, answer = commands.starttls
+    with RawConnection.to(proxy.address) as client:
+        client.read_until(commands.greeting)
+        client.send(command + b"\r\n" + appended)
         client.read_until(answer)
         client.start_tls(tls.context, tls.host)
-        client.read_until(dialogue.secured)
-        client.send(dialogue.farewell + b"\r\n")
+        client.read_until(commands.secured)
+        client.send(commands.logout + b"\r\n")
         return client.read_to_end()
 
 
 @every_protocol
-def test_commands_behind_starttls_are_thrown_away(
-    protocol: str, front: Front, authority: Authority
+def test_commands_after_starttls_are_discarded(
+    protocol: str, shared: SharedPerditions, authority: Authority
 ) -> None:
-    """What somebody adds to the client's plain text is no part of what it says by TLS."""
-    proxy = front.start(protocol, "tls_listen")
+    """Plain text that was injected after STARTTLS is not read as TLS data."""
+    proxy = shared.start(protocol, "tls_listen")
     tls = tls_of(authority, "starttls")
-    credentials = DIALOGUES[protocol].credentials("mallory", "own")
+    credentials = PROTOCOLS[protocol].credentials("mallory", "own")
     injected = b"".join(command + b"\r\n" for command, _ in credentials)
 
-    assert heard_after_starttls(proxy, tls, injected) == heard_after_starttls(proxy, tls, b"")
+    assert received_after_starttls(proxy, tls, injected) == received_after_starttls(proxy, tls, b"")
     assert not proxy.logged("mallory"), proxy.evidence()
 
 
@@ -307,26 +315,28 @@ INJECTED = {
     "imap4": b"* CAPABILITY IMAP4rev1\r\nperdition OK\r\nperdition OK injected\r\n",
     "managesieve": b'"SASL" "PLAIN"\r\nOK\r\nOK "injected"\r\n',
 }
-"""What would let a user in, if it counted."""
+"""Answers that would log a user in if they were read."""
 
 REFUSALS = {"pop3": b"-ERR no\r\n", "imap4": b"perdition NO no\r\n", "managesieve": b'NO "no"\r\n'}
 
 
 @every_protocol
-def test_answers_behind_starttls_are_thrown_away(
-    protocol: str, front: Front, server: ScriptedServer, certificate: Certificate
+def test_answers_after_starttls_are_discarded(
+    protocol: str, shared: SharedPerditions, server: ScriptedServer, certificate: Certificate
 ) -> None:
-    """What somebody adds to the real server's plain text is no answer to what is asked by TLS."""
-    proxy = front.start(protocol, "tls_outgoing")
-    part = PARTS[protocol]
-    with visited(server, proxy) as (client, real):
-        real.send(part.greeting)
-        command, answer = part.starttls
-        play(real, [*part.features, (command, answer + INJECTED[protocol])])
+    """Plain text that was injected after the answer to STARTTLS answers no later command."""
+    proxy = shared.start(protocol, "tls_outgoing")
+    script = SERVER_SCRIPTS[protocol]
+    with client_and_server(server, proxy) as (client, real):
+        real.send(script.greeting)
+        command, answer = script.starttls
+        answer_commands(real, [*script.features, (command, answer + INJECTED[protocol])])
         real.start_tls(showing(certificate))
-        real.send(part.unasked)
-        command, _ = part.login[-1]
-        play(real, [*part.new_features, *part.login[:-1], (command, REFUSALS[protocol])])
+        real.send(script.after_tls)
+        command, _ = script.login[-1]
+        answer_commands(
+            real, [*script.features_after_tls, *script.login[:-1], (command, REFUSALS[protocol])]
+        )
 
         proxy.wait_for_log(
             f"Auth: {client.own_address}->.* server-secure=starttls "
@@ -335,24 +345,24 @@ def test_answers_behind_starttls_are_thrown_away(
 
 
 def test_untagged_answers_before_tls_do_not_reach_the_client(
-    front: Front, server: ScriptedServer, certificate: Certificate
+    shared: SharedPerditions, server: ScriptedServer, certificate: Certificate
 ) -> None:
-    """Who sits between cannot tell the user anything."""
-    proxy = front.start("imap4", "tls_outgoing")
-    part = PARTS["imap4"]
+    """A man in the middle cannot send the user a message."""
+    proxy = shared.start("imap4", "tls_outgoing")
+    script = SERVER_SCRIPTS["imap4"]
     forged = b'* OK [ALERT] forged\r\n* LIST () "/" forged\r\n'
-    with visited(server, proxy) as (client, real):
-        real.send(part.greeting)
-        command, answer = part.starttls
-        play(real, [(command, forged + answer)])
+    with client_and_server(server, proxy) as (client, real):
+        real.send(script.greeting)
+        command, answer = script.starttls
+        answer_commands(real, [(command, forged + answer)])
         real.start_tls(showing(certificate))
-        play(real, [*part.new_features, *part.login])
+        answer_commands(real, [*script.features_after_tls, *script.login])
 
         assert b"forged" not in client.read_until(rb"(?m)^a OK.*\r\n")
 
 
 def without_starttls(text: bytes) -> bytes:
-    """What a real server says, less its offer of TLS."""
+    """A real server's line without its offer of STARTTLS."""
     for offer in (b"STLS\r\n", b" STARTTLS", b'"STARTTLS"\r\n'):
         text = text.replace(offer, b"")
     return text
@@ -366,17 +376,19 @@ def without_starttls(text: bytes) -> bytes:
     ],
 )
 @every_protocol
-def test_real_server_whose_offer_of_tls_is_taken_away(
-    protocol: str, mode: str, status: str, front: Front, server: ScriptedServer
+def test_stripped_starttls_offer(
+    protocol: str, mode: str, status: str, shared: SharedPerditions, server: ScriptedServer
 ) -> None:
-    """It is used without TLS where the site allows that, else it hears no password."""
-    proxy = front.start(protocol, mode)
-    part = PARTS[protocol]
-    with visited(server, proxy) as (client, real):
-        real.send(without_starttls(part.greeting))
-        play(real, [(command, without_starttls(answer)) for command, answer in part.features])
+    """It is used without TLS where that is allowed, else it gets no password."""
+    proxy = shared.start(protocol, mode)
+    script = SERVER_SCRIPTS[protocol]
+    with client_and_server(server, proxy) as (client, real):
+        real.send(without_starttls(script.greeting))
+        answer_commands(
+            real, [(command, without_starttls(answer)) for command, answer in script.features]
+        )
         if mode == "tls_outgoing":
-            play(real, part.login)
+            answer_commands(real, script.login)
         else:
             assert PASSWORD_COMMANDS[protocol] not in real.read_to_end()
         proxy.wait_for_log(f"Auth: {client.own_address}->.* {status}")
@@ -384,15 +396,15 @@ def test_real_server_whose_offer_of_tls_is_taken_away(
 
 @pytest.mark.parametrize("mode", ["tls_outgoing", "tls_outgoing_force"])
 @every_protocol
-def test_real_server_that_refuses_tls_after_all_hears_no_password(
-    protocol: str, mode: str, front: Front, server: ScriptedServer
+def test_real_server_that_refuses_starttls_gets_no_password(
+    protocol: str, mode: str, shared: SharedPerditions, server: ScriptedServer
 ) -> None:
-    """Its NO may be somebody else's."""
-    proxy = front.start(protocol, mode)
-    part = PARTS[protocol]
-    with visited(server, proxy) as (client, real):
-        real.send(part.greeting)
-        play(real, [*part.features, (part.starttls[0], REFUSALS[protocol])])
+    """Its NO may be injected."""
+    proxy = shared.start(protocol, mode)
+    script = SERVER_SCRIPTS[protocol]
+    with client_and_server(server, proxy) as (client, real):
+        real.send(script.greeting)
+        answer_commands(real, [*script.features, (script.starttls[0], REFUSALS[protocol])])
 
         assert PASSWORD_COMMANDS[protocol] not in real.read_to_end()
         proxy.wait_for_log(
@@ -402,10 +414,10 @@ def test_real_server_that_refuses_tls_after_all_hears_no_password(
 
 
 @pytest.mark.parametrize("mode", ["none", "tls_outgoing", "tls_outgoing_force"])
-def test_preauth_lets_nobody_in(mode: str, front: Front, server: ScriptedServer) -> None:
-    """A greeting that says the user is known already is no way around TLS and password."""
-    proxy = front.start("imap4", mode)
-    with visited(server, proxy) as (client, real):
+def test_preauth_is_no_login(mode: str, shared: SharedPerditions, server: ScriptedServer) -> None:
+    """A PREAUTH greeting does not bypass TLS and the password."""
+    proxy = shared.start("imap4", mode)
+    with client_and_server(server, proxy) as (client, real):
         real.send(b"* PREAUTH [CAPABILITY IMAP4rev1 STARTTLS] welcome\r\n")
 
         assert b"LOGIN" not in real.read_to_end()
@@ -414,12 +426,12 @@ def test_preauth_lets_nobody_in(mode: str, front: Front, server: ScriptedServer)
         )
 
 
-# Peers that speak another language, or none.
+# Peers that send something else, or nothing.
 
 
 @contextmanager
 def at_once() -> Iterator[None]:
-    """Whatever happens within must not keep anybody waiting."""
+    """Fail if the block takes longer than SOON."""
     begun = time.monotonic()
     yield
     took = time.monotonic() - begun
@@ -428,13 +440,13 @@ def at_once() -> Iterator[None]:
 
 @pytest.mark.parametrize("words", [b"a LOGIN joe secret\r\n", b"GET / HTTP/1.1\r\n\r\n"])
 @either_way
-def test_plain_text_where_tls_must_begin(use: str, words: bytes, front: Front) -> None:
-    """The connection is closed, the log says why, and has nothing of what was said."""
-    proxy = front.start("imap4", {"ssl": "ssl_listen", "starttls": "tls_listen"}[use])
-    with Wire.to(proxy.address) as client, at_once():
+def test_plain_text_where_tls_must_begin(use: str, words: bytes, shared: SharedPerditions) -> None:
+    """The connection is closed, the log says why, and has none of the data."""
+    proxy = shared.start("imap4", {"ssl": "ssl_listen", "starttls": "tls_listen"}[use])
+    with RawConnection.to(proxy.address) as client, at_once():
         if use == "starttls":
-            client.read_until(DIALOGUES["imap4"].greeting)
-            client.ask(*DIALOGUES["imap4"].starttls)
+            client.read_until(PROTOCOLS["imap4"].greeting)
+            client.ask(*PROTOCOLS["imap4"].starttls)
         client.send(words)
         client.read_to_end()
         proxy.wait_for_log(
@@ -446,7 +458,7 @@ def test_plain_text_where_tls_must_begin(use: str, words: bytes, front: Front) -
 
 
 def client_hello() -> bytes:
-    """What a client begins TLS with; a 10 is always in it, where a line might end."""
+    """A ClientHello that has a byte 10, which would end a line."""
     outgoing = ssl.MemoryBIO()
     tls = ssl.create_default_context().wrap_bio(
         ssl.MemoryBIO(), outgoing, server_hostname="localhost"
@@ -457,11 +469,11 @@ def client_hello() -> bytes:
 
 
 @every_protocol
-def test_tls_where_plain_text_is_expected(protocol: str, front: Front) -> None:
+def test_tls_where_plain_text_is_expected(protocol: str, shared: SharedPerditions) -> None:
     """The connection is closed, and the log says why."""
-    proxy = front.start(protocol, "none")
-    with Wire.to(proxy.address) as client, at_once():
-        client.read_until(DIALOGUES[protocol].greeting)
+    proxy = shared.start(protocol, "none")
+    with RawConnection.to(proxy.address) as client, at_once():
+        client.read_until(PROTOCOLS[protocol].greeting)
         client.send(client_hello())
         assert client.read_to_end() == b""
         proxy.wait_for_log(
@@ -471,12 +483,12 @@ def test_tls_where_plain_text_is_expected(protocol: str, front: Front) -> None:
 
 
 def test_real_server_that_speaks_plain_text_where_tls_must_begin(
-    front: Front, server: ScriptedServer
+    shared: SharedPerditions, server: ScriptedServer
 ) -> None:
-    """It hears no password, and the log says why."""
-    proxy = front.start("imap4", "ssl_outgoing")
-    with visited(server, proxy) as (client, real), at_once():
-        real.send(PARTS["imap4"].greeting)
+    """It gets no password, and the log says why."""
+    proxy = shared.start("imap4", "ssl_outgoing")
+    with client_and_server(server, proxy) as (client, real), at_once():
+        real.send(SERVER_SCRIPTS["imap4"].greeting)
         assert PASSWORD.encode() not in real.read_to_end()
         proxy.wait_for_log(
             f"{client.own_address}->.*: TLS handshake with the real server failed: "
@@ -485,15 +497,17 @@ def test_real_server_that_speaks_plain_text_where_tls_must_begin(
 
 
 @either_way
-def test_real_server_that_never_begins_tls(use: str, front: Front, server: ScriptedServer) -> None:
+def test_real_server_that_never_begins_tls(
+    use: str, shared: SharedPerditions, server: ScriptedServer
+) -> None:
     """The login fails after authenticate_timeout."""
     mode = {"ssl": "ssl_outgoing", "starttls": "tls_outgoing"}[use]
-    proxy = front.start("imap4", mode, "--authenticate_timeout", "1")
-    part = PARTS["imap4"]
-    with visited(server, proxy) as (client, real), at_once():
+    proxy = shared.start("imap4", mode, "--authenticate_timeout", "1")
+    script = SERVER_SCRIPTS["imap4"]
+    with client_and_server(server, proxy) as (client, real), at_once():
         if use == "starttls":
-            real.send(part.greeting)
-            play(real, [part.starttls])
+            real.send(script.greeting)
+            answer_commands(real, [script.starttls])
         proxy.wait_for_log(f"{client.own_address}->.*: the real server did not answer in time")
         proxy.wait_for_log(
             f"Auth: {client.own_address}->.* server-secure=plaintext "
@@ -502,25 +516,25 @@ def test_real_server_that_never_begins_tls(use: str, front: Front, server: Scrip
 
 
 @either_way
-def test_client_that_never_begins_tls(use: str, front: Front) -> None:
+def test_client_that_never_begins_tls(use: str, shared: SharedPerditions) -> None:
     """It is closed after authenticate_timeout."""
     mode = {"ssl": "ssl_listen", "starttls": "tls_listen"}[use]
-    proxy = front.start("imap4", mode, "--authenticate_timeout", "1")
-    with Wire.to(proxy.address) as client, at_once():
+    proxy = shared.start("imap4", mode, "--authenticate_timeout", "1")
+    with RawConnection.to(proxy.address) as client, at_once():
         if use == "starttls":
-            client.read_until(DIALOGUES["imap4"].greeting)
-            client.ask(*DIALOGUES["imap4"].starttls)
+            client.read_until(PROTOCOLS["imap4"].greeting)
+            client.ask(*PROTOCOLS["imap4"].starttls)
         client.read_to_end()
         proxy.wait_for_log(f"{client.own_address}->.*: authenticate_timeout \\(1 s\\) exceeded")
 
 
 @pytest.mark.parametrize("farewell", ["end of file", "reset"])
 @pytest.mark.parametrize("said", [0, 100, 10_000])
-def test_client_that_vanishes_in_the_handshake(
-    said: int, farewell: str, front: Front, authority: Authority
+def test_client_that_disconnects_in_the_handshake(
+    said: int, farewell: str, shared: SharedPerditions, authority: Authority
 ) -> None:
-    """Before its first octet, amid its ClientHello, or when it has read our answer to that."""
-    proxy = front.start("imap4", "ssl_listen")
+    """Before its first octet, in its ClientHello, or after the server's answer to that."""
+    proxy = shared.start("imap4", "ssl_listen")
     hello = client_hello()
     with socket.create_connection(proxy.address) as client:
         own_address = "{}:{}".format(*client.getsockname())
@@ -533,22 +547,22 @@ def test_client_that_vanishes_in_the_handshake(
     proxy.wait_for_log(f"Close: {own_address}->")
     proxy.expect_sessions(0)
     assert len(proxy.logged(f"{own_address}->.*: TLS handshake with client failed: ")) == 1
-    greeted(proxy.address, "imap4", tls_of(authority, "ssl")).close()
+    connect_and_read_greeting(proxy.address, "imap4", tls_of(authority, "ssl")).close()
 
 
-def test_handshake_in_single_octets_succeeds_and_slows_nobody(
-    front: Front, authority: Authority
+def test_handshake_in_single_octets_succeeds_and_delays_no_client(
+    shared: SharedPerditions, authority: Authority
 ) -> None:
-    """Others of the same worker come and go meanwhile."""
-    proxy = front.start("imap4", "ssl_listen")
+    """Other clients of the same worker are served meanwhile."""
+    proxy = shared.start("imap4", "ssl_listen")
     tls = tls_of(authority, "ssl")
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     slow = tls.context.wrap_bio(incoming, outgoing, server_hostname=tls.host)
     with socket.create_connection(proxy.address) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-        def hear(action: Callable[[], T]) -> T:
-            """Do something that needs the server's answer, and say in octets what it takes."""
+        def exchange(action: Callable[[], T]) -> T:
+            """Call a function that needs the server's answer, and send its octets one by one."""
             while True:
                 with suppress(ssl.SSLWantReadError):
                     return action()
@@ -556,25 +570,25 @@ def test_handshake_in_single_octets_succeeds_and_slows_nobody(
                     connection.sendall(bytes([octet]))
                     if count % 100 == 0:
                         with at_once():
-                            greeted(proxy.address, "imap4", tls).close()
+                            connect_and_read_greeting(proxy.address, "imap4", tls).close()
                 incoming.write(connection.recv(65536))
 
-        hear(slow.do_handshake)
-        assert hear(lambda: slow.read(4)) == b"* OK"
+        exchange(slow.do_handshake)
+        assert exchange(lambda: slow.read(4)) == b"* OK"
 
 
 def up_to_tls_1_2() -> SSL.Context:
-    """TLS of a library that can ask for a renegotiation, in versions that have one."""
+    """A pyOpenSSL context for versions with renegotiation."""
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_max_proto_version(SSL.TLS1_2_VERSION)
     return context
 
 
-def test_client_cannot_renegotiate(front: Front, authority: Authority) -> None:
-    """It costs a client nothing and us much, again and again."""
-    proxy = front.start("imap4", "ssl_listen")
-    with Wire.to(proxy.address) as wire:
-        client = SSL.Connection(up_to_tls_1_2(), wire.bare_socket())
+def test_client_cannot_renegotiate(shared: SharedPerditions, authority: Authority) -> None:
+    """It costs a client little and the server much."""
+    proxy = shared.start("imap4", "ssl_listen")
+    with RawConnection.to(proxy.address) as connection:
+        client = SSL.Connection(up_to_tls_1_2(), connection.bare_socket())
         client.set_connect_state()
         client.do_handshake()
         assert client.recv(4096).startswith(b"* OK")
@@ -583,32 +597,32 @@ def test_client_cannot_renegotiate(front: Front, authority: Authority) -> None:
         with pytest.raises(SSL.Error, match="no renegotiation"):
             client.do_handshake()
 
-    greeted(proxy.address, "imap4", tls_of(authority, "ssl")).close()
+    connect_and_read_greeting(proxy.address, "imap4", tls_of(authority, "ssl")).close()
 
 
 def test_real_server_cannot_renegotiate(
-    front: Front, server: ScriptedServer, certificate: Certificate
+    shared: SharedPerditions, server: ScriptedServer, certificate: Certificate
 ) -> None:
-    """It is answered by an alert, where it could have us wait for the rest."""
-    proxy = front.start("imap4", "ssl_outgoing")
+    """It gets an alert, and cannot make perdition wait."""
+    proxy = shared.start("imap4", "ssl_outgoing")
     context = up_to_tls_1_2()
     context.use_certificate_file(str(certificate.certificate))
     context.use_privatekey_file(str(certificate.key))
-    with visited(server, proxy) as (client, wire):
-        real = SSL.Connection(context, wire.bare_socket())
+    with client_and_server(server, proxy) as (client, connection):
+        real = SSL.Connection(context, connection.bare_socket())
         real.set_accept_state()
         real.do_handshake()
-        real.send(PARTS["imap4"].greeting)
+        real.send(SERVER_SCRIPTS["imap4"].greeting)
         assert b"LOGIN" in real.recv(4096)
         real.send(b"perdition OK\r\n")
         client.read_until(rb"a OK.*\r\n")
 
         real.renegotiate()
         real.do_handshake()
-        assert wire.bare_socket().recv(1, socket.MSG_PEEK) == ALERT
+        assert connection.bare_socket().recv(1, socket.MSG_PEEK) == ALERT
 
 
-# Peers that send much, read late, or say everything at once.
+# Peers that send much, read late, or send everything at once.
 
 with_tls = pytest.mark.parametrize(
     "sides", [("client",), ("server",), ("client", "server")], ids="+".join
@@ -624,27 +638,27 @@ def mode_of(sides: tuple[str, ...]) -> str:
 @with_tls
 def test_slow_reader_gets_everything_and_costs_no_memory(
     sides: tuple[str, ...],
-    front: Front,
+    shared: SharedPerditions,
     server: ScriptedServer,
     authority: Authority,
     certificate: Certificate,
 ) -> None:
-    """Nothing more is read for it until it reads; the log tells the exact count of both ways."""
-    proxy = front.start("imap4", mode_of(sides))
+    """perdition reads no more until the client does; the log has the exact byte counts."""
+    proxy = shared.start("imap4", mode_of(sides))
     tls = tls_of(authority, "ssl") if "client" in sides else None
     data = random.Random(1).randbytes(BIG)
-    with visited(server, proxy, tls=tls) as (client, real):
+    with client_and_server(server, proxy, tls=tls) as (client, real):
         if "server" in sides:
             real.start_tls(showing(certificate))
-        let_in(real, "imap4")
+        accept_login(real, "imap4")
         client.read_until(rb"a OK.*\r\n")
         [worker] = proxy.workers()
-        before = processes.memory(worker.pid)
+        before = worker.memory()
         for source, sink in ((real, client), (client, real)):
             sender = Thread(target=source.send, args=(data,))
             sender.start()
             sink.wait_for_stall()
-            grown = processes.memory(worker.pid) - before
+            grown = worker.memory() - before
             assert sink.read_exactly(BIG) == data
             sender.join()
             assert grown < 1 << 20, f"the worker has grown by {grown} octets"
@@ -654,25 +668,25 @@ def test_slow_reader_gets_everything_and_costs_no_memory(
 
 @with_tls
 @every_protocol
-def test_what_comes_in_one_record_with_the_login_is_not_left_behind(
+def test_data_in_one_record_with_the_login_is_relayed(
     protocol: str,
     sides: tuple[str, ...],
-    front: Front,
+    shared: SharedPerditions,
     server: ScriptedServer,
     authority: Authority,
     certificate: Certificate,
 ) -> None:
-    """Commands behind the client's login, and what the real server adds to its answer."""
-    proxy = front.start(protocol, mode_of(sides))
+    """Commands after the client's login, and data after the real server's answer."""
+    proxy = shared.start(protocol, mode_of(sides))
     tls = tls_of(authority, "ssl") if "client" in sides else None
     behind = BEHIND * 150
-    with visited(server, proxy, tls=tls, behind=behind) as (client, real):
+    with client_and_server(server, proxy, tls=tls, appended=behind) as (client, real):
         if "server" in sides:
             real.start_tls(showing(certificate))
-        part = PARTS[protocol]
-        command, answer = part.login[-1]
-        real.send(part.greeting)
-        play(real, [*part.login[:-1], (command, answer + behind)])
+        script = SERVER_SCRIPTS[protocol]
+        command, answer = script.login[-1]
+        real.send(script.greeting)
+        answer_commands(real, [*script.login[:-1], (command, answer + behind)])
 
         assert real.read_exactly(len(behind)) == behind
         client.read_until(rb"You are so in.*\r\n")

@@ -1,4 +1,4 @@
-"""An IMAP4 server that greets as a test wants it, and then accepts whoever logs in."""
+"""An IMAP4 server with a given greeting that accepts every login."""
 
 import socket
 import socketserver
@@ -8,28 +8,24 @@ from contextlib import contextmanager
 from threading import Thread
 
 
-class Answerer(socketserver.StreamRequestHandler):
-    """Accepts whoever logs in, or leaves instead."""
-
-    server: "Greeter"
+class ImapStubHandler(socketserver.StreamRequestHandler):
+    server: "ImapStub"
 
     def handle(self) -> None:
         self.wfile.write(self.server.greeting + b"\r\n")
         for line in self.rfile:
-            if self.server.leaves:
+            if self.server.disconnects:
                 return
             self.wfile.write(line.split()[0] + b" OK done\r\n")
 
 
-class Greeter(socketserver.ThreadingTCPServer):
-    """An IMAP4 server with a greeting."""
-
+class ImapStub(socketserver.ThreadingTCPServer):
     daemon_threads = True
 
-    def __init__(self, greeting: bytes, leaves: bool, tls: ssl.SSLContext | None) -> None:
-        super().__init__(("127.0.0.1", 0), Answerer)
+    def __init__(self, greeting: bytes, disconnects: bool, tls: ssl.SSLContext | None) -> None:
+        super().__init__(("127.0.0.1", 0), ImapStubHandler)
         self.greeting = greeting
-        self.leaves = leaves
+        self.disconnects = disconnects
         self.tls = tls
 
     def get_request(self) -> tuple[socket.socket, object]:
@@ -38,16 +34,16 @@ class Greeter(socketserver.ThreadingTCPServer):
 
     @property
     def option(self) -> tuple[str, str]:
-        """What leads everybody here."""
+        """Makes it the real server of all users."""
         return "-s", f"127.0.0.1:{self.server_address[1]}"
 
 
 @contextmanager
-def greeter(
-    greeting: bytes, leaves: bool = False, tls: ssl.SSLContext | None = None
-) -> Iterator[Greeter]:
-    """Run one, which perhaps leaves at the first command."""
-    with Greeter(greeting, leaves, tls) as found:
+def imap_stub(
+    greeting: bytes, disconnects: bool = False, tls: ssl.SSLContext | None = None
+) -> Iterator[ImapStub]:
+    """Run one, which disconnects at the first command if so told."""
+    with ImapStub(greeting, disconnects, tls) as found:
         serving = Thread(target=found.serve_forever, args=(0.02,))
         serving.start()
         try:

@@ -1,4 +1,4 @@
-"""A socket that writes down what is said over it, to be shown afterwards."""
+"""A socket that records its traffic, to be shown afterwards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class RecordedSocket(socket.socket):
-    """A client's socket, connected to *address*, that any client library can use."""
+    """A client's socket, connected to *address*, for any client library."""
 
     def __init__(self, address: tuple[str, int]) -> None:
         super().__init__(fileno=socket.create_connection(address).detach())
@@ -21,22 +21,20 @@ class RecordedSocket(socket.socket):
         self._said: list[tuple[str, bytearray]] = []
 
     def sendall(self, data: ReadableBuffer, flags: int = 0, /) -> None:
-        """Send, and note it."""
         super().sendall(data, flags)
         self._note("C", bytes(data))
 
     def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
-        """Receive, and note it."""
         count = super().recv_into(buffer, nbytes, flags)
         self._note("S", bytes(memoryview(buffer)[:count]))
         return count
 
     def lines(self) -> list[str]:
-        """The conversation, a line for each line said, marked C or S for client or server."""
+        """All lines, marked C or S for client or server."""
         return [f"{who}: {line}" for who, said in self._said for line in said.decode().splitlines()]
 
     def _note(self, who: str, data: bytes) -> None:
-        """One speaker's pieces in a row are one speech: lines may come in several pieces."""
+        """Join what the same side sends in several pieces."""
         if self._said and self._said[-1][0] == who:
             self._said[-1][1].extend(data)
         else:
