@@ -92,6 +92,7 @@ def expect_another(proxy: PerditionProcess, kind: str, old: set[int], count: int
     return until(look, lambda: f"another {kind} than {old}\n{proxy.evidence()}", SOON)
 
 
+@pytest.mark.slow
 def test_worker(proxy: PerditionProcess, logins: RepeatedLogins, clients: OpenClients) -> None:
     """It is restarted; sessions of other workers and new logins go on; the log has its death."""
     held = [clients.log_in(proxy) for _ in range(10)]
@@ -128,6 +129,7 @@ def test_workers_share_no_socket(perditions: Perditions, pam_permits: None) -> N
     assert len(one & two) == 1, f"{workers} have {one} and {two}"
 
 
+@pytest.mark.slow
 def test_workers_again_and_again(proxy: PerditionProcess, logins: RepeatedLogins) -> None:
     """Each worker several times: few logins fail, and every worker is restarted."""
     for _ in range(3):
@@ -140,6 +142,7 @@ def test_workers_again_and_again(proxy: PerditionProcess, logins: RepeatedLogins
     assert proxy.terminate() == 0, proxy.evidence()
 
 
+@pytest.mark.slow
 def test_helper(proxy: PerditionProcess, logins: RepeatedLogins, clients: OpenClients) -> None:
     """It is restarted and used; logged-in sessions go on."""
     held = clients.log_in(proxy)
@@ -220,6 +223,7 @@ def test_master_and_worker_at_once(proxy: PerditionProcess, logins: RepeatedLogi
     until(lambda: not proxy.processes(), lambda: f"nobody is left\n{proxy.evidence()}", SOON)
 
 
+@pytest.mark.slow
 def test_worker_that_dies_at_once(perditions: Perditions, clients: OpenClients) -> None:
     """It is restarted with growing delays until it lives; the other worker serves meanwhile."""
     proxy = perditions.start("imap4", *FEW)
@@ -256,6 +260,7 @@ def endless_map() -> Iterator[tuple[str, ...]]:
         yield "-M", "endless"
 
 
+@pytest.mark.slow
 def test_worker_that_spins_without_a_master(
     endless_map: tuple[str, ...], perditions: Perditions, clients: OpenClients
 ) -> None:
@@ -272,6 +277,7 @@ def test_worker_that_spins_without_a_master(
     assert refuses_connections(proxy.address)
 
 
+@pytest.mark.slow
 def test_worker_that_is_stuck(perditions: Perditions, clients: OpenClients) -> None:
     """Only its own sessions are held up; it is killed and restarted."""
     proxy = perditions.start("imap4", *FEW)

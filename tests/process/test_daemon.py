@@ -477,6 +477,7 @@ def test_sighup_right_at_the_start(perditions: Perditions, clients: OpenClients)
         assert not daemon.logged("died"), daemon.evidence()
 
 
+@pytest.mark.slow
 def test_hang_ups_while_it_starts(perditions: Perditions, clients: OpenClients) -> None:
     """The start succeeds, and no new worker dies."""
     for _ in range(3):

@@ -149,6 +149,7 @@ def test_exit_status_for_a_super_server(inetd: InetdPerdition) -> None:
 
 
 @every_super_server
+@pytest.mark.slow
 def test_tcpd_denies_a_client(kind: type[SuperServer], inetd: InetdPerdition) -> None:
     """A client that hosts.deny lists does not reach perdition."""
     if not Path(TCPD).exists():

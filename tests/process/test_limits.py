@@ -128,6 +128,7 @@ def test_sessions_count_until_they_end(perditions: Perditions, clients: OpenClie
     expect_room_for(proxy, clients, LIMIT)
 
 
+@pytest.mark.slow
 def test_connections_of_a_killed_worker_no_longer_count(
     perditions: Perditions, clients: OpenClients
 ) -> None:
@@ -191,6 +192,7 @@ def test_limit_beyond_the_systems_is_refused(perditions: Perditions) -> None:
     assert "connection_limit" in line, line
 
 
+@pytest.mark.slow
 def test_out_of_descriptors(perditions: Perditions, clients: OpenClients) -> None:
     """The worker stops accepting for a while, logs one line, and goes on afterwards; clients that
     were accepted can log in: their descriptors are reserved.

@@ -356,6 +356,7 @@ def cycle_users(count: int) -> Iterator[str]:
     return islice(cycle(NAMES), count)
 
 
+@pytest.mark.slow
 def test_several_at_once(perditions: Perditions, clients: OpenClients, gate: Path) -> None:
     """PAM is asked about twenty logins before the first is answered."""
     proxy = perditions.start("imap4", *FEW)

@@ -212,6 +212,7 @@ def test_log_that_is_moved_away(perditions: Perditions, clients: OpenClients) ->
     until(lambda: log.read_text().count("Close: ") == len(sessions), log.read_text)
 
 
+@pytest.mark.slow
 def test_end_is_the_end_of_all(perditions: Perditions, clients: OpenClients) -> None:
     """SIGTERM to the current one ends those that still drain, with their Close lines."""
     chain = TakeoverChain(perditions, "imap4")
