@@ -66,7 +66,7 @@ def test_popmap_that_checks_passwords(folder: Path) -> None:
             [
                 "joe:",
                 '  key "joe": popmap: Invalid login or password',
-                "  cannot log in without a password: the popmap checks it",
+                "  cannot log in without a password: the popmap verifies it",
             ],
             "",
         )
@@ -78,7 +78,7 @@ def test_not_found(file: Path) -> None:
     assert lines[-3:] == [
         "nobody:",
         '  key "nobody": not in the popmap',
-        "  cannot log in: there is no server for that user",
+        "  cannot log in: no server for this user",
     ]
     status, lines, _ = lookup("nobody", "-m", file, "-s", "a,b:1143")
     assert status == 0
@@ -91,7 +91,7 @@ def test_popmap_that_cannot_be_asked(folder: Path) -> None:
     assert lines[:3] == [
         "joe:",
         f'  key "joe": popmap {folder}/none: No such file or directory',
-        "  cannot log in for the time being: the popmap cannot be asked",
+        "  cannot log in for now: the popmap is unavailable",
     ]
     assert lines[3] == "ann:"
 
@@ -103,14 +103,14 @@ def test_hung_popmap_ends_with_its_time() -> None:
         began = time.monotonic()
         status, lines, _ = lookup("joe", "-M", "http", "-m", url, "--map_timeout", "1")
         assert status == 2
-        assert "timed out" in lines[1] or "no answer in 1 s" in lines[1]
+        assert "timed out" in lines[1] or "no answer within map_timeout (1 s)" in lines[1]
         assert time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (("-M", "none"), "map_library none: no such kind of popmap here"),
+        (("-M", "none"), "map_library none: unknown kind of popmap"),
         (("-f", "/none"), "/none: No such file or directory"),
         (("--none",), "--none: no such option"),
     ],

@@ -56,7 +56,7 @@ def test_undo_returns_the_lines(
         ([b" joe : mx \n"], [(b" joe ", b" mx ")], []),
         ([b"# joe:mx\n"], [(b"# joe", b"mx")], []),
         ([b"joe\n", b":mx\n", b"ann:\n"], [], ["line 1: ", "line 2: ", "line 3: "]),
-        ([b"joe:a\n", b"\n", b"joe:b\n"], [(b"joe", b"a")], ["line 3: joe is there already"]),
+        ([b"joe:a\n", b"\n", b"joe:b\n"], [(b"joe", b"a")], ["line 3: joe is a duplicate"]),
     ],
 )
 def test_lines_are_read_as_key_and_value(
