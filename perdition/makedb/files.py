@@ -7,13 +7,16 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
 from perdition.makedb.entries import Entry, entries
+
+UNREADABLE = 255
+"""The status of perdition 2.2's tools if ``--undo`` cannot read the file."""
 
 
 class Format(Protocol):
@@ -119,13 +122,26 @@ def main(name: str, arguments: list[str]) -> int:
     except ModuleNotFoundError as error:
         warn(f"no module {error.name}; install {package}")
         return os.EX_UNAVAILABLE
+    if options.undo:
+        return undo(options.file, database, warn)
     try:
-        if options.undo:
-            for key, value in database.read(options.file):
-                sys.stdout.buffer.write(key + b":" + value + b"\n")
-        else:
-            make(options.file, database, entries(sys.stdin.buffer, warn))
+        make(options.file, database, entries(sys.stdin.buffer, warn))
     except (OSError, database.Error) as error:
         warn(f"{options.file}: {error.args[-1]}")
         return os.EX_IOERR
+    return os.EX_OK
+
+
+def undo(path: Path, database: Format, warn: Callable[[str], None]) -> int:
+    """Write a file's entries to standard output; return the status, as perdition 2.2 does."""
+    empty = True
+    try:
+        for key, value in database.read(path):
+            empty = False
+            sys.stdout.buffer.write(key + b":" + value + b"\n")
+    except (OSError, database.Error) as error:
+        warn(f"{path}: {error.args[-1]}")
+        return UNREADABLE
+    if empty:
+        warn(f"{path}: no entries")
     return os.EX_OK
