@@ -1,6 +1,7 @@
 """Popmaps map a user to a real server. The base class of all kinds, a query and its answer."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from typing import ClassVar, NamedTuple
 
 from perdition.endpoint import ConnectionEnds, Endpoint
@@ -84,6 +85,13 @@ class PopMap(ABC):
     def lookup_in_thread(self, query: Query) -> Destination | None:
         """Do what ``lookup`` does, after it raised SlowLookup; other threads must not wait."""
         return self.lookup(query)
+
+    def cache_key(self, query: Query) -> Hashable:
+        """Return what an answer may depend on: queries with equal keys share a cached answer.
+
+        A map that uses less than the whole query returns that, for example ``query.key``.
+        """
+        return query
 
     @abstractmethod
     def reopen(self) -> None:

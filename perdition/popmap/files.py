@@ -2,6 +2,7 @@
 
 import os
 from abc import abstractmethod
+from collections.abc import Hashable
 from os import fsdecode, fsencode
 from typing import ClassVar, Protocol
 
@@ -49,6 +50,9 @@ class FileMap(PopMap):
             raise StartupError(f"{failure.detail}; see map_library_opt") from failure
         finally:
             self.close()
+
+    def cache_key(self, query: Query) -> Hashable:
+        return query.key
 
     def reopen(self) -> None:
         self.close()

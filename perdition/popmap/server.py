@@ -1,7 +1,7 @@
 """Popmaps on servers: kept connections, and failover from one server to the next."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from typing import ClassVar, Generic, TypeVar
 
@@ -91,6 +91,9 @@ class ServerMap(PopMap, Generic[C]):
         """Close a connection whatever its state."""
         with suppress(Exception):
             self.disconnect(connection)
+
+    def cache_key(self, query: Query) -> Hashable:
+        return query.key
 
     def reopen(self) -> None:
         self.close()

@@ -1,5 +1,6 @@
 """The popmap as sessions use it: asynchronous lookups with a time limit and a cache."""
 
+from collections.abc import Hashable
 from typing import NamedTuple
 
 from perdition.failure import MapUnavailable
@@ -37,7 +38,7 @@ class PopMapService:
         self.wants_password = popmap.wants_password
         self.time_limit = options.map_timeout
         self.cache_seconds = options.map_cache
-        self.cache: dict[str, CacheEntry] = {}
+        self.cache: dict[Hashable, CacheEntry] = {}
         self.pool = (
             ThreadPool(loop, "popmap", LOOKUP_THREADS, LOOKUP_WAITING)
             if popmap.blocks
@@ -51,7 +52,8 @@ class PopMapService:
         """
         if not self.cache_seconds:
             return await self.ask(query)
-        known = self.cache.get(query.key)
+        key = self.popmap.cache_key(query)
+        known = self.cache.get(key)
         if known and known.expires > self.loop.now:
             return known.found
         try:
@@ -60,9 +62,9 @@ class PopMapService:
             if not known:
                 raise
             self.log.warning(f"{failure.detail}; using an expired answer")
-            self.remember(query.key, known.found, STALE_SECONDS)
+            self.remember(key, known.found, STALE_SECONDS)
             return known.found
-        self.remember(query.key, found, self.cache_seconds)
+        self.remember(key, found, self.cache_seconds)
         return found
 
     async def ask(self, query: Query) -> Destination | None:
@@ -82,7 +84,7 @@ class PopMapService:
         except ThreadPoolFull as error:
             raise MapUnavailable(f"popmap: {error}") from error
 
-    def remember(self, key: str, found: Destination | None, seconds: float) -> None:
+    def remember(self, key: Hashable, found: Destination | None, seconds: float) -> None:
         """Cache an answer for some seconds; expired ones stay for when the map is unavailable."""
         self.cache.pop(key, None)
         if len(self.cache) >= CACHE_SIZE:

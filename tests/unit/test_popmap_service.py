@@ -14,6 +14,7 @@ from perdition.net.loop import Loop
 from perdition.options.table import Options
 from perdition.popmap import Destination, PopMap, Query, SlowLookup
 from perdition.popmap import service as service_module
+from perdition.popmap.kinds import open_map
 from perdition.popmap.service import PopMapService
 from tests.unit.recorded_log import RecordedLog
 
@@ -219,6 +220,60 @@ def test_cache_answers_until_its_entry_expires(start: StartService) -> None:
     assert popmap.lookups == 2
 
 
+class WholeQueryMap(LocalMap):
+    """A site's own map, which may use everything that a query contains."""
+
+    def lookup(self, query: Query) -> Destination | None:
+        super().lookup(query)
+        return SOUTH if query.secure else NORTH
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        JOE._replace(secure=True),
+        JOE._replace(attempt=2),
+        JOE._replace(ends=ENDS._replace(source="192.0.2.2")),
+        JOE._replace(ends=ENDS._replace(source_port=4243)),
+        JOE._replace(ends=ENDS._replace(destination="192.0.2.8")),
+    ],
+)
+def test_cached_answer_is_used_only_for_the_same_query(start: StartService, other: Query) -> None:
+    """A client without TLS must not get the answer for one with TLS."""
+    popmap = WholeQueryMap()
+    service = start(popmap, map_cache=60)
+    expected = [SOUTH if query.secure else NORTH for query in (JOE, other, JOE, other)]
+    assert [service.ask(query) for query in (JOE, other, JOE, other)] == expected
+    assert popmap.lookups == 2
+
+
+OPTIONS_OF_KINDS = {
+    "gdbm": "/none",
+    "cdb": "/none",
+    "posix_regex": "/none",
+    "sqlite": "/none",
+    "daemon": "/none",
+    "http": "http://127.0.0.1:9/",
+    "/none/site.so": "",
+}
+KEY_ONLY = {"gdbm", "cdb", "posix_regex", "sqlite"}
+
+
+@pytest.mark.parametrize("kind", OPTIONS_OF_KINDS)
+def test_cache_key_contains_what_the_kind_sends(kind: str) -> None:
+    """Kinds that look up the key alone share an answer between all clients."""
+    popmap = open_map(Options(map_library=kind, map_library_opt=OPTIONS_OF_KINDS[kind]))
+    plain = popmap.cache_key(JOE)
+    assert popmap.cache_key(JOE._replace(key="ann")) != plain
+    other_client = JOE._replace(ends=ENDS._replace(source="192.0.2.2"))
+    assert (popmap.cache_key(other_client) == plain) == (kind in KEY_ONLY)
+    if kind == "http":
+        assert popmap.cache_key(JOE._replace(secure=True)) != plain
+        assert popmap.cache_key(JOE._replace(attempt=2)) != plain
+        other_port = JOE._replace(ends=ENDS._replace(source_port=4243))
+        assert popmap.cache_key(other_port) == plain
+
+
 def test_cache_holds_negative_answers(start: StartService) -> None:
     popmap = LocalMap()
     popmap.answer = None
@@ -251,7 +306,7 @@ def test_cache_drops_the_oldest_entry_when_full(
     service = start(LocalMap(), map_cache=60)
     for key in ("a", "b", "a", "c", "d"):
         service.ask(Query(key, ENDS))
-    assert list(service.service.cache) == ["c", "d"]
+    assert list(service.service.cache) == [Query("c", ENDS), Query("d", ENDS)]
 
 
 def test_reopen_empties_the_cache_and_reopens_the_map(start: StartService) -> None:

@@ -5,6 +5,7 @@ The service gets the password only with the option's ``Auth-Pass``.
 
 import re
 from base64 import b64encode
+from collections.abc import Hashable
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from os import fsdecode, fsencode
 from typing import NamedTuple
@@ -160,6 +161,9 @@ class HTTPMap(ServerMap[ServiceConnection]):
         if self.wants_password:  # unverified, any client password would do
             password = fsencode(value(response, PASS)) or None
         return Destination(server, value(response, "Auth-User"), password)
+
+    def cache_key(self, query: Query) -> Hashable:
+        return query.key, query.ends.source, query.secure, query.attempt
 
     def disconnect(self, connection: ServiceConnection) -> None:
         connection.connection.close()

@@ -7,7 +7,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from ipaddress import IPv4Address
 from os import fsdecode, fsencode
 from typing import ClassVar
@@ -85,6 +85,9 @@ class DaemonMap(PopMap):
             except OSError as error:
                 raise MapUnavailable(f"popmap {self.path}: {one_line(error)}") from error
         raise MapUnavailable(f"popmap {self.path}: no answer in time")
+
+    def cache_key(self, query: Query) -> Hashable:
+        return query.key, query.ends
 
     def reopen(self) -> None:
         pass

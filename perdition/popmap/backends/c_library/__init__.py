@@ -2,10 +2,12 @@
 
 import os
 import subprocess
+from collections.abc import Hashable
 
 from perdition.failure import StartupError
 from perdition.files import START_DIRECTORY
 from perdition.options.table import Options
+from perdition.popmap import Query
 from perdition.popmap.child_process import PYTHON, ProcessMap, exit_reason
 
 
@@ -21,6 +23,9 @@ class CLibraryMap(ProcessMap):
         command = (*PYTHON, "perdition.popmap.backends.c_library.process", path)
         super().__init__(path, command, options.map_library_opt, options)
         self.time_limit = options.map_timeout
+
+    def cache_key(self, query: Query) -> Hashable:
+        return query.key, query.ends
 
     def check(self) -> None:
         """Load the library in a child process and look for the required functions."""
