@@ -20,7 +20,7 @@ from perdition.protocol.dialogue import Accepted, Credentials
 from perdition.scoreboard import PopMapAnswer, Stage
 from perdition.session_log import LoginRecord
 from perdition.site import Site
-from perdition.username import divide_server, in_state, query_keys, strip_levels
+from perdition.username import in_state, query_keys, split_server, strip_levels
 
 
 class Route(NamedTuple):
@@ -57,7 +57,7 @@ class LoginAttempt:
         self.ends = ends
         self.credentials = credentials
         self.secure = secure
-        name, self.named_server = divide_server(
+        name, self.named_server = split_server(
             credentials.authorisation or credentials.user, self.options
         )
         self.route = Route(servers, name)
@@ -152,7 +152,7 @@ class LoginAttempt:
         The password is that of the user, also if an authorisation id names another one.
         """
         if self.site.local_authentication:
-            typed, _ = divide_server(self.credentials.user, self.options)
+            typed, _ = split_server(self.credentials.user, self.options)
             user = in_state(typed, State.LOCAL_AUTHENTICATION, domain, self.options)
             password = self.credentials.password
             with self.site.counters.timed(Stage.LOCAL_AUTHENTICATION):

@@ -1,4 +1,4 @@
-"""User names: what a site makes of what a client typed, in each state of a session."""
+"""User names: how the options change what the client sent, for each state of a session."""
 
 from typing import NamedTuple
 
@@ -7,25 +7,25 @@ from perdition.options.table import Options
 from perdition.options.values import State
 
 
-class Typed(NamedTuple):
-    """A user name as the client typed it, without the server that it may have named."""
+class ClientName(NamedTuple):
+    """A user name as the client sent it, and the server that it named."""
 
     name: str
     server: Endpoint | None = None
 
 
-def divide_server(name: str, options: Options) -> Typed:
-    """Take the server off a name, where ``client_server_specification`` lets clients name it."""
+def split_server(name: str, options: Options) -> ClientName:
+    """Separate a name from its server, if ``client_server_specification`` allows one."""
     user, delimiter, server = name.rpartition(options.domain_delimiter)
     if options.client_server_specification and delimiter and user and server:
-        return Typed(user, Endpoint.parse(server))
-    return Typed(name)
+        return ClientName(user, Endpoint.parse(server))
+    return ClientName(name)
 
 
 def in_state(name: str, state: State, domain: str, options: Options) -> str:
-    """Return a name as it is used in a state: stripped, then with a domain, then in lower case.
+    """Return a name for a state: strip, append the domain, then convert to lower case.
 
-    ``domain`` is what ``add_domain`` appends ("": nothing is known to append).
+    ``domain`` is what ``add_domain`` appends ("": nothing).
     """
     delimiter = options.domain_delimiter
     if state in options.strip_domain.states and delimiter in name:
@@ -36,19 +36,19 @@ def in_state(name: str, state: State, domain: str, options: Options) -> str:
 
 
 def adds_domain(state: State, options: Options) -> bool:
-    """Tell whether ``add_domain`` holds in a state: not for a lookup where clients name servers."""
+    """Whether ``add_domain`` applies: not to a lookup if clients may name servers."""
     looks_up = state is State.SERVERNAME_LOOKUP
-    refused = looks_up and options.client_server_specification
-    return state in options.add_domain.states and not refused
+    excluded = looks_up and options.client_server_specification
+    return state in options.add_domain.states and not excluded
 
 
 def strip_levels(hostname: str, depth: int) -> str:
-    """Return a host's name without its first levels: its domain; "" if nothing is left."""
+    """Return a host name without its first ``depth`` labels; "" if none is left."""
     return ".".join(hostname.split(".")[depth:])
 
 
 def query_keys(name: str, ends: ConnectionEnds, options: Options) -> list[str]:
-    """Return the keys to ask the popmap for, in order (the manual's ``query_key``)."""
+    """Return the keys to look up, in order (``query_key``)."""
     if not options.query_key:
         return [name]
     delimiter = options.domain_delimiter
@@ -68,6 +68,6 @@ def query_keys(name: str, ends: ConnectionEnds, options: Options) -> list[str]:
 
 
 def expand(form: str, codes: dict[str, str]) -> str:
-    """Replace a format's escape codes; options are checked for unknown ones at start."""
+    """Replace a format's escape codes; unknown ones were refused at start."""
     pieces = iter(form)
     return "".join(codes[next(pieces)] if piece == "\\" else piece for piece in pieces)

@@ -1,1 +1,1 @@
-"""The tools that turn ``key:value`` lines into popmaps."""
+"""The tools that create popmaps from ``key:value`` lines."""

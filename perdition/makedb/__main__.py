@@ -1,4 +1,4 @@
-"""``python3 -m perdition.makedb NAME [argument...]``: NAME is what the tool was called by."""
+"""``python3 -m perdition.makedb NAME [argument...]``: NAME is the name of the tool."""
 
 import sys
 from pathlib import Path

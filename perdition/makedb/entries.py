@@ -1,4 +1,4 @@
-"""The lines that popmaps are made from."""
+"""Parser of the lines that popmaps are created from."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 Entry = tuple[bytes, bytes]
 
 
-def entries(lines: Iterable[bytes], complain: Callable[[str], None]) -> Iterator[Entry]:
-    """Yield each line's key and value; complain of lines that have not both, and of second keys.
+def entries(lines: Iterable[bytes], warn: Callable[[str], None]) -> Iterator[Entry]:
+    """Yield each line's key and value; warn about incomplete lines and duplicate keys.
 
     The key ends at the first colon, the value at the end of the line. Blank lines are skipped.
     """
@@ -17,9 +17,9 @@ def entries(lines: Iterable[bytes], complain: Callable[[str], None]) -> Iterator
         if not line.strip():
             continue
         if not key or not value:
-            complain(f"line {number}: no key:value, skipped")
+            warn(f"line {number}: expected key:value, skipped")
         elif key in seen:
-            complain(f"line {number}: {os.fsdecode(key)} is there already, skipped")
+            warn(f"line {number}: {os.fsdecode(key)} is a duplicate, skipped")
         else:
             seen.add(key)
             yield key, value

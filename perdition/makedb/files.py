@@ -1,4 +1,4 @@
-"""makegdbm and makebdb: turn ``key:value`` lines into a database file, and back.
+"""makegdbm and makebdb: convert ``key:value`` lines to a database file and back.
 
 Used as ``makegdbm FILE < LINES`` and ``makegdbm --undo FILE > LINES``.
 """
@@ -7,7 +7,7 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from importlib import import_module
 from pathlib import Path
@@ -15,17 +15,20 @@ from typing import Protocol
 
 from perdition.makedb.entries import Entry, entries
 
+UNREADABLE = 255
+"""The status of perdition 2.2's tools if ``--undo`` cannot read the file."""
+
 
 class Format(Protocol):
-    """A kind of database file. Its methods raise OSError and ``Error``."""
+    """A database format. The methods raise OSError and ``Error``."""
 
     Error: type[Exception]
 
     def write(self, path: Path, found: Iterable[Entry]) -> None:
-        """Write a new file over whatever is there."""
+        """Create a file, or overwrite it."""
 
     def read(self, path: Path) -> Iterator[Entry]:
-        """Yield what is in a file."""
+        """Yield the entries of a file."""
 
 
 class Gdbm:
@@ -76,11 +79,11 @@ FORMATS: dict[str, tuple[type[Format], str]] = {
     "makegdbm": (Gdbm, "python3-gdbm"),
     "makebdb": (Bdb, "python3-bsddb3"),
 }
-"""Each tool's format, and the package to install for it."""
+"""Each tool's format, and the package with its library."""
 
 
-def make(path: Path, kind: Format, found: Iterable[Entry]) -> None:
-    """Write a new file and put it in its place at once: readers see the old one or the new one.
+def make(path: Path, database: Format, found: Iterable[Entry]) -> None:
+    """Write a new file and rename it, so that readers see either the old or the new one.
 
     Raises OSError and the format's Error.
     """
@@ -89,7 +92,7 @@ def make(path: Path, kind: Format, found: Iterable[Entry]) -> None:
     os.close(descriptor)
     new = Path(name)
     try:
-        kind.write(new, found)
+        database.write(new, found)
         new.chmod(mode)
         new.replace(path)
     except BaseException:
@@ -108,24 +111,37 @@ def main(name: str, arguments: list[str]) -> int:
         "-u", "--undo", action="store_true", help="write the file's entries to standard output"
     )
     parser.add_argument("file", metavar="FILE", type=Path)
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
 
-    def complain(text: str) -> None:
+    def warn(text: str) -> None:
         print(f"{name}: {text}", file=sys.stderr)
 
-    wanted, package = FORMATS[name]
+    format_class, package = FORMATS[name]
     try:
-        kind = wanted()
+        database = format_class()
     except ModuleNotFoundError as error:
-        complain(f"there is no module {error.name}; install {package}")
+        warn(f"no module {error.name}; install {package}")
         return os.EX_UNAVAILABLE
+    if options.undo:
+        return undo(options.file, database, warn)
     try:
-        if given.undo:
-            for key, value in kind.read(given.file):
-                sys.stdout.buffer.write(key + b":" + value + b"\n")
-        else:
-            make(given.file, kind, entries(sys.stdin.buffer, complain))
-    except (OSError, kind.Error) as error:
-        complain(f"{given.file}: {error.args[-1]}")
+        make(options.file, database, entries(sys.stdin.buffer, warn))
+    except (OSError, database.Error) as error:
+        warn(f"{options.file}: {error.args[-1]}")
         return os.EX_IOERR
+    return os.EX_OK
+
+
+def undo(path: Path, database: Format, warn: Callable[[str], None]) -> int:
+    """Write a file's entries to standard output; return the status, as perdition 2.2 does."""
+    empty = True
+    try:
+        for key, value in database.read(path):
+            empty = False
+            sys.stdout.buffer.write(key + b":" + value + b"\n")
+    except (OSError, database.Error) as error:
+        warn(f"{path}: {error.args[-1]}")
+        return UNREADABLE
+    if empty:
+        warn(f"{path}: no entries")
     return os.EX_OK

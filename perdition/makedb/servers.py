@@ -1,6 +1,6 @@
-"""perditiondb_*_makedb: turn ``key:value`` lines into what sets a popmap up on a server.
+"""perditiondb_*_makedb: convert ``key:value`` lines to commands that create a popmap on a server.
 
-What they write is for the server's own client, so that an administrator sees it first:
+The output is input for the server's own client, so the administrator can review it:
 ``perditiondb_mysql_makedb < LINES | mysql``.
 """
 
@@ -16,14 +16,12 @@ from perdition.endpoint import Endpoint
 from perdition.failure import StartupError
 from perdition.makedb.entries import entries
 from perdition.popmap import Destination
-from perdition.popmap.backends.ldap_escape import escaped
+from perdition.popmap.ldap_escape import escaped
 from perdition.popmap.secret import secret
-
-Given = argparse.Namespace
 
 
 class User(NamedTuple):
-    """A line: the key, the server, and the name there."""
+    """A line: the key, the server, and the user name there."""
 
     key: str
     server: Endpoint
@@ -31,22 +29,22 @@ class User(NamedTuple):
 
 
 class Language(Protocol):
-    """What a kind of server is told in. Its text has one statement or record a piece."""
+    """The input language of a kind of server."""
 
-    says: str
-    """What to do with what the tool writes."""
+    description: str
+    """For ``--help``: what the tool writes and which client reads it."""
 
     def options(self, parser: argparse.ArgumentParser) -> None:
-        """Declare the options."""
+        """Add the options of this language."""
 
-    def write(self, users: Iterable[User], given: Given) -> Iterator[str]:
-        """Yield the pieces: how the map is made, and all that is in it."""
+    def write(self, users: Iterable[User], arguments: argparse.Namespace) -> Iterator[str]:
+        """Yield the statements or records that create and fill the map."""
 
 
 class SQL:
-    """SQL as every data source understands it: a table, and a transaction with all its rows."""
+    """SQL that all data sources understand."""
 
-    says = "Write SQL that makes a popmap of key:value lines, for isql -b DATA_SOURCE."
+    description = "Write SQL that creates a popmap from key:value lines, for isql -b DATA_SOURCE."
     user_column = '"user"'
     text_type = "VARCHAR(255)"
     begin: str | None = None
@@ -55,54 +53,54 @@ class SQL:
     def options(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--table", default="tblPerdition", help="default: %(default)s")
 
-    def write(self, users: Iterable[User], given: Given) -> Iterator[str]:
-        yield from self.prepare(given)
+    def write(self, users: Iterable[User], arguments: argparse.Namespace) -> Iterator[str]:
+        yield from self.prepare(arguments)
         yield (
-            f"CREATE TABLE {given.table} ({self.user_column} {self.text_type} NOT NULL "
+            f"CREATE TABLE {arguments.table} ({self.user_column} {self.text_type} NOT NULL "
             "PRIMARY KEY, servername VARCHAR(255) NOT NULL, port VARCHAR(32));"
         )
         if self.begin:
             yield self.begin
         for key, server, user in users:
-            address = f"{user}{given.delimiter}{server.host}" if user else server.host
+            address = f"{user}{arguments.delimiter}{server.host}" if user else server.host
             values = (self.text(key), self.text(address), self.text(server.port))
             yield (
-                f"INSERT INTO {given.table} ({self.user_column}, servername, port) "
+                f"INSERT INTO {arguments.table} ({self.user_column}, servername, port) "
                 f"VALUES ({', '.join(values)});"
             )
         if self.commit:
             yield self.commit
-        yield from self.permit(given)
+        yield from self.permit(arguments)
 
-    def prepare(self, given: Given) -> Iterator[str]:
-        """Yield what comes before the table."""
+    def prepare(self, arguments: argparse.Namespace) -> Iterator[str]:
+        """Yield the statements before CREATE TABLE."""
         yield from ()
 
-    def permit(self, given: Given) -> Iterator[str]:
-        """Yield what lets perdition read the table."""
+    def permit(self, arguments: argparse.Namespace) -> Iterator[str]:
+        """Yield the statements that allow perdition to read the table."""
         yield from ()
 
     def text(self, value: str) -> str:
-        """Return a value as SQL has it; an empty one is NULL."""
+        """Return an SQL literal; NULL for an empty value."""
         return "'" + value.replace("'", "''") + "'" if value else "NULL"
 
 
 def account_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of a database with accounts of its own."""
+    """Add the options of a database with its own accounts."""
     parser.add_argument("--user", default="perdition", help="perdition's account (%(default)s)")
     parser.add_argument(
         "--password",
         type=secret,
-        help="the account's password, to have the account made, too; @/PATH: a file's first line",
+        help="also create the account, with this password; @/PATH: the first line of a file",
     )
 
 
 class MySQL(SQL):
     """SQL for MySQL and MariaDB."""
 
-    says = "Write SQL that makes a popmap of key:value lines, for mysql."
+    description = "Write SQL that creates a popmap from key:value lines, for mysql."
     user_column = "`user`"
-    # User names differ in case here as in all other popmaps.
+    # User names are case-sensitive, as in all other popmaps.
     text_type = "VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
     begin = "START TRANSACTION;"
     commit = "COMMIT;"
@@ -113,18 +111,18 @@ class MySQL(SQL):
         parser.add_argument("--database", default="dbPerdition", help="default: %(default)s")
         parser.add_argument("--client", default="localhost", help="where perdition runs")
 
-    def prepare(self, given: Given) -> Iterator[str]:
+    def prepare(self, arguments: argparse.Namespace) -> Iterator[str]:
         yield "SET NAMES utf8mb4;"
-        yield f"CREATE DATABASE IF NOT EXISTS {given.database};"
-        yield f"USE {given.database};"
-        yield f"DROP TABLE IF EXISTS {given.table};"
+        yield f"CREATE DATABASE IF NOT EXISTS {arguments.database};"
+        yield f"USE {arguments.database};"
+        yield f"DROP TABLE IF EXISTS {arguments.table};"
 
-    def permit(self, given: Given) -> Iterator[str]:
-        if given.password is not None:
-            account = f"{self.text(given.user)}@{self.text(given.client)}"
+    def permit(self, arguments: argparse.Namespace) -> Iterator[str]:
+        if arguments.password is not None:
+            account = f"{self.text(arguments.user)}@{self.text(arguments.client)}"
             yield f"CREATE USER IF NOT EXISTS {account};"
-            yield f"ALTER USER {account} IDENTIFIED BY {self.text(given.password)};"
-            yield f"GRANT SELECT ON {given.database}.{given.table} TO {account};"
+            yield f"ALTER USER {account} IDENTIFIED BY {self.text(arguments.password)};"
+            yield f"GRANT SELECT ON {arguments.database}.{arguments.table} TO {account};"
 
     def text(self, value: str) -> str:
         return super().text(value.replace("\\", "\\\\"))
@@ -133,60 +131,60 @@ class MySQL(SQL):
 class PostgreSQL(SQL):
     """SQL for PostgreSQL."""
 
-    says = (
-        "Write SQL that makes a popmap of key:value lines, for psql -d dbPerdition. The database "
-        "must be there: createdb dbPerdition."
+    description = (
+        "Write SQL that creates a popmap from key:value lines, for psql -d dbPerdition. "
+        "The database must exist: createdb dbPerdition."
     )
-    begin = None  # the whole is one transaction
+    begin = None  # prepare() begins the transaction
     commit = "COMMIT;"
 
     def options(self, parser: argparse.ArgumentParser) -> None:
         super().options(parser)
         account_options(parser)
 
-    def prepare(self, given: Given) -> Iterator[str]:
+    def prepare(self, arguments: argparse.Namespace) -> Iterator[str]:
         yield "SET client_encoding TO 'UTF8';"
         yield "SET standard_conforming_strings TO on;"
         yield "BEGIN;"
-        yield f"DROP TABLE IF EXISTS {given.table};"
+        yield f"DROP TABLE IF EXISTS {arguments.table};"
 
-    def permit(self, given: Given) -> Iterator[str]:
-        if given.password is not None:
-            name = '"' + given.user.replace('"', '""') + '"'
+    def permit(self, arguments: argparse.Namespace) -> Iterator[str]:
+        if arguments.password is not None:
+            name = '"' + arguments.user.replace('"', '""') + '"'
             yield (
                 f"DO $$BEGIN CREATE ROLE {name} LOGIN; EXCEPTION WHEN duplicate_object THEN END$$;"
             )
-            yield f"ALTER ROLE {name} PASSWORD {self.text(given.password)};"
-            yield f"GRANT SELECT ON {given.table} TO {name};"
+            yield f"ALTER ROLE {name} PASSWORD {self.text(arguments.password)};"
+            yield f"GRANT SELECT ON {arguments.table} TO {name};"
 
 
 class SQLite(SQL):
     """SQL for SQLite."""
 
-    says = "Write SQL that makes a popmap of key:value lines, for sqlite3 FILE."
-    begin = None  # the whole is one transaction
+    description = "Write SQL that creates a popmap from key:value lines, for sqlite3 FILE."
+    begin = None  # prepare() begins the transaction
     commit = "COMMIT;"
 
-    def prepare(self, given: Given) -> Iterator[str]:
+    def prepare(self, arguments: argparse.Namespace) -> Iterator[str]:
         yield "BEGIN;"
-        yield f"DROP TABLE IF EXISTS {given.table};"
+        yield f"DROP TABLE IF EXISTS {arguments.table};"
 
 
 class LDIF:
-    """LDIF for a directory that has perdition's schema."""
+    """LDIF for a directory with perdition's schema."""
 
-    says = "Write LDIF that makes a popmap of key:value lines, for ldapadd."
+    description = "Write LDIF that creates a popmap from key:value lines, for ldapadd."
 
     def options(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "--base",
             default="ou=mailbox,dc=nodomain",
-            help="whose children the entries are (%(default)s)",
+            help="the parent of the entries (%(default)s)",
         )
 
-    def write(self, users: Iterable[User], given: Given) -> Iterator[str]:
-        name, _, value = given.base.partition(",")[0].partition("=")
-        yield self.record(given.base, [("objectClass", "organizationalUnit"), (name, value)])
+    def write(self, users: Iterable[User], arguments: argparse.Namespace) -> Iterator[str]:
+        name, _, value = arguments.base.partition(",")[0].partition("=")
+        yield self.record(arguments.base, [("objectClass", "organizationalUnit"), (name, value)])
         for key, server, user in users:
             attributes = [
                 ("objectClass", "perditionPopmap"),
@@ -195,22 +193,21 @@ class LDIF:
                 ("mailhost", server.host),
                 ("port", server.port),
             ]
-            yield self.record(f"uid={escaped(key)},{given.base}", attributes)
+            yield self.record(f"uid={escaped(key)},{arguments.base}", attributes)
 
     def record(self, name: str, attributes: Iterable[tuple[str, str]]) -> str:
-        """Return an entry."""
         lines = [self.line(*pair) for pair in [("dn", name), *attributes] if pair[1]]
         return "\n".join(lines) + "\n"
 
     def line(self, attribute: str, value: str) -> str:
-        """Return an attribute as LDIF has it: what is not plain text is in base64."""
+        """Return an attribute's line, in base64 if it is not SAFE."""
         if SAFE.fullmatch(value):
             return f"{attribute}: {value}"
         return f"{attribute}:: {base64.b64encode(fsencode(value)).decode()}"
 
 
 SAFE = re.compile(r"[!-9;=-~]([ -~]*[!-~])?")
-"""What needs no base64 in LDIF (RFC 2849)."""
+"""Values that do not need base64 in LDIF (RFC 2849)."""
 
 
 LANGUAGES: dict[str, type[Language]] = {
@@ -225,33 +222,32 @@ LANGUAGES: dict[str, type[Language]] = {
 def main(name: str, arguments: list[str]) -> int:
     """Run the tool of that name; returns the status."""
     language = LANGUAGES[name]()
-    parser = argparse.ArgumentParser(prog=name, allow_abbrev=False, description=language.says)
+    parser = argparse.ArgumentParser(
+        prog=name, allow_abbrev=False, description=language.description
+    )
     parser.add_argument(
-        "--delimiter", default="@", help="what divides user from server in a value (%(default)s)"
+        "--delimiter", default="@", help="separates user and server in a value (%(default)s)"
     )
     language.options(parser)
-    complaints = 0
 
-    def complain(text: str) -> None:
-        nonlocal complaints
-        complaints += 1
+    def warn(text: str) -> None:
         print(f"{name}: {text}", file=sys.stderr)
 
     def users() -> Iterator[User]:
-        for key, value in entries(sys.stdin.buffer, complain):
+        for key, value in entries(sys.stdin.buffer, warn):
             try:
                 text, destination = key.decode(), value.decode()
             except UnicodeDecodeError:
-                complain(f"{key!r}: neither ASCII nor UTF-8, skipped")
+                warn(f"{key!r}: expected UTF-8, skipped")
             else:
-                found = Destination.parse(destination, given.delimiter)
+                found = Destination.parse(destination, options.delimiter)
                 yield User(text, found.server, found.user)
 
     try:
-        given = parser.parse_args(arguments)
+        options = parser.parse_args(arguments)
     except StartupError as error:
         parser.error(str(error))
     sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
-    for piece in language.write(users(), given):
+    for piece in language.write(users(), options):
         print(piece)
     return 0

@@ -1,15 +1,16 @@
-"""Popmaps: who is whose real server. A file for each kind, and here what they have in common."""
+"""Popmaps map a user to a real server. The base class of all kinds, a query and its answer."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from typing import ClassVar, NamedTuple
 
 from perdition.endpoint import ConnectionEnds, Endpoint
 
 
 class Destination(NamedTuple):
-    """What a popmap knows of a user: the server, and the name there ("": the user's own).
+    """A popmap's answer: the user's server, and the user name there ("": unchanged).
 
-    With a ``password``, that one is used there for the name, whatever the client has given.
+    A ``password`` replaces the one that the client sent.
     """
 
     server: Endpoint
@@ -17,20 +18,20 @@ class Destination(NamedTuple):
     password: bytes | None = None
 
     def __repr__(self) -> str:
-        return f"Destination(server={self.server!r}, user={self.user!r})"  # and no password
+        return f"Destination(server={self.server!r}, user={self.user!r})"  # without the password
 
     @classmethod
     def parse(cls, value: str, delimiter: str) -> "Destination":
-        """Read ``[user<delimiter>]host[:port]``; the delimiter's last occurrence divides."""
+        """Read ``[user<delimiter>]host[:port]``; the last delimiter separates the two."""
         user, _, server = value.rpartition(delimiter)
         return cls(Endpoint.parse(server.strip()), user.strip())
 
 
 class Query(NamedTuple):
-    """What a popmap is asked: a key, and the connection of the client that it is asked for.
+    """A question to a popmap: the key, and the connection of the client that logs in.
 
-    ``secure`` tells whether that has TLS, ``attempt`` counts its logins. The password is there for
-    maps with ``wants_password``.
+    ``secure``: the client uses TLS. ``attempt`` counts the connection's logins. The password is
+    set only for maps with ``wants_password``.
     """
 
     key: str
@@ -40,65 +41,69 @@ class Query(NamedTuple):
     password: bytes = b""
 
     def __repr__(self) -> str:
-        return f"Query(key={self.key!r}, ends={self.ends!r})"  # and no password
+        return f"Query(key={self.key!r}, ends={self.ends!r})"  # without the password
 
 
 def one_line(error: Exception) -> str:
-    """Return what an exception says, on one line."""
+    """Return the message of an exception on one line."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split()) or type(error).__name__
 
 
 class SlowLookup(Exception):
-    """A lookup that would hold up all sessions: it is to be done again, ``at_length``."""
+    """The lookup would block the worker: repeat it with ``lookup_in_thread``."""
 
 
 class PopMap(ABC):
-    """A popmap in its four verbs: open (which is to make one), look up, reopen, close.
+    """A popmap. The constructor opens it; then ``lookup``, ``reopen`` and ``close`` are called.
 
-    The master opens it, as root; each worker has a copy. So a connection waits for the first
-    lookup, and passwords are read from their files before that.
+    The master constructs it as root, before it forks the workers: read passwords from files in
+    the constructor, and connect at the first lookup.
     """
 
     blocks: ClassVar[bool]
-    """Whether a lookup may wait for more than the disk: it then runs in a thread, several at
-    once, and must end by itself in about ``map_timeout`` seconds."""
+    """Whether a lookup may wait for anything but the disk. If so, lookups run in several threads
+    at once, and each must end by itself within about ``map_timeout`` seconds."""
 
     wants_password: bool = False
-    """Whether it is told passwords; its answers are then for that password alone, never kept."""
+    """Whether queries contain the password. Answers are then never cached."""
 
-    def check(self) -> None:  # noqa: B027 - few kinds have anything to do
-        """Raise StartupError if the map can never be asked; done once, before it is."""
+    def check(self) -> None:  # noqa: B027 - optional
+        """Raise StartupError if the map can never be used. Called once, at start."""
 
-    def probe(self) -> None:  # noqa: B027 - servers may be away for a while
-        """Raise StartupError if the map is in a file and cannot be asked; leaves nothing open."""
+    def probe(self) -> None:  # noqa: B027 - optional
+        """Raise StartupError if the map is a file that cannot be used; leaves nothing open."""
 
     @abstractmethod
     def lookup(self, query: Query) -> Destination | None:
-        """Return what the map has for a key.
+        """Return the destination of a key; None if the map does not contain it.
 
-        Raises MapUnavailable if it cannot be asked, Rejected for a password that is wrong, and
-        Lengthy, where it does not block, for a key that takes more than some milliseconds.
+        Raises MapUnavailable if that is unknown, Rejected for a wrong password, and SlowLookup
+        (only maps that do not block) for a key that takes more than a few milliseconds.
         """
 
-    def at_length(self, query: Query) -> Destination | None:
-        """Return what the map has for a key, as ``lookup`` does; in a thread.
-
-        For what was Lengthy, and in such a way that other threads go on.
-        """
+    def lookup_in_thread(self, query: Query) -> Destination | None:
+        """Do what ``lookup`` does, after it raised SlowLookup; other threads must not wait."""
         return self.lookup(query)
+
+    def cache_key(self, query: Query) -> Hashable:
+        """Return what an answer may depend on: queries with equal keys share a cached answer.
+
+        A map that uses less than the whole query returns that, for example ``query.key``.
+        """
+        return query
 
     @abstractmethod
     def reopen(self) -> None:
-        """Forget what is open or remembered, as after SIGHUP."""
+        """Drop connections and remembered content, as after SIGHUP."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of what is open."""
+        """Close files and connections."""
 
 
 class NoMap(PopMap):
-    """The map of a site without one: nobody is in it."""
+    """The map of a site that has none."""
 
     blocks = False
 

@@ -1,4 +1,4 @@
-"""Popmaps that run in processes of their own, whose crash or waiting hurts no session."""
+"""Popmaps in child processes, so that crashes and hanging calls affect no session."""
 
 import os
 import signal
@@ -26,41 +26,41 @@ sys.path.insert(0, {MODULES!r})
 runpy.run_module(sys.argv.pop(1), run_name="__main__")
 """
 PYTHON = (sys.executable, "-IB", "-c", RUN_MODULE)
-"""Runs a module of ours, told by the first argument, also where Python does not know of them."""
-LONGEST = 65_536
-MARK = b"?"
-"""What a question begins with: an empty datagram looks like the socket's end."""
+"""Runs the module named by the first argument, also if perdition is not on Python's path."""
+MAX_MESSAGE = 65_536
+REQUEST_PREFIX = b"?"
+"""Each request begins with it: an empty message would look like end of file."""
 STATUS = struct.Struct("i")
 
 FOUND = 0
 UNREACHABLE = -1
 NO_SUCH_KEY = -2
 FAULT = -3
-"""What an answer begins with, as in perditiondb(5); any other number is a fault, too."""
+"""The status of an answer, as in perditiondb(5). Any other number is an error, like FAULT."""
 
-RENEWAL_SECONDS = 30.0
-"""How long a process that cannot reach its database is asked again rather than replaced: starting
-one costs as much as thousands of lookups."""
-FAREWELL_SECONDS = 5.0
-"""How long a process may take to end before it is killed."""
+REPLACE_SECONDS = 30.0
+"""The age from which a process that cannot reach its database is replaced. Starting one costs as
+much as thousands of lookups."""
+EXIT_SECONDS = 5.0
+"""The time that a process has to exit before it is killed."""
 
 
 class Child(NamedTuple):
-    """A process that looks users up, and the socket that leads there: a datagram a question.
+    """A lookup process and the socket to it, which carries one request per message.
 
-    ``old_at`` is when (by the monotonic clock) it might be worth while to begin again with another.
+    After ``replace_after`` (monotonic clock) the process is replaced if its database is away.
     """
 
     process: "subprocess.Popen[bytes]"
-    line: socket.socket
-    old_at: float
+    channel: socket.socket
+    replace_after: float
 
 
 class ProcessMap(ServerMap[Child]):
-    """A map whose processes are the connections that are kept.
+    """A map whose kept connections are child processes.
 
-    ``command`` runs the module whose ``main`` is told the descriptor of a socket as its last
-    argument; see ``lookup_process``. There comes ``option`` first.
+    ``command`` runs the child; the number of its socket's descriptor is appended. The first
+    message on the socket is ``option``; see ``lookup_process``.
     """
 
     errors = (OSError,)
@@ -78,13 +78,13 @@ class ProcessMap(ServerMap[Child]):
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
             )
-        child = Child(process, ours, time.monotonic() + RENEWAL_SECONDS)
-        ours.settimeout(self.patience)
+        child = Child(process, ours, time.monotonic() + REPLACE_SECONDS)
+        ours.settimeout(self.server_timeout)
         try:
-            # Not among the arguments, where ps would show it.
-            status, said = self.exchange(child, fsencode(self.option))
+            # The option may contain a password, which ps would show in the arguments.
+            status, answer = self.exchange(child, fsencode(self.option))
             if status != FOUND:
-                raise OSError(fsdecode(said))
+                raise OSError(fsdecode(answer))
         except BaseException:
             self.disconnect(child)
             raise
@@ -92,46 +92,48 @@ class ProcessMap(ServerMap[Child]):
 
     def ask(self, connection: Child, query: Query) -> Destination | None:
         if "\0" in query.key:
-            return None  # what is written in C would take what is before it for the key
-        question = "\0".join([query.key, *map(str, query.ends)])
-        status, said = self.exchange(connection, fsencode(question))
+            return None  # C code would look up the part before the NUL
+        request = "\0".join([query.key, *map(str, query.ends)])
+        status, answer = self.exchange(connection, fsencode(request))
         if status == NO_SUCH_KEY:
             return None
         if status == UNREACHABLE:
-            what = fsdecode(said) or f"status {status}: the database cannot be reached"
-            if time.monotonic() < connection.old_at:  # another one would fare no better
-                raise MapUnavailable(f"popmap: {self.servers[0]}: {what}")
-            raise OSError(what)
+            reason = fsdecode(answer) or f"status {status}: cannot reach the database"
+            if time.monotonic() < connection.replace_after:  # a new process would not help
+                raise MapUnavailable(f"popmap: {self.servers[0]}: {reason}")
+            raise OSError(reason)
         if status != FOUND:
-            raise OSError(fsdecode(said) or f"status {status}: an error")
-        value, *three = map(fsdecode, said.split(b"\0"))
+            raise OSError(fsdecode(answer) or f"status {status}")
+        value, *three = map(fsdecode, answer.split(b"\0"))
         if three:
             user, server, port = value, *three
             return Destination(Endpoint(server, port), user)
         return Destination.parse(value, self.delimiter)
 
-    def exchange(self, child: Child, question: bytes) -> tuple[int, bytes]:
-        """Return the status and the octets that answer a question; raises OSError."""
-        child.line.send(MARK + question)
-        answer = child.line.recv(LONGEST)
+    def exchange(self, child: Child, request: bytes) -> tuple[int, bytes]:
+        """Send a request; return the status and the content of the answer. Raises OSError."""
+        child.channel.send(REQUEST_PREFIX + request)
+        answer = child.channel.recv(MAX_MESSAGE)
         if not answer:
-            raise OSError(f"its process {describe_exit(wait_or_kill(child.process))}")
+            raise OSError(f"the lookup process {exit_reason(wait_or_kill(child.process))}")
         return STATUS.unpack_from(answer)[0], answer[STATUS.size :]
 
     def disconnect(self, connection: Child) -> None:
-        """Let the process end, without waiting for that here."""
-        connection.line.close()
+        """Let the process exit; a thread waits for it."""
+        connection.channel.close()
         threading.Thread(target=wait_or_kill, args=(connection.process,)).start()
 
 
 def wait_or_kill(process: "subprocess.Popen[bytes]") -> int:
-    """Wait for a process's end, and kill it if it takes too long; return its status."""
+    """Wait until a process exits, kill it after EXIT_SECONDS; return its status."""
     with suppress(subprocess.TimeoutExpired):
-        return process.wait(FAREWELL_SECONDS)
+        return process.wait(EXIT_SECONDS)
     process.kill()
     return process.wait()
 
 
-def describe_exit(code: int) -> str:
-    """Say how a process ended."""
-    return f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+def exit_reason(code: int) -> str:
+    """Return how a lookup process exited, for messages."""
+    if code < 0:
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"exited with status {code}"

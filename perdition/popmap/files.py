@@ -1,7 +1,8 @@
-"""Popmaps in files: what they have in common."""
+"""The base classes of popmaps in files."""
 
 import os
 from abc import abstractmethod
+from collections.abc import Hashable
 from os import fsdecode, fsencode
 from typing import ClassVar, Protocol
 
@@ -11,13 +12,13 @@ from perdition.popmap import Destination, PopMap, Query, one_line
 
 
 def signature(path: str) -> tuple[int, ...]:
-    """Return what tells a file from one that has taken its place; raises OSError."""
+    """Return what changes when a file is replaced or written; raises OSError."""
     found = os.stat(path)
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 class FileMap(PopMap):
-    """A map in a file that is opened anew when another file has taken its place."""
+    """A map in a file, which is loaded again when the file changes."""
 
     blocks = False
 
@@ -28,10 +29,10 @@ class FileMap(PopMap):
 
     @abstractmethod
     def load(self) -> None:
-        """Open the file; raises OSError, or ValueError that says what is wrong in it."""
+        """Open the file; raises OSError, or ValueError for its content."""
 
     def refresh(self) -> None:
-        """Open the file if it is not the one that is open; raises MapUnavailable."""
+        """Load the file if it has changed; raises MapUnavailable."""
         try:
             now = signature(self.path)
             if now != self.signature:
@@ -50,6 +51,9 @@ class FileMap(PopMap):
         finally:
             self.close()
 
+    def cache_key(self, query: Query) -> Hashable:
+        return query.key
+
     def reopen(self) -> None:
         self.close()
 
@@ -66,10 +70,10 @@ class Database(Protocol):
 
 
 class DatabaseMap(FileMap):
-    """A map in a file of keys and values, without trailing NUL in either."""
+    """A map in a database file of keys and values, without trailing NULs."""
 
     errors: ClassVar[tuple[type[Exception], ...]]
-    """What the file's library raises when the file is not what it should be."""
+    """What the database library raises for a damaged file."""
 
     database: Database | None = None
 
@@ -78,7 +82,7 @@ class DatabaseMap(FileMap):
         """Open the file for reading; raises OSError and ``errors``."""
 
     def probe(self) -> None:
-        """See only whether the file can be read: a damaged one may end whoever opens it."""
+        """Only check that the file is readable: opening a damaged one may crash the process."""
         try:
             open(self.path, "rb").close()
         except OSError as error:
@@ -90,9 +94,7 @@ class DatabaseMap(FileMap):
         try:
             self.database = self.open_database()
         except self.errors as error:
-            raise ValueError(
-                f"not such a database, or a damaged one ({one_line(error)})"
-            ) from error
+            raise ValueError(f"wrong format or damaged ({one_line(error)})") from error
 
     def lookup(self, query: Query) -> Destination | None:
         self.refresh()

@@ -1,9 +1,8 @@
-"""What the processes have in common that look users up.
+"""The main loop of a lookup process, the child's side of ``child_process``.
 
-Each is told a socket. From that comes the popmap's option and then a question at a time: a key and
-the client's connection, with NUL in between. There goes for each a status, and behind it what was
-found: a value, or user, server and port with NUL in between. Behind the status of a failure there
-may be what is to be said of it.
+The first message on the socket is the popmap's option. Then each request consists of the key and
+the addresses and ports of the client's connection, separated by NUL. The answer is a status,
+followed by a value, or by user, server and port separated by NUL, or by an error message.
 """
 
 import os
@@ -16,49 +15,49 @@ from os import fsdecode
 from typing import Protocol
 
 from perdition.endpoint import ConnectionEnds
-from perdition.popmap.child_process import FAREWELL_SECONDS, FOUND, LONGEST, MARK, STATUS
+from perdition.popmap.child_process import EXIT_SECONDS, FOUND, MAX_MESSAGE, REQUEST_PREFIX, STATUS
 
 
-class Source(Protocol):
-    """Where users are looked up."""
+class Backend(Protocol):
+    """What a lookup process runs."""
 
     def start(self, option: bytes) -> tuple[int, bytes]:
-        """Begin; return a status and what is to be said."""
+        """Connect; return a status and an error message."""
 
     def lookup(self, key: bytes, ends: ConnectionEnds) -> tuple[int, bytes]:
-        """Return a status, and what was found or is to be said."""
+        """Return a status, and the answer or an error message."""
 
-    def end(self) -> None:
-        """Let go of what is open."""
+    def close(self) -> None:
+        """Disconnect."""
 
 
-def serve(source: Source, descriptor: int) -> None:
-    """Answer what comes from a socket until the other side has gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's; our end is the socket's
-    line = socket.socket(fileno=descriptor)
-    threading.Thread(target=end_with, args=(line,), daemon=True).start()
-    with suppress(BrokenPipeError):  # nobody waits for this answer any more
-        status, said = source.start(line.recv(LONGEST).removeprefix(MARK))
-        line.send(STATUS.pack(status) + said)
+def serve(backend: Backend, descriptor: int) -> None:
+    """Answer requests from a socket until the other side closes it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # sent by the terminal; we exit with the socket
+    channel = socket.socket(fileno=descriptor)
+    threading.Thread(target=exit_after, args=(channel,), daemon=True).start()
+    with suppress(BrokenPipeError):  # the parent closed the socket during the lookup
+        status, text = backend.start(channel.recv(MAX_MESSAGE).removeprefix(REQUEST_PREFIX))
+        channel.send(STATUS.pack(status) + text)
         if status != FOUND:
             return
-        while question := line.recv(LONGEST):
-            status, found = source.lookup(*parts(question.removeprefix(MARK)))
-            line.send(STATUS.pack(status) + found)
-    source.end()
+        while request := channel.recv(MAX_MESSAGE):
+            status, found = backend.lookup(*parse(request.removeprefix(REQUEST_PREFIX)))
+            channel.send(STATUS.pack(status) + found)
+    backend.close()
 
 
-def parts(question: bytes) -> tuple[bytes, ConnectionEnds]:
-    """Return the parts of a question."""
-    key, *connection = question.split(b"\0")
+def parse(request: bytes) -> tuple[bytes, ConnectionEnds]:
+    """Return the key and the connection of a request."""
+    key, *connection = request.split(b"\0")
     source, source_port, destination, destination_port = map(fsdecode, connection)
     return key, ConnectionEnds(source, int(source_port), destination, int(destination_port))
 
 
-def end_with(line: socket.socket) -> None:
-    """End, if need be in the middle of a lookup that waits, when the other side has gone."""
+def exit_after(channel: socket.socket) -> None:
+    """Exit when the other side closes the socket, even if a lookup hangs."""
     poll = select.poll()
-    poll.register(line, select.POLLRDHUP)
+    poll.register(channel, select.POLLRDHUP)
     poll.poll()
-    threading.Event().wait(FAREWELL_SECONDS)
+    threading.Event().wait(EXIT_SECONDS)
     os._exit(os.EX_TEMPFAIL)

@@ -1,4 +1,4 @@
-"""Passwords in a popmap's option: written there, or in a file so that no ``ps`` shows them."""
+"""Passwords in ``map_library_opt``: literal, or in a file, which ``ps`` does not show."""
 
 import re
 from pathlib import Path
@@ -10,11 +10,11 @@ IN_URL = re.compile(r"(://[^/?#@:]*:)(@/[^@]*)@")
 
 
 READ_AS_ROOT: dict[str, str] = {}
-"""What was read at the start: after a SIGHUP, perdition may not be able to read it any more."""
+"""Passwords read at start: after SIGHUP, without root, the file may be unreadable."""
 
 
 def secret(text: str) -> str:
-    """Return a password; ``@`` and a full path stand for the first line of that file.
+    """Return a password; ``@`` and an absolute path mean the first line of that file.
 
     Raises StartupError.
     """
@@ -26,7 +26,8 @@ def secret(text: str) -> str:
     except OSError as error:
         if not (isinstance(error, PermissionError) and path in READ_AS_ROOT):
             raise StartupError(
-                f"map_library_opt: {path}: {error.strerror}; give a readable file with the password"
+                f"map_library_opt: {path}: {error.strerror}; "
+                "expected a readable file with the password"
             ) from error
     return READ_AS_ROOT[path]
 

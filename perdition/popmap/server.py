@@ -1,7 +1,7 @@
-"""Popmaps on servers: connections that are kept, and one server after the other."""
+"""Popmaps on servers: kept connections, and failover from one server to the next."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from typing import ClassVar, Generic, TypeVar
 
@@ -13,33 +13,33 @@ C = TypeVar("C")
 
 
 class ServerMap(PopMap, Generic[C]):
-    """A map on a server, or on the first of several that answers.
+    """A map on a server, or on the first of several servers that answers.
 
-    Each thread that looks somebody up takes a connection that nobody uses, or opens one.
-    ``patience`` is how many seconds each server may take: all of them together, after a kept
-    connection that does not answer, take ``map_timeout``.
+    Each lookup takes an idle connection or opens one. ``server_timeout`` is the number of seconds
+    that each server has: one failed attempt on a kept connection and then all servers together
+    take ``map_timeout``.
     """
 
     blocks = True
 
     errors: ClassVar[tuple[type[Exception], ...]]
-    """What ``connect`` and ``ask`` raise where a server cannot be asked."""
+    """What ``connect`` and ``ask`` raise if a server is unavailable."""
 
     def __init__(self, servers: Sequence[str], options: Options) -> None:
         self.servers = servers
         self.delimiter = options.domain_delimiter
-        self.patience = options.map_timeout / (len(servers) + 1)
+        self.server_timeout = options.map_timeout / (len(servers) + 1)
         self.idle: list[C] = []
 
     @abstractmethod
     def connect(self, server: str) -> C:
-        """Return a connection to a server; raises ``errors``, in the end within ``patience``."""
+        """Return a connection to a server; raises ``errors`` within ``server_timeout``."""
 
     @abstractmethod
     def ask(self, connection: C, query: Query) -> Destination | None:
-        """Return what the map has for a key; raises ``errors``, in the end within ``patience``.
+        """Return the destination of a key; raises ``errors`` within ``server_timeout``.
 
-        Raises a Failure where that is the server's answer.
+        Raises a Failure if that is the server's answer.
         """
 
     @abstractmethod
@@ -50,7 +50,7 @@ class ServerMap(PopMap, Generic[C]):
         if kept := self.take():
             with suppress(*self.errors):
                 return self.ask_and_keep(kept, query)
-            self.close()  # the server was away, and the other connections are as dead as that one
+            self.close()  # the server restarted, so the other connections are broken too
         reasons = []
         for server in self.servers:
             try:
@@ -60,37 +60,40 @@ class ServerMap(PopMap, Generic[C]):
         raise MapUnavailable(f"popmap: {'; '.join(reasons)}")
 
     def ask_and_keep(self, connection: C, query: Query) -> Destination | None:
-        """Ask, and keep a connection that is good for more."""
+        """Query, and keep the connection if it is still usable."""
         idle = self.idle
-        good = False
+        usable = False
         try:
             found = self.ask(connection, query)
-            good = True
+            usable = True
         except Failure:
-            good = True  # that was an answer, too
+            usable = True  # the server did answer
             raise
         finally:
-            if good and idle is self.idle:
+            if usable and idle is self.idle:
                 idle.append(connection)
-            else:  # it is broken, or the map was closed in between
+            else:  # broken, or the map was closed meanwhile
                 self.discard(connection)
         return found
 
     def take(self) -> C | None:
-        """Return a connection that is kept, if there is one."""
+        """Return an idle connection, if there is one."""
         try:
             return self.idle.pop()
-        except IndexError:  # not looked for before: another thread may be faster
+        except IndexError:  # no check before pop: another thread could be faster
             return None
 
     def explain(self, error: Exception) -> str:
-        """Return what an error says, on one line."""
+        """Return the message of an error on one line."""
         return one_line(error)
 
     def discard(self, connection: C) -> None:
         """Close a connection whatever its state."""
         with suppress(Exception):
             self.disconnect(connection)
+
+    def cache_key(self, query: Query) -> Hashable:
+        return query.key
 
     def reopen(self) -> None:
         self.close()

@@ -1,5 +1,6 @@
-"""The popmap as sessions see it: they await an answer, and no map holds up those who need none."""
+"""The popmap as sessions use it: asynchronous lookups with a time limit and a cache."""
 
+from collections.abc import Hashable
 from typing import NamedTuple
 
 from perdition.failure import MapUnavailable
@@ -11,24 +12,24 @@ from perdition.popmap import Destination, PopMap, Query, SlowLookup
 
 LOOKUP_THREADS = 8
 LOOKUP_WAITING = 500
-LENGTHY_THREADS = 1
-LENGTHY_WAITING = 100
-"""For keys that take a local map long, which somebody may have made up for that."""
-REMEMBERED = 50_000
-"""How many keys' answers the cache holds; the oldest goes first."""
+SLOW_LOOKUP_THREADS = 1
+SLOW_LOOKUP_WAITING = 100
+"""For slow keys of a local map, which may be an attack."""
+CACHE_SIZE = 50_000
+"""Answers in the cache; the oldest one is dropped first."""
 STALE_SECONDS = 5.0
-"""How long an answer serves again without asking, once the map could not be asked."""
+"""How long an expired answer is used before an unavailable map is queried again."""
 
 
 class CacheEntry(NamedTuple):
-    """An answer, and until when (by the loop's clock) it is as good as a new one."""
+    """An answer, and when it expires (by the loop's clock)."""
 
-    until: float
+    expires: float
     found: Destination | None
 
 
 class PopMapService:
-    """Asks the popmap for all sessions of a worker, and remembers answers where a site wants it."""
+    """Queries the popmap for all sessions of a worker; caches answers with ``map_cache``."""
 
     def __init__(self, loop: Loop, popmap: PopMap, options: Options, log: Log) -> None:
         self.loop = loop
@@ -36,62 +37,65 @@ class PopMapService:
         self.log = log
         self.wants_password = popmap.wants_password
         self.time_limit = options.map_timeout
-        self.fresh_seconds = options.map_cache
-        self.cache: dict[str, CacheEntry] = {}
+        self.cache_seconds = options.map_cache
+        self.cache: dict[Hashable, CacheEntry] = {}
         self.pool = (
             ThreadPool(loop, "popmap", LOOKUP_THREADS, LOOKUP_WAITING)
             if popmap.blocks
-            else ThreadPool(loop, "popmap at length", LENGTHY_THREADS, LENGTHY_WAITING)
+            else ThreadPool(loop, "popmap, slow", SLOW_LOOKUP_THREADS, SLOW_LOOKUP_WAITING)
         )
 
     async def lookup(self, query: Query) -> Destination | None:
-        """Return what the map has for a key, or had, if the cache knows it.
+        """Return the popmap's answer, from the cache if it has one.
 
-        Raises MapUnavailable, at the latest after ``map_timeout``, and Rejected.
+        Raises MapUnavailable, after ``map_timeout`` seconds at the latest, and Rejected.
         """
-        if not self.fresh_seconds:
+        if not self.cache_seconds:
             return await self.ask(query)
-        known = self.cache.get(query.key)
-        if known and known.until > self.loop.now:
+        key = self.popmap.cache_key(query)
+        known = self.cache.get(key)
+        if known and known.expires > self.loop.now:
             return known.found
         try:
             found = await self.ask(query)
         except MapUnavailable as failure:
             if not known:
                 raise
-            self.log.warning(f"{failure.detail}; an older answer is used")
-            self.remember(query.key, known.found, STALE_SECONDS)
+            self.log.warning(f"{failure.detail}; using an expired answer")
+            self.remember(key, known.found, STALE_SECONDS)
             return known.found
-        self.remember(query.key, found, self.fresh_seconds)
+        self.remember(key, found, self.cache_seconds)
         return found
 
     async def ask(self, query: Query) -> Destination | None:
-        """Return what the map has for a key; raises MapUnavailable, Rejected."""
+        """Query the popmap itself; raises MapUnavailable, Rejected."""
         look_up = self.popmap.lookup
         if not self.popmap.blocks:
             try:
                 return look_up(query)
             except SlowLookup:
-                look_up = self.popmap.at_length
+                look_up = self.popmap.lookup_in_thread
         try:
             return await self.pool.call(self.time_limit, look_up, query)
         except TimeoutError as error:
-            raise MapUnavailable(f"popmap: no answer in {self.time_limit} s") from error
+            raise MapUnavailable(
+                f"popmap: no answer within map_timeout ({self.time_limit} s)"
+            ) from error
         except ThreadPoolFull as error:
             raise MapUnavailable(f"popmap: {error}") from error
 
-    def remember(self, key: str, found: Destination | None, seconds: float) -> None:
-        """Keep an answer for some seconds, and beyond that until another one takes its place."""
+    def remember(self, key: Hashable, found: Destination | None, seconds: float) -> None:
+        """Cache an answer for some seconds; expired ones stay for when the map is unavailable."""
         self.cache.pop(key, None)
-        if len(self.cache) >= REMEMBERED:
+        if len(self.cache) >= CACHE_SIZE:
             del self.cache[next(iter(self.cache))]
         self.cache[key] = CacheEntry(self.loop.now + seconds, found)
 
     def close(self) -> None:
-        """Let go of what the map has open; who is still waiting gets an answer."""
+        """Close the map; lookups in progress still get their answers."""
         self.popmap.close()
 
     def reopen(self) -> None:
-        """Forget all answers, and open the map anew."""
+        """Empty the cache and reopen the map."""
         self.cache.clear()
         self.popmap.reopen()

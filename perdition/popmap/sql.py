@@ -1,4 +1,4 @@
-"""Popmaps in tables: what MySQL, PostgreSQL, ODBC and SQLite have in common."""
+"""The base of popmaps in SQL tables: MySQL, PostgreSQL, ODBC and SQLite."""
 
 import re
 import ssl
@@ -15,13 +15,13 @@ from perdition.popmap.secret import secret
 from perdition.popmap.server import ServerMap
 
 COLON = re.compile(r":(?![^\[]*\])")
-"""What divides the parts of an option: not the colons of an IPv6 address in brackets."""
+"""Separates the parts of an option, except in an IPv6 address in brackets."""
 
 SIMPLE_NAME = re.compile(r"[A-Za-z_]\w*")
 
 
 class Table(NamedTuple):
-    """The table, and how to get at it: the parts of ``map_library_opt``, in order."""
+    """The table and how to reach it: the parts of ``map_library_opt``, in order."""
 
     hosts: str = "localhost"
     port: str = ""
@@ -33,38 +33,38 @@ class Table(NamedTuple):
     user_column: str = "user"
     port_column: str = "port"
     tls: str = ""
-    """``tls``, or the file of the authorities that the server's certificate must come from."""
+    """``tls``, or the file of the CA certificates for the server's certificate."""
 
     @classmethod
     def parse(cls, text: str) -> "Table":
-        """Read the parts, of which empty or missing ones have defaults; raises StartupError."""
+        """Read the parts; empty and missing ones get defaults. Raises StartupError."""
         parts = COLON.split(text)
         names = cls._fields
         if len(parts) > len(names):
             raise StartupError(
-                f"map_library_opt: it has {len(parts)} parts; give at the most these, with colons "
-                f"in between: {', '.join(names)}"
+                f"map_library_opt: {len(parts)} parts; expected at most {len(names)}, separated "
+                f"by colons: {', '.join(names)}"
             )
-        given = {name: part for name, part in zip(names, parts, strict=False) if part}
-        if not given.get("port", "0").isdecimal():
-            raise StartupError("map_library_opt: the second part, the port, must be a number")
-        if "password" in given:
-            given["password"] = secret(given["password"])
-        return cls(**given)
+        present = {name: part for name, part in zip(names, parts, strict=False) if part}
+        if not present.get("port", "0").isdecimal():
+            raise StartupError("map_library_opt: port (the second part): expected a number")
+        if "password" in present:
+            present["password"] = secret(present["password"])
+        return cls(**present)
 
     @property
     def servers(self) -> list[str]:
-        """The hosts, each of which is tried in turn."""
+        """The hosts, in the order in which they are tried."""
         return [host.strip().removeprefix("[").removesuffix("]") for host in self.hosts.split(",")]
 
     @property
     def authorities(self) -> str | None:
-        """The file of those that may vouch for the server."""
+        """The file of the CA certificates."""
         return ssl.get_default_verify_paths().cafile if self.tls == "tls" else self.tls
 
 
 class SQLMap(ServerMap[Any]):
-    """A table with a column for the user, one for the server, and perhaps one for the port."""
+    """A table with a column for the user, one for the server, and optionally one for the port."""
 
     errors: ClassVar[tuple[type[Exception], ...]]
     placeholder: ClassVar[str] = "%s"
@@ -76,14 +76,14 @@ class SQLMap(ServerMap[Any]):
 
     @abstractmethod
     def connect(self, server: str) -> Any:
-        """Return a connection that commits by itself."""
+        """Return a connection in autocommit mode."""
 
     def user_column(self, connection: Any) -> str:
-        """Return the user column's name, in quotes where it may be a word of the language."""
+        """Return the user column's name, quoted if it may be a reserved word."""
         return self.table.user_column
 
     def first_row(self, connection: Any, statement: str, key: str) -> Sequence[Any] | None:
-        """Return the first row that a statement brings."""
+        """Return the first row of a statement's result."""
         with closing(connection.cursor()) as cursor:
             cursor.execute(statement, (key,))
             row: Sequence[Any] | None = cursor.fetchone()
@@ -92,12 +92,12 @@ class SQLMap(ServerMap[Any]):
     def ask(self, connection: Any, query: Query) -> Destination | None:
         if not is_text(query.key):
             return None
-        statement = self.statement or self.working_statement(connection)
+        statement = self.statement or self.prepare_statement(connection)
         row = self.first_row(connection, statement, query.key)
         return self.destination(*map(text_of, row)) if row else None
 
-    def working_statement(self, connection: Any) -> str:
-        """Return the statement that looks a user up; a table may have no column for the port."""
+    def prepare_statement(self, connection: Any) -> str:
+        """Return the statement for a lookup; it leaves out a port column that does not exist."""
         table = self.table
         where = f"FROM {table.table} WHERE {self.user_column(connection)} = {self.placeholder}"
         try:
@@ -110,7 +110,7 @@ class SQLMap(ServerMap[Any]):
         return statement
 
     def destination(self, server: str, port: str = "") -> Destination:
-        """Return what a row says; a port in the server's column is good, too."""
+        """Return a row's destination; the server's column may contain the port."""
         found = Destination.parse(server, self.delimiter)
         if port:
             return Destination(found.server._replace(port=port), found.user)
@@ -125,12 +125,12 @@ class SQLMap(ServerMap[Any]):
 
 
 def quoted(name: str, quote: str) -> str:
-    """Return a column's name in quotes, unless it is more than a plain name."""
+    """Return a column's name in quotes, unless it is an expression."""
     return f"{quote}{name}{quote}" if SIMPLE_NAME.fullmatch(name) else name
 
 
 def is_text(key: str) -> bool:
-    """Whether a key can be in a table at all: without NUL, and of characters only."""
+    """Whether a key can be in a table: valid UTF-8 without NUL."""
     try:
         return b"\0" not in key.encode()
     except UnicodeEncodeError:
@@ -138,7 +138,7 @@ def is_text(key: str) -> bool:
 
 
 def text_of(value: Any) -> str:
-    """Return a column's value as text; NULL is none."""
+    """Return a column's value as text; NULL is an empty text."""
     if value is None:
         return ""
     return (fsdecode(value) if isinstance(value, bytes) else str(value)).strip()

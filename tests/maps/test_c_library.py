@@ -220,10 +220,10 @@ def test_variables_of_the_program(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "complaint"),
     [
-        ("down", "status -1: the database cannot be reached"),
-        ("fault", "status -3: an error"),
-        ("odd", "status 4711: an error"),
-        ("crash", "its process died of SIGABRT"),
+        ("down", "status -1: cannot reach the database"),
+        ("fault", "status -3"),
+        ("odd", "status 4711"),
+        ("crash", "the lookup process was killed by SIGABRT"),
     ],
 )
 def test_failures_hurt_nobody(library: str, tmp_path: Path, key: str, complaint: str) -> None:
@@ -256,7 +256,7 @@ def test_reopen_ends_and_starts_the_library(library: str, tmp_path: Path) -> Non
 
 
 def test_library_that_cannot_start_is_unavailable(library: str) -> None:
-    with pytest.raises(MapUnavailable, match="dbserver_init returns 5"):
+    with pytest.raises(MapUnavailable, match="dbserver_init returned 5"):
         opened(library, "no").lookup(Query("joe", ENDS))
 
 
@@ -264,12 +264,12 @@ def test_process_ends_with_whoever_asked(library: str, tmp_path: Path) -> None:
     """A worker that is killed leaves no library behind, not even one that waits."""
     program = (
         "import sys\n"
-        "from perdition.options import Options\n"
+        "from perdition.options.table import Options\n"
         "from perdition.popmap import Query\n"
         "from perdition.popmap.kinds import open_map\n"
-        "from perdition.username import Ends\n"
+        "from perdition.endpoint import ConnectionEnds\n"
         "popmap = open_map(Options(map_library=sys.argv[1], map_library_opt=sys.argv[2]))\n"
-        "popmap.lookup(Query('hang', Ends('', 0, '', 0)))\n"
+        "popmap.lookup(Query('hang', ConnectionEnds('', 0, '', 0)))\n"
     )
     notes = tmp_path / "notes"
     asker = subprocess.Popen([sys.executable, "-c", program, library, str(notes)])
@@ -283,7 +283,7 @@ def test_process_ends_with_whoever_asked(library: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "arguments", "complaint"),
     [
-        ("int x;", (), "it has neither dbserver_get nor dbserver_get2"),
+        ("int x;", (), "neither dbserver_get nor dbserver_get2 found in it"),
         (
             "int f(void); int dbserver_get(void) { return f(); }",
             ("-Wl,-z,now",),
@@ -292,7 +292,7 @@ def test_process_ends_with_whoever_asked(library: str, tmp_path: Path) -> None:
         (
             "#include <stdlib.h>\n__attribute__((constructor)) static void f(void) { abort(); }",
             (),
-            "died of SIGABRT",
+            "was killed by SIGABRT",
         ),
     ],
 )
@@ -304,7 +304,7 @@ def test_what_is_no_library_stops_the_start(
 
 
 def test_missing_file_stops_the_start() -> None:
-    with pytest.raises(StartupError, match="No such file or directory; give a library"):
+    with pytest.raises(StartupError, match="No such file or directory; expected a library"):
         opened("/usr/lib/libperditiondb_site.so.0").check()
 
 
@@ -339,11 +339,15 @@ def test_python_package_offers_a_kind(package: Callable[[str, str], None]) -> No
 @pytest.mark.parametrize(
     ("module", "entry_point", "complaint"),
     [
-        ("", "broken = no_such:Map", "map_library broken: No module named 'no_such'; mend"),
+        (
+            "",
+            "broken = no_such:Map",
+            "map_library broken: No module named 'no_such'; repair or remove the package",
+        ),
         (
             "def open_map(options):\n    raise ValueError('secret')\n",
             "broken = popmap_of_site:open_map",
-            "map_library broken: ValueError in .*popmap_of_site.py line 2; see map_library_opt",
+            "map_library broken: ValueError in .*popmap_of_site.py line 2; check map_library_opt",
         ),
     ],
 )
@@ -357,5 +361,5 @@ def test_python_package_that_cannot_be_used_is_told_of(
 
 
 def test_unknown_kind_stops_the_start() -> None:
-    with pytest.raises(StartupError, match="map_library none: no such kind of popmap here; give"):
+    with pytest.raises(StartupError, match="map_library none: unknown kind of popmap; expected"):
         opened("none")

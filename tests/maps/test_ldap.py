@@ -125,7 +125,7 @@ def test_schema_for_the_other_configuration(tmp_path: Path) -> None:
 
 
 def test_option() -> None:
-    read = ldap.Where.parse(
+    read = ldap.Directory.parse(
         "2:ldap://h1 h2:1389/ou=my%20servers,dc=x?u,h,p?sub?(&(uid=%s)(mail=%20s))"
         "?!bindname=cn=me%2cdc=x,x-bindpw=a%2cb,StartTLS"
     )
@@ -142,13 +142,13 @@ def test_option() -> None:
 def test_option_defaults() -> None:
     read = opened("")
     assert isinstance(read, ldap.LDAPMap)
-    assert read.where == ldap.Where.parse(
+    assert read.directory == ldap.Directory.parse(
         "3:ldap://localhost/ou=mailbox,dc=nodomain?username,mailhost,port?one?(uid=%s)"
     )
-    assert ldap.Where.parse("ldap:///dc=x").servers == ["ldap://"]
+    assert ldap.Directory.parse("ldap:///dc=x").servers == ["ldap://"]
 
 
 @pytest.mark.parametrize("option", ["localhost", "http://localhost/", "ldap://h/dc=x??some"])
 def test_option_that_is_no_address(option: str) -> None:
-    with pytest.raises(StartupError, match="not an LDAP URL"):
+    with pytest.raises(StartupError, match="expected an LDAP URL"):
         opened(option)

@@ -48,7 +48,7 @@ from perdition.endpoint import ConnectionEnds
 popmap = open_map(Options(map_library="nis", map_library_opt=names[0]))
 for key in json.loads(keys):
     try:
-        found = popmap.lookup(Query(key, Ends("", 0, "", 0)))
+        found = popmap.lookup(Query(key, ConnectionEnds("", 0, "", 0)))
         answer = found and [found.user, *found.server]
     except Exception as failure:
         answer = str(failure)

@@ -173,12 +173,12 @@ def test_option_password_from_a_file(tmp_path: Path) -> None:
     file.write_text("s3:cr@t\nsecond line\n")
     assert Table.parse(f":::::@{file}").password == "s3:cr@t"
     assert Table.parse(":::::@home").password == "@home"
-    with pytest.raises(StartupError, match="none: No such file or directory; give"):
+    with pytest.raises(StartupError, match="none: No such file or directory; expected"):
         Table.parse(f":::::@{tmp_path}/none")
 
 
 def test_option_with_a_port_that_is_none() -> None:
-    with pytest.raises(StartupError, match="the second part, the port, must be a number"):
+    with pytest.raises(StartupError, match=r"port \(the second part\): expected a number"):
         Table.parse("h:mysql:d")
 
 

@@ -67,7 +67,7 @@ def test_popmap_that_checks_passwords(folder: Path) -> None:
             [
                 "joe:",
                 '  key "joe": popmap: Invalid login or password',
-                "  cannot log in without a password: the popmap checks it",
+                "  cannot log in without a password: the popmap verifies it",
             ],
             "",
         )
@@ -79,7 +79,7 @@ def test_not_found(file: Path) -> None:
     assert lines[-3:] == [
         "nobody:",
         '  key "nobody": not in the popmap',
-        "  cannot log in: there is no server for that user",
+        "  cannot log in: no server for this user",
     ]
     status, lines, _ = lookup("nobody", "-m", file, "-s", "a,b:1143")
     assert status == 0
@@ -106,14 +106,14 @@ def test_hung_popmap_ends_with_its_timeout() -> None:
         began = time.monotonic()
         status, lines, _ = lookup("joe", "-M", "http", "-m", url, "--map_timeout", "1")
         assert status == 2
-        assert "timed out" in lines[1] or "no answer in 1 s" in lines[1]
+        assert "timed out" in lines[1] or "no answer within map_timeout (1 s)" in lines[1]
         assert time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (("-M", "none"), "map_library none: no such kind of popmap here"),
+        (("-M", "none"), "map_library none: unknown kind of popmap"),
         (("-f", "/none"), "/none: No such file or directory"),
         (("--none",), "--none: no such option"),
     ],

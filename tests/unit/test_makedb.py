@@ -95,6 +95,6 @@ def test_lines_that_are_no_text_are_reported_and_skipped(written: MakeDBTool, na
     assert len([line for line in lines if "south" in line]) == 1
     assert not [line for line in lines if "north" in line]
     assert complaints.splitlines() == [
-        f"{name}: b'j\\xf6e': neither ASCII nor UTF-8, skipped",
-        f"{name}: line 2: no key:value, skipped",
+        f"{name}: b'j\\xf6e': expected UTF-8, skipped",
+        f"{name}: line 2: expected key:value, skipped",
     ]

@@ -56,7 +56,7 @@ def test_undo_returns_the_lines(
         ([b" joe : mx \n"], [(b" joe ", b" mx ")], []),
         ([b"# joe:mx\n"], [(b"# joe", b"mx")], []),
         ([b"joe\n", b":mx\n", b"ann:\n"], [], ["line 1: ", "line 2: ", "line 3: "]),
-        ([b"joe:a\n", b"\n", b"joe:b\n"], [(b"joe", b"a")], ["line 3: joe is there already"]),
+        ([b"joe:a\n", b"\n", b"joe:b\n"], [(b"joe", b"a")], ["line 3: joe is a duplicate"]),
     ],
 )
 def test_lines_are_read_as_key_and_value(
@@ -102,11 +102,13 @@ def test_new_file_can_be_read_by_all(makegdbm: MakeGDBM, path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o644
 
 
-@pytest.mark.parametrize("arguments", [["/no/such/directory/map"], ["-u", "/no/such/map"]])
+@pytest.mark.parametrize(
+    ("arguments", "status"), [(["/no/such/directory/map"], os.EX_IOERR), (["-u", "/no/map"], 255)]
+)
 def test_failure_names_the_file(
-    makegdbm: MakeGDBM, capsys: pytest.CaptureFixture[str], arguments: list[str]
+    makegdbm: MakeGDBM, capsys: pytest.CaptureFixture[str], arguments: list[str], status: int
 ) -> None:
-    assert makegdbm(b"joe:mx", *arguments) == os.EX_IOERR
+    assert makegdbm(b"joe:mx", *arguments) == status
     assert capsys.readouterr().err == f"makegdbm: {arguments[-1]}: No such file or directory\n"
 
 
@@ -121,8 +123,16 @@ def test_undo_of_another_kind_of_file_fails(
     makegdbm: MakeGDBM, path: Path, capsys: pytest.CaptureFixture[str], octets: bytes
 ) -> None:
     path.write_bytes(octets)
-    assert makegdbm(b"", "-u", path) == os.EX_IOERR
+    assert makegdbm(b"", "-u", path) == 255
     assert str(path) in capsys.readouterr().err
+
+
+def test_undo_of_an_empty_map_reports_it_and_succeeds(
+    makegdbm: MakeGDBM, path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert makegdbm(b"", path) == 0
+    assert makegdbm(b"", "-u", path) == 0
+    assert capsys.readouterr() == ("", f"makegdbm: {path}: no entries\n")
 
 
 @pytest.mark.parametrize(

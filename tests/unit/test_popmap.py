@@ -89,7 +89,7 @@ def test_map_without_a_library_finds_nobody() -> None:
 
 @pytest.mark.parametrize("library", ["nosuch", "os"])
 def test_unknown_library_is_reported(library: str) -> None:
-    with pytest.raises(StartupError, match=f"map_library {library}: .* give one of gdbm"):
+    with pytest.raises(StartupError, match=f"map_library {library}: .* expected one of gdbm"):
         open_map(library, "", "@")
 
 
@@ -107,10 +107,10 @@ def test_missing_library_is_reported_with_its_package(
     monkeypatch: pytest.MonkeyPatch, kind: str, module: str, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.delitem(sys.modules, f"perdition.popmap.{kind}", raising=False)
+    monkeypatch.delitem(sys.modules, f"perdition.popmap.backends.{kind}", raising=False)
     with pytest.raises(StartupError) as error:
         open_map(kind, "", "@")
-    assert str(error.value).startswith(f"map_library {kind}: there is no module {module}; install ")
+    assert str(error.value).startswith(f"map_library {kind}: no module {module}; install ")
     assert package in str(error.value)
     assert f"perdition[{kind}] by pip" in str(error.value)
 
@@ -293,11 +293,11 @@ class TestRegex:
         with pytest.raises(SlowLookup):
             lookup(popmap, key)
         with pytest.raises(MapUnavailable, match="took more than"):
-            popmap.at_length(Query(key, ENDS))
+            popmap.lookup_in_thread(Query(key, ENDS))
 
     def test_slow_lookup_finds_the_same_as_a_fast_one(self, path: Path) -> None:
         path.write_text("^(j.*)$: $1.mx\n")
         popmap = open_map(REGEX, str(path), "@")
         found = lookup(popmap, "joe")
-        assert found == popmap.at_length(Query("joe", ENDS))
+        assert found == popmap.lookup_in_thread(Query("joe", ENDS))
         assert found == Destination(Endpoint("joe.mx"))

@@ -157,5 +157,5 @@ def test_option_has_path_timeout_and_retries() -> None:
     assert isinstance(popmap, DaemonMap)
     assert (popmap.path, popmap.seconds, popmap.retries) == ("/run/db", 2, 3)
     for bad in ("/run/db:x", "/run/db:1:2:3"):
-        with pytest.raises(StartupError, match="give socket:timeout_seconds:max_retry"):
+        with pytest.raises(StartupError, match="expected socket:timeout_seconds:max_retry"):
             opened(bad)

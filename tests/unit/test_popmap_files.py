@@ -140,7 +140,7 @@ def test_cdb_that_ends_too_early_is_damaged(tmp_path: Path) -> None:
     file = tmp_path / "popmap"
     write_cdb(file, LINES)
     file.write_bytes(file.read_bytes()[:2060])
-    with pytest.raises(MapUnavailable, match="it ends too early"):
+    with pytest.raises(MapUnavailable, match="file is too short"):
         opened("cdb", file).lookup(Query("joe", ENDS))
 
 
@@ -167,10 +167,10 @@ def test_bad_lines_are_reported_and_skipped(tool: str, tmp_path: Path) -> None:
     made = makedb(tool, file, "nocolon\na:1\n:novalue\nb:\na:2\nc:3\n")
     assert made.returncode == os.EX_OK
     assert made.stderr.splitlines() == [
-        f"{tool}: line 1: no key:value, skipped",
-        f"{tool}: line 3: no key:value, skipped",
-        f"{tool}: line 4: no key:value, skipped",
-        f"{tool}: line 5: a is there already, skipped",
+        f"{tool}: line 1: expected key:value, skipped",
+        f"{tool}: line 3: expected key:value, skipped",
+        f"{tool}: line 4: expected key:value, skipped",
+        f"{tool}: line 5: a is a duplicate, skipped",
     ]
     assert sorted(makedb(tool, file, "", "-u").stdout.splitlines()) == ["a:1", "c:3"]
 
@@ -192,5 +192,5 @@ def test_failure_leaves_no_file(tool: str, tmp_path: Path) -> None:
         os.EX_IOERR,
         f"{tool}: {file}: No such file or directory\n",
     )
-    assert makedb(tool, tmp_path / "none", "", "-u").returncode == os.EX_IOERR
+    assert makedb(tool, tmp_path / "none", "", "-u").returncode == 255
     assert not list(tmp_path.iterdir())

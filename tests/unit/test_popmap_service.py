@@ -13,7 +13,8 @@ from perdition.log import Log
 from perdition.net.loop import Loop
 from perdition.options.table import Options
 from perdition.popmap import Destination, PopMap, Query, SlowLookup
-from perdition.popmap import service as directory_module
+from perdition.popmap import service as service_module
+from perdition.popmap.kinds import open_map
 from perdition.popmap.service import PopMapService
 from tests.unit.recorded_log import RecordedLog
 
@@ -49,7 +50,7 @@ class LocalMap(PopMap):
         pass
 
 
-class LengthyMap(LocalMap):
+class SlowKeysMap(LocalMap):
     """A local map whose lookups are all slow: they run in a thread and wait for the gate."""
 
     def __init__(self) -> None:
@@ -59,7 +60,7 @@ class LengthyMap(LocalMap):
     def lookup(self, query: Query) -> Destination | None:
         raise SlowLookup
 
-    def at_length(self, query: Query) -> Destination | None:
+    def lookup_in_thread(self, query: Query) -> Destination | None:
         assert threading.current_thread() is not threading.main_thread()
         self.gate.wait()
         return super().lookup(query)
@@ -86,7 +87,7 @@ class PopMapUnderTest:
     def __init__(self, popmap: PopMap, **options: Any) -> None:
         self.loop = Loop()
         self.sink = RecordedLog()
-        self.directory = PopMapService(
+        self.service = PopMapService(
             self.loop, popmap, Options(**options), Log("perdition", self.sink)
         )
 
@@ -114,13 +115,13 @@ class PopMapUnderTest:
 
     def ask(self, query: Query = JOE) -> Any:
         """What one lookup returns or raises."""
-        return self.run(self.directory.lookup(query))[0]
+        return self.run(self.service.lookup(query))[0]
 
     def pass_time(self, seconds: float) -> None:
         """Make all entries of the cache that much older."""
-        self.directory.cache = {
-            key: entry._replace(until=entry.until - seconds)
-            for key, entry in self.directory.cache.items()
+        self.service.cache = {
+            key: entry._replace(expires=entry.expires - seconds)
+            for key, entry in self.service.cache.items()
         }
 
     def close(self) -> None:
@@ -158,7 +159,7 @@ def test_hung_lookup_times_out_and_delays_no_other(start: StartService) -> None:
 
     async def recorded(name: str) -> Destination | None:
         try:
-            return await service.directory.lookup(Query(name, ENDS))
+            return await service.service.lookup(Query(name, ENDS))
         finally:
             order.append(name)
 
@@ -166,36 +167,36 @@ def test_hung_lookup_times_out_and_delays_no_other(start: StartService) -> None:
     slow.gate.set()
     assert ann == NORTH
     assert isinstance(joe, MapUnavailable)
-    assert joe.detail == "popmap: no answer in 1 s"
+    assert joe.detail == "popmap: no answer within map_timeout (1 s)"
     assert order == ["ann", "joe"]
 
 
 def test_slow_lookup_in_a_local_map_does_not_stop_the_loop(start: StartService) -> None:
     """The loop has to run to open the gate."""
-    lengthy = LengthyMap()
-    service = start(lengthy)
+    popmap = SlowKeysMap()
+    service = start(popmap)
 
     async def open_gate() -> Destination | None:
-        lengthy.gate.set()
+        popmap.gate.set()
         return None
 
-    joe, _ = service.run(service.directory.lookup(JOE), open_gate())
+    joe, _ = service.run(service.service.lookup(JOE), open_gate())
     assert joe == NORTH
 
 
 def test_full_pool_refuses_at_once(start: StartService, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(directory_module, "LOOKUP_THREADS", 1)
-    monkeypatch.setattr(directory_module, "LOOKUP_WAITING", 1)
+    monkeypatch.setattr(service_module, "LOOKUP_THREADS", 1)
+    monkeypatch.setattr(service_module, "LOOKUP_WAITING", 1)
     slow = SlowMap()
     service = start(slow, map_timeout=5)
 
     async def last() -> Destination | None:
         try:
-            return await service.directory.lookup(Query("ann", ENDS))
+            return await service.service.lookup(Query("ann", ENDS))
         finally:
             slow.gate.set()  # no other lookup ends before this
 
-    *_, refused = service.run(service.directory.lookup(JOE), service.directory.lookup(JOE), last())
+    *_, refused = service.run(service.service.lookup(JOE), service.service.lookup(JOE), last())
     assert isinstance(refused, MapUnavailable)
     assert refused.detail == "popmap: 2 calls are waiting already"
     assert service.ask() == NORTH
@@ -219,6 +220,60 @@ def test_cache_answers_until_its_entry_expires(start: StartService) -> None:
     assert popmap.lookups == 2
 
 
+class WholeQueryMap(LocalMap):
+    """A site's own map, which may use everything that a query contains."""
+
+    def lookup(self, query: Query) -> Destination | None:
+        super().lookup(query)
+        return SOUTH if query.secure else NORTH
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        JOE._replace(secure=True),
+        JOE._replace(attempt=2),
+        JOE._replace(ends=ENDS._replace(source="192.0.2.2")),
+        JOE._replace(ends=ENDS._replace(source_port=4243)),
+        JOE._replace(ends=ENDS._replace(destination="192.0.2.8")),
+    ],
+)
+def test_cached_answer_is_used_only_for_the_same_query(start: StartService, other: Query) -> None:
+    """A client without TLS must not get the answer for one with TLS."""
+    popmap = WholeQueryMap()
+    service = start(popmap, map_cache=60)
+    expected = [SOUTH if query.secure else NORTH for query in (JOE, other, JOE, other)]
+    assert [service.ask(query) for query in (JOE, other, JOE, other)] == expected
+    assert popmap.lookups == 2
+
+
+OPTIONS_OF_KINDS = {
+    "gdbm": "/none",
+    "cdb": "/none",
+    "posix_regex": "/none",
+    "sqlite": "/none",
+    "daemon": "/none",
+    "http": "http://127.0.0.1:9/",
+    "/none/site.so": "",
+}
+KEY_ONLY = {"gdbm", "cdb", "posix_regex", "sqlite"}
+
+
+@pytest.mark.parametrize("kind", OPTIONS_OF_KINDS)
+def test_cache_key_contains_what_the_kind_sends(kind: str) -> None:
+    """Kinds that look up the key alone share an answer between all clients."""
+    popmap = open_map(Options(map_library=kind, map_library_opt=OPTIONS_OF_KINDS[kind]))
+    plain = popmap.cache_key(JOE)
+    assert popmap.cache_key(JOE._replace(key="ann")) != plain
+    other_client = JOE._replace(ends=ENDS._replace(source="192.0.2.2"))
+    assert (popmap.cache_key(other_client) == plain) == (kind in KEY_ONLY)
+    if kind == "http":
+        assert popmap.cache_key(JOE._replace(secure=True)) != plain
+        assert popmap.cache_key(JOE._replace(attempt=2)) != plain
+        other_port = JOE._replace(ends=ENDS._replace(source_port=4243))
+        assert popmap.cache_key(other_port) == plain
+
+
 def test_cache_holds_negative_answers(start: StartService) -> None:
     popmap = LocalMap()
     popmap.answer = None
@@ -237,7 +292,7 @@ def test_expired_answer_is_used_during_an_outage(start: StartService) -> None:
     popmap.down = True
     assert [service.ask(), service.ask()] == [NORTH, NORTH]
     assert popmap.lookups == 2
-    assert "popmap: down; an older answer is used" in "\n".join(service.sink.lines)
+    assert "popmap: down; using an expired answer" in "\n".join(service.sink.lines)
     assert isinstance(service.ask(Query("ann", ENDS)), MapUnavailable)
     popmap.down, popmap.answer = False, SOUTH
     service.pass_time(60)
@@ -247,18 +302,18 @@ def test_expired_answer_is_used_during_an_outage(start: StartService) -> None:
 def test_cache_drops_the_oldest_entry_when_full(
     start: StartService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(directory_module, "REMEMBERED", 2)
+    monkeypatch.setattr(service_module, "CACHE_SIZE", 2)
     service = start(LocalMap(), map_cache=60)
     for key in ("a", "b", "a", "c", "d"):
         service.ask(Query(key, ENDS))
-    assert list(service.directory.cache) == ["c", "d"]
+    assert list(service.service.cache) == [Query("c", ENDS), Query("d", ENDS)]
 
 
 def test_reopen_empties_the_cache_and_reopens_the_map(start: StartService) -> None:
     popmap = LocalMap()
     service = start(popmap, map_cache=60)
     service.ask()
-    service.directory.reopen()
+    service.service.reopen()
     popmap.answer = SOUTH
     assert service.ask() == SOUTH
     assert popmap.reopened == 1

@@ -80,10 +80,10 @@ def test_each_failure_has_a_column_by_its_name(board: Scoreboard) -> None:
 
 
 def test_login_and_end_of_a_session_are_counted(board: Scoreboard) -> None:
-    tally = WorkerCounters(board.rows[0])
-    tally.logged_in("TLSv1.3", "")
-    tally.logged_in("", "TLSv9")
-    tally.logged_out()
+    counters = WorkerCounters(board.rows[0])
+    counters.logged_in("TLSv1.3", "")
+    counters.logged_in("", "TLSv9")
+    counters.logged_out()
     assert board.total(LOGINS["ok"]) == 2
     assert board.total(Column.ESTABLISHED) == 1
     assert board.total(TLS_LOGINS[Peer.CLIENT]["TLSv1.3"]) == 1
@@ -100,11 +100,11 @@ def test_octets_are_counted_by_direction(board: Scoreboard) -> None:
 
 
 def test_each_popmap_answer_and_limit_has_its_column(board: Scoreboard) -> None:
-    tally = WorkerCounters(board.rows[0])
+    counters = WorkerCounters(board.rows[0])
     for answer in PopMapAnswer:
-        tally.popmap_answered(answer)
+        counters.popmap_answered(answer)
     for limit in Limit:
-        tally.limit_hit(limit)
+        counters.limit_hit(limit)
     assert len(counted(board.rows[0])) == len(PopMapAnswer) + len(Limit)
 
 

@@ -6,7 +6,7 @@ from perdition.cli import parse
 from perdition.endpoint import ConnectionEnds, Endpoint
 from perdition.options.table import Options
 from perdition.options.values import State
-from perdition.username import Typed, divide_server, in_state, query_keys, strip_levels
+from perdition.username import ClientName, in_state, query_keys, split_server, strip_levels
 
 LOOKUP, AUTH, LOGIN = State.SERVERNAME_LOOKUP, State.LOCAL_AUTHENTICATION, State.REMOTE_LOGIN
 ENDS = ConnectionEnds("192.0.2.1", 4242, "2001:db8::9", 143)
@@ -22,22 +22,24 @@ def test_addresses_are_written_as_in_the_log() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "name", "typed"),
+    ("arguments", "name", "expected"),
     [
-        ([], "joe@mx.example", Typed("joe@mx.example")),
-        (["-c"], "joe@mx.example", Typed("joe", Endpoint("mx.example"))),
-        (["-c"], "joe@mx.example:143", Typed("joe", Endpoint("mx.example", "143"))),
-        (["-c"], "joe@[::1]:143", Typed("joe", Endpoint("::1", "143"))),
-        (["-c"], "joe@home@mx", Typed("joe@home", Endpoint("mx"))),
-        (["-c"], "joe", Typed("joe")),
-        (["-c"], "joe@", Typed("joe@")),
-        (["-c"], "@mx", Typed("@mx")),
-        (["-c", "-D", "-at-"], "joe-at-mx", Typed("joe", Endpoint("mx"))),
-        (["-c", "-D", "-at-"], "joe@mx", Typed("joe@mx")),
+        ([], "joe@mx.example", ClientName("joe@mx.example")),
+        (["-c"], "joe@mx.example", ClientName("joe", Endpoint("mx.example"))),
+        (["-c"], "joe@mx.example:143", ClientName("joe", Endpoint("mx.example", "143"))),
+        (["-c"], "joe@[::1]:143", ClientName("joe", Endpoint("::1", "143"))),
+        (["-c"], "joe@home@mx", ClientName("joe@home", Endpoint("mx"))),
+        (["-c"], "joe", ClientName("joe")),
+        (["-c"], "joe@", ClientName("joe@")),
+        (["-c"], "@mx", ClientName("@mx")),
+        (["-c", "-D", "-at-"], "joe-at-mx", ClientName("joe", Endpoint("mx"))),
+        (["-c", "-D", "-at-"], "joe@mx", ClientName("joe@mx")),
     ],
 )
-def test_server_is_cut_from_the_user_name(arguments: list[str], name: str, typed: Typed) -> None:
-    assert divide_server(name, options(*arguments)) == typed
+def test_server_is_cut_from_the_user_name(
+    arguments: list[str], name: str, expected: ClientName
+) -> None:
+    assert split_server(name, options(*arguments)) == expected
 
 
 @pytest.mark.parametrize(

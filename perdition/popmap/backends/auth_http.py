@@ -1,11 +1,11 @@
-"""A popmap behind HTTP, by the convention of nginx's ``auth_http``.
+"""A popmap over HTTP with the protocol of nginx's ``auth_http``.
 
-A site that comes from nginx keeps its service. Whether a password is right is the real server's
-business, so the service is told it only where the site says so.
+The service gets the password only with the option's ``Auth-Pass``.
 """
 
 import re
 from base64 import b64encode
+from collections.abc import Hashable
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from os import fsdecode, fsencode
 from typing import NamedTuple
@@ -18,27 +18,17 @@ from perdition.popmap import Destination, Query
 from perdition.popmap.secret import secret, url_with_secret
 from perdition.popmap.server import ServerMap
 
-LONGEST_BODY = 65_536
+MAX_BODY = 65_536
 
 PLAIN = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
-"""What nginx leaves as it is in a header's value; all else is percent-encoded."""
-
-PROTOCOLS = {
-    "POP3": "pop3",
-    "POP3S": "pop3",
-    "IMAP4": "imap",
-    "IMAP4S": "imap",
-    "MANAGESIEVE": "managesieve",
-}
-"""What nginx calls the protocols; it does not know the last one."""
-
+"""What nginx does not percent-encode in a header's value."""
 
 PASS = "Auth-Pass"
 HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):(.+)")
 
 
 def open_map(options: Options) -> "HTTPMap":
-    """Open a map behind HTTP; raises StartupError.
+    """Open a map over HTTP; raises StartupError.
 
     ``map_library_opt`` is ``url[,url...][ Auth-Pass][ header:value...]``.
     """
@@ -49,19 +39,19 @@ def open_map(options: Options) -> "HTTPMap":
 
 
 def header(word: str) -> tuple[str, str]:
-    """Read a header that all requests have; raises StartupError."""
+    """Read a header for all requests; raises StartupError."""
     if found := HEADER.fullmatch(word):
         text = secret(found[2])
         if text.isascii() and text.isprintable():
             return found[1], text
     raise StartupError(
-        f"map_library_opt: behind the URL may stand {PASS} and headers, as X-Auth-Key:value; the "
-        "value is of printable ASCII"
+        f"map_library_opt: after the URL, expected {PASS} or a header such as X-Auth-Key:value "
+        "with printable ASCII characters"
     )
 
 
 class AuthServer(NamedTuple):
-    """Where a service is, and the header that lets us in ("": none)."""
+    """The address of a service, and the value of its Authorization header ("": none)."""
 
     tls: bool
     host: str
@@ -78,7 +68,9 @@ class AuthServer(NamedTuple):
         except ValueError:
             port = -1
         if url.scheme not in ("http", "https") or not url.hostname or port == -1:
-            raise StartupError("map_library_opt: give the URL of a service, http:// or https://")
+            raise StartupError(
+                "map_library_opt: expected the URL of a service, http:// or https://"
+            )
         authorization = ""
         if url.username is not None:
             account = f"{unquote(url.username)}:{unquote(url.password or '')}"
@@ -90,17 +82,17 @@ class AuthServer(NamedTuple):
         return str(Endpoint(self.host, str(self.port or "")))
 
 
-class Header(NamedTuple):
+class ServiceConnection(NamedTuple):
     """A connection to a service."""
 
     service: AuthServer
     connection: HTTPConnection
 
 
-class HTTPMap(ServerMap[Header]):
+class HTTPMap(ServerMap[ServiceConnection]):
     """A service that answers a GET with the headers Auth-Status, Auth-Server and Auth-Port.
 
-    One that is told passwords says whether they are right, and may give another for the server.
+    With ``Auth-Pass`` the service verifies the password and may return another for the server.
     """
 
     errors = (OSError, HTTPException)
@@ -118,15 +110,17 @@ class HTTPMap(ServerMap[Header]):
         self.headers = {
             **headers,
             "Auth-Method": "plain",
-            "Auth-Protocol": PROTOCOLS[options.service.name],
+            "Auth-Protocol": options.service.protocol.alpn,
         }
 
-    def connect(self, server: str) -> Header:
+    def connect(self, server: str) -> ServiceConnection:
         service = self.services[server]
         kind = HTTPSConnection if service.tls else HTTPConnection
-        return Header(service, kind(service.host, service.port, timeout=self.patience))
+        return ServiceConnection(
+            service, kind(service.host, service.port, timeout=self.server_timeout)
+        )
 
-    def ask(self, connection: Header, query: Query) -> Destination | None:
+    def ask(self, connection: ServiceConnection, query: Query) -> Destination | None:
         service, http = connection
         headers = {
             **self.headers,
@@ -142,19 +136,19 @@ class HTTPMap(ServerMap[Header]):
             headers["Authorization"] = service.authorization
         http.request("GET", service.target, headers=headers)
         response = http.getresponse()
-        if len(response.read(LONGEST_BODY + 1)) > LONGEST_BODY:
-            raise HTTPException("a body too long, where there should be none")
+        if len(response.read(MAX_BODY + 1)) > MAX_BODY:
+            raise HTTPException(f"body of more than {MAX_BODY} octets")
         return self.destination(response)
 
     def destination(self, response: HTTPResponse) -> Destination | None:
-        """Return what an answer says; raises HTTPException if it says that nobody can tell now.
+        """Return an answer's destination; raises HTTPException for a temporary failure.
 
-        As for nginx, the headers count and not the HTTP status, unless they are missing. Raises
-        Rejected if the service was told the password: nobody else is asked then.
+        As in nginx, the HTTP status is ignored if the headers are there. Raises Rejected if the
+        service verifies passwords: no other server is used then.
         """
         status = value(response, "Auth-Status")
         if not status:
-            raise HTTPException(f"HTTP status {response.status} and no Auth-Status")
+            raise HTTPException(f"HTTP status {response.status} without Auth-Status")
         if status == "WAIT" or value(response, "Auth-Error-Code").startswith("4"):
             raise HTTPException(status)
         if status != "OK":
@@ -164,14 +158,17 @@ class HTTPMap(ServerMap[Header]):
         host = value(response, "Auth-Server").removeprefix("[").removesuffix("]")
         server = Endpoint(host, value(response, "Auth-Port"))
         password = None
-        if self.wants_password:  # else one of the service's would let anybody in
+        if self.wants_password:  # unverified, any client password would do
             password = fsencode(value(response, PASS)) or None
         return Destination(server, value(response, "Auth-User"), password)
 
-    def disconnect(self, connection: Header) -> None:
+    def cache_key(self, query: Query) -> Hashable:
+        return query.key, query.ends.source, query.secure, query.attempt
+
+    def disconnect(self, connection: ServiceConnection) -> None:
         connection.connection.close()
 
 
 def value(response: HTTPResponse, name: str) -> str:
-    """Return a header's value; "" if there is none. http.client takes it for Latin-1."""
+    """Return a header's value, or "". http.client decodes it as Latin-1."""
     return fsdecode(response.headers.get(name, "").encode("latin-1"))

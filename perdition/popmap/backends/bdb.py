@@ -1,10 +1,10 @@
-"""A popmap in a Berkeley DB file, as makebdb writes it."""
+"""A popmap in a Berkeley DB file, as written by makebdb."""
 
 from perdition.files import SYSCONFDIR
 from perdition.options.table import Options
 from perdition.popmap.files import Database, DatabaseMap
 
-try:  # the distribution's: its files can be read by the distribution's other programs, too
+try:  # uses the distribution's libdb, so other programs can read the same files
     from bsddb3 import db
 except ModuleNotFoundError:
     from berkeleydb import db
@@ -17,7 +17,7 @@ def open_map(options: Options) -> "BerkeleyMap":
 
 
 class BerkeleyMap(DatabaseMap):
-    """A btree or hash file of Berkeley DB, or any of its kinds that has keys."""
+    """A btree, hash or any other Berkeley DB file with keys."""
 
     errors = (db.DBError,)
 

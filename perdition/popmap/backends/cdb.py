@@ -1,7 +1,7 @@
-"""A popmap in a constant database (cdb), as tinycdb and its like write it.
+"""A popmap in a constant database (cdb), as written by tinycdb.
 
 The format is that of https://cr.yp.to/cdb/cdb.txt: 256 pointers to hash tables, the records, the
-tables; all numbers are of 32 bits, the lowest octet first.
+tables. Numbers have 32 bits and are little-endian.
 """
 
 import os
@@ -15,7 +15,7 @@ from perdition.popmap.files import Database, DatabaseMap
 
 TABLES = 256
 PAIR = struct.Struct("<LL")
-LONGEST_VALUE = 65_536
+MAX_VALUE = 65_536
 
 
 def open_map(options: Options) -> "ConstantMap":
@@ -36,14 +36,14 @@ class ConstantMap(DatabaseMap):
 class ConstantDatabase:
     """An open cdb file.
 
-    It is read piece by piece: where a file is mapped into memory, whoever shortens it kills us.
+    It uses pread, not mmap: if another process shortened a mapped file, a read would raise SIGBUS.
     """
 
     def __init__(self, path: str) -> None:
-        self.file = Path(path).open("rb", buffering=0)  # noqa: SIM115 - kept open
+        self.file = Path(path).open("rb", buffering=0)  # noqa: SIM115 - stays open
 
     def get(self, key: bytes, /) -> bytes | None:
-        """Return the first value of a key; raises ValueError where the file makes no sense."""
+        """Return the first value of a key; raises ValueError for a damaged file."""
         hashed = hash_of(key)
         table, slots = self.pair(hashed % TABLES * PAIR.size)
         for probe in range(slots):
@@ -59,24 +59,22 @@ class ConstantDatabase:
         return None
 
     def pair(self, offset: int) -> tuple[int, int]:
-        """Return the two numbers at an offset."""
         first, second = PAIR.unpack(self.octets(offset, PAIR.size))
         return first, second
 
     def octets(self, offset: int, count: int) -> bytes:
-        """Return some octets of the file; raises ValueError if they are not there."""
-        if count > LONGEST_VALUE:
-            raise ValueError(f"a value of {count} octets")
+        """Return octets of the file; raises ValueError at its end."""
+        if count > MAX_VALUE:
+            raise ValueError(f"value of {count} octets")
         found = os.pread(self.file.fileno(), count, offset)
         if len(found) < count:
-            raise ValueError("it ends too early")
+            raise ValueError("file is too short")
         return found
 
     def close(self) -> None:
-        """Close the file."""
         self.file.close()
 
 
 def hash_of(key: bytes) -> int:
-    """Return the hash by which a key is found."""
+    """Return cdb's hash of a key."""
     return reduce(lambda total, octet: (total * 33 & 0xFFFFFFFF) ^ octet, key, 5381)

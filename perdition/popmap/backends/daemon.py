@@ -1,14 +1,13 @@
-"""The popmap of a daemon on this machine, which answers datagrams over a Unix socket.
+"""A popmap in a daemon on this machine, which is queried with datagrams over a Unix socket.
 
-A datagram is a head, whose numbers have their highest octet first, and a body of strings, each
-behind its length.
+A datagram consists of a header of big-endian numbers, and a body of strings, each after its length.
 """
 
 import os
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from ipaddress import IPv4Address
 from os import fsdecode, fsencode
 from typing import ClassVar
@@ -19,7 +18,7 @@ from perdition.files import START_DIRECTORY
 from perdition.options.table import Options
 from perdition.popmap import Destination, PopMap, Query, one_line
 
-HEAD = struct.Struct(">LHHHHLLHH")
+HEADER = struct.Struct(">LHHHHLLHH")
 """Magic number, version, flags, length, kind of checksum, addresses, ports."""
 LENGTH = struct.Struct(">H")
 
@@ -28,24 +27,24 @@ VERSION = 1
 REQUEST = 1
 RESPONSE = 2
 REQUEST_WITH_ADDRESSES = 3
-"""A request whose addresses stand in the body, as text; for those that do not fit into the head."""
+"""A request with the addresses as text in the body, for those that do not fit the header."""
 NO_CHECKSUM = 0
 
-LONGEST = 65_535
+MAX_DATAGRAM = 65_535
 DEFAULT_SOCKET = "/var/run/perdition.db"
 DEFAULT_SECONDS = 1
 DEFAULT_RETRIES = 5
 
 
 def open_map(options: Options) -> "DaemonMap":
-    """Open a daemon's map; raises StartupError.
+    """Open the map; raises StartupError.
 
     ``map_library_opt`` is ``[socket[:timeout_seconds[:max_retry]]]``.
     """
     path, *numbers = options.map_library_opt.split(":")
     if len(numbers) > 2 or not all(number.isdecimal() for number in numbers if number):
         raise StartupError(
-            f"map_library_opt {options.map_library_opt}: give socket:timeout_seconds:max_retry"
+            f"map_library_opt {options.map_library_opt}: expected socket:timeout_seconds:max_retry"
         )
     seconds, retries = [*numbers, "", ""][:2]
     return DaemonMap(
@@ -57,7 +56,7 @@ def open_map(options: Options) -> "DaemonMap":
 
 
 class DaemonMap(PopMap):
-    """A daemon that is asked again when it does not answer, ``retries`` times."""
+    """A daemon; a request without an answer is sent again, up to ``retries`` times."""
 
     blocks: ClassVar[bool] = True
 
@@ -69,10 +68,10 @@ class DaemonMap(PopMap):
         self.time_limit = options.map_timeout
 
     def lookup(self, query: Query) -> Destination | None:
-        question = request(query, self.delimiter)
+        datagram = request(query, self.delimiter)
         end = time.monotonic() + self.time_limit
-        # Each lookup has a socket of its own, whose name the system makes up: an answer that comes
-        # late can be nobody else's.
+        # Each lookup has its own socket with a name from the system, so a late answer cannot reach
+        # another lookup.
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as own:
             try:
                 own.bind("")
@@ -80,12 +79,15 @@ class DaemonMap(PopMap):
                 for _ in range(1 + self.retries):
                     deadline = min(time.monotonic() + self.seconds, end)
                     own.settimeout(max(0.001, deadline - time.monotonic()))
-                    own.send(question)
+                    own.send(datagram)
                     for answer in answers(own, deadline):
                         return destination(*answer)
             except OSError as error:
                 raise MapUnavailable(f"popmap {self.path}: {one_line(error)}") from error
         raise MapUnavailable(f"popmap {self.path}: no answer in time")
+
+    def cache_key(self, query: Query) -> Hashable:
+        return query.key, query.ends
 
     def reopen(self) -> None:
         pass
@@ -95,36 +97,36 @@ class DaemonMap(PopMap):
 
 
 def request(query: Query, delimiter: str) -> bytes:
-    """Return the datagram that asks for a key."""
+    """Return the request for a key."""
     ends = query.ends
     ports = (ends.source_port, ends.destination_port)
     try:
         addresses = (int(IPv4Address(ends.source)), int(IPv4Address(ends.destination)))
     except ValueError:
         body = strings(query.key, delimiter, *map(str, ends))
-        return head(REQUEST_WITH_ADDRESSES, body, (0, 0), ports) + body
+        return header(REQUEST_WITH_ADDRESSES, body, (0, 0), ports) + body
     body = strings(query.key, delimiter)
-    return head(REQUEST, body, addresses, ports) + body
+    return header(REQUEST, body, addresses, ports) + body
 
 
-def head(flags: int, body: bytes, addresses: tuple[int, int], ports: tuple[int, int]) -> bytes:
-    """Return what stands before a body."""
-    length = HEAD.size + len(body)
-    return HEAD.pack(MAGIC, VERSION, flags, length, NO_CHECKSUM, *addresses, *ports)
+def header(flags: int, body: bytes, addresses: tuple[int, int], ports: tuple[int, int]) -> bytes:
+    """Return the header of a body."""
+    length = HEADER.size + len(body)
+    return HEADER.pack(MAGIC, VERSION, flags, length, NO_CHECKSUM, *addresses, *ports)
 
 
 def strings(*values: str) -> bytes:
-    """Return strings, each behind its length."""
+    """Return strings, each after its length."""
     octets = map(fsencode, values)
     return b"".join(LENGTH.pack(len(value)) + value for value in octets)
 
 
 def answers(own: socket.socket, deadline: float) -> Iterator[list[str]]:
-    """Yield the strings of each answer that makes sense, until its time is over."""
+    """Yield the strings of each valid answer until the deadline."""
     while (left := deadline - time.monotonic()) > 0:
         own.settimeout(left)
         try:
-            datagram = own.recv(LONGEST)
+            datagram = own.recv(MAX_DATAGRAM)
         except TimeoutError:
             return
         if (found := response(datagram)) is not None:
@@ -132,13 +134,13 @@ def answers(own: socket.socket, deadline: float) -> Iterator[list[str]]:
 
 
 def response(datagram: bytes) -> list[str] | None:
-    """Return an answer's user, server and port; None if the datagram is no answer."""
-    if len(datagram) < HEAD.size:
+    """Return an answer's user, server and port; None if the datagram is not one."""
+    if len(datagram) < HEADER.size:
         return None
-    magic, version, flags, length, *_ = HEAD.unpack_from(datagram)
+    magic, version, flags, length, *_ = HEADER.unpack_from(datagram)
     if (magic, version, flags, length) != (MAGIC, VERSION, RESPONSE, len(datagram)):
         return None
-    found, offset = [], HEAD.size
+    found, offset = [], HEADER.size
     while offset + LENGTH.size <= length:
         begin = offset + LENGTH.size
         offset = begin + LENGTH.unpack_from(datagram, offset)[0]
@@ -147,5 +149,5 @@ def response(datagram: bytes) -> list[str] | None:
 
 
 def destination(user: str, server: str, port: str) -> Destination | None:
-    """Return what an answer says; without a server nobody was found."""
+    """Return an answer's destination; None if it has no server."""
     return Destination(Endpoint(server, port), user) if server else None

@@ -1,4 +1,4 @@
-"""The default popmap: a gdbm file, as makegdbm writes it."""
+"""The default popmap: a gdbm file, as written by makegdbm."""
 
 import dbm.gnu
 
@@ -7,7 +7,7 @@ from perdition.options.table import Options
 from perdition.popmap.files import Database, DatabaseMap
 
 READ_UNLOCKED = "ru"
-"""A lock held as long as the file is open would keep makegdbm from writing it."""
+"""A reader's lock would keep perdition 2.2's makegdbm from writing while the map is open."""
 
 
 def open_map(options: Options) -> "GdbmMap":

@@ -13,7 +13,7 @@ from perdition.endpoint import Endpoint
 from perdition.failure import StartupError
 from perdition.options.table import Options
 from perdition.popmap import Destination, Query, one_line
-from perdition.popmap.backends.ldap_escape import escaped
+from perdition.popmap.ldap_escape import escaped
 from perdition.popmap.secret import secret
 from perdition.popmap.server import ServerMap
 
@@ -22,19 +22,19 @@ ATTRIBUTES = ["username", "mailhost", "port"]
 START_TLS = {"starttls", "x-starttls", "1.3.6.1.4.1.1466.20037"}
 
 KEY_MARK = re.compile("\ue000([0-9]*)\ue001")
-"""Where the key goes, in an address that has been read: between characters that no address has.
-A number is the width to which the key is padded on the left."""
+"""The position of the key in a parsed URL, in private use characters, which no URL contains. The
+number is the width to which the key is padded on the left."""
 
 
 def open_map(options: Options) -> "LDAPMap":
     """Open a map in a directory; ``map_library_opt`` is ``[version:]url``. Raises StartupError."""
-    return LDAPMap(Where.parse(options.map_library_opt or DEFAULT_URL), options)
+    return LDAPMap(Directory.parse(options.map_library_opt or DEFAULT_URL), options)
 
 
-class Where(NamedTuple):
-    """Where the directory is, and what to search there for.
+class Directory(NamedTuple):
+    """The directory and the search in it.
 
-    ``base`` and ``filter`` have a mark where the key goes. ``attributes`` name the user, the
+    ``base`` and ``filter`` contain marks for the key. ``attributes`` name the user, the
     server and the port; trailing ones may be missing.
     """
 
@@ -50,7 +50,7 @@ class Where(NamedTuple):
     authorities: str
 
     @classmethod
-    def parse(cls, text: str) -> "Where":
+    def parse(cls, text: str) -> "Directory":
         """Read ``[version:]url``; raises StartupError."""
         version, url = text[:2], text[2:]
         if version not in ("2:", "3:"):
@@ -59,9 +59,9 @@ class Where(NamedTuple):
             read = ldapurl.LDAPUrl(marked(url))
         except ValueError:
             raise StartupError(
-                "map_library_opt: it is not an LDAP URL; give e.g. " + DEFAULT_URL
+                f"map_library_opt: expected an LDAP URL, for example {DEFAULT_URL}"
             ) from None
-        extensions = {name.lower(): given.exvalue for name, given in read.extensions.items()}
+        extensions = {name.lower(): extra.exvalue for name, extra in read.extensions.items()}
         return cls(
             version=int(version[0]),
             servers=[f"{read.urlscheme}://{host}" for host in read.hostport.split() or [""]],
@@ -77,73 +77,73 @@ class Where(NamedTuple):
 
 
 class LDAPMap(ServerMap[LDAPObject]):
-    """Entries of a directory that a filter finds; the first one counts."""
+    """Entries of a directory; the first one that a filter matches is used."""
 
     errors = (ldap.LDAPError,)
 
-    def __init__(self, where: Where, options: Options) -> None:
-        super().__init__(where.servers, options)
-        self.where = where
+    def __init__(self, directory: Directory, options: Options) -> None:
+        super().__init__(directory.servers, options)
+        self.directory = directory
 
     def connect(self, server: str) -> LDAPObject:
-        where = self.where
+        directory = self.directory
         connection = ldap.initialize(server)
-        connection.set_option(ldap.OPT_PROTOCOL_VERSION, where.version)
-        connection.set_option(ldap.OPT_NETWORK_TIMEOUT, self.patience)
-        connection.set_option(ldap.OPT_TIMEOUT, self.patience)
-        if where.authorities:
-            connection.set_option(ldap.OPT_X_TLS_CACERTFILE, where.authorities)
+        connection.set_option(ldap.OPT_PROTOCOL_VERSION, directory.version)
+        connection.set_option(ldap.OPT_NETWORK_TIMEOUT, self.server_timeout)
+        connection.set_option(ldap.OPT_TIMEOUT, self.server_timeout)
+        if directory.authorities:
+            connection.set_option(ldap.OPT_X_TLS_CACERTFILE, directory.authorities)
             connection.set_option(ldap.OPT_X_TLS_NEWCTX, 0)
-        if where.start_tls:
+        if directory.start_tls:
             connection.start_tls_s()
-        connection.simple_bind_s(where.bind_name, where.password)
+        connection.simple_bind_s(directory.bind_name, directory.password)
         return connection
 
     def ask(self, connection: LDAPObject, query: Query) -> Destination | None:
-        where = self.where
-        base = with_key(where.base, query.key)
+        directory = self.directory
+        base = with_key(directory.base, query.key)
         try:
             found = connection.search_ext_s(
                 base,
-                where.scope,
-                with_key(where.filter, query.key),
-                where.attributes,
-                timeout=self.patience,
+                directory.scope,
+                with_key(directory.filter, query.key),
+                directory.attributes,
+                timeout=self.server_timeout,
             )
         except (ldap.NO_SUCH_OBJECT, ldap.INVALID_DN_SYNTAX):
-            if base != where.base:
-                return None  # the key is part of the name of what there is not
+            if base != directory.base:
+                return None  # the key is part of a name that does not exist
             raise
         entries = [attributes for name, attributes in found if name]  # the others are referrals
         return self.destination(entries[0]) if entries else None
 
     def destination(self, entry: dict[str, list[bytes]]) -> Destination:
-        """Return what an entry says; a port in the server's attribute is good, too."""
-        given = cidict(entry)
+        """Return an entry's destination; the server's attribute may contain the port."""
+        values = cidict(entry)
         user, host, port = (
-            fsdecode(given.get(attribute, [b""])[0]) for attribute in self.three_attributes()
+            fsdecode(values.get(attribute, [b""])[0]) for attribute in self.three_attributes()
         )
         server = Endpoint.parse(host)
         return Destination(server._replace(port=port) if port else server, user)
 
     def three_attributes(self) -> list[str]:
         """Return the names of the attributes for user, server and port; "" has no value."""
-        return [*self.where.attributes, "", ""][:3]
+        return [*self.directory.attributes, "", ""][:3]
 
     def explain(self, error: Exception) -> str:
-        """Return what is wrong, as the directory's own tools put it."""
+        """Return libldap's description of an error."""
         details = error.args[0] if error.args and isinstance(error.args[0], dict) else {}
-        said = [details[name] for name in ("desc", "info") if details.get(name)]
-        return ": ".join(said) or one_line(error)
+        texts = [details[name] for name in ("desc", "info") if details.get(name)]
+        return ": ".join(texts) or one_line(error)
 
     def disconnect(self, connection: LDAPObject) -> None:
         connection.unbind_ext_s()
 
 
 def marked(url: str) -> str:
-    """Return a URL with marks where the key goes.
+    """Return a URL with marks in place of ``%s``.
 
-    Only in the filter, where no blank goes before an s, is ``%20s`` the padded key.
+    ``%20s`` is the padded key in the filter only: in a name, it is a space and an s.
     """
     parts = url.split("?")
     parts[0] = parts[0].replace("%s", "\ue000\ue001")
@@ -153,5 +153,5 @@ def marked(url: str) -> str:
 
 
 def with_key(text: str, key: str) -> str:
-    """Return a name or a filter with the key in the place of its marks."""
+    """Return a name or filter with the key in place of its marks."""
     return KEY_MARK.sub(lambda found: escaped(key.rjust(int(found[1] or 0))), text)

@@ -10,7 +10,7 @@ from perdition.options.table import Options
 from perdition.popmap.sql import SQLMap, Table, quoted
 
 LOCAL_SOCKET = Path("/run/mysqld/mysqld.sock")
-"""Where ``localhost`` is, as for MySQL's own programs."""
+"""Used for ``localhost``, as by MySQL's own programs."""
 DEFAULT_PORT = 3306
 
 
@@ -23,31 +23,31 @@ def open_map(options: Options) -> "MySQLMap":
 class MySQLMap(SQLMap):
     """A table of MySQL or MariaDB."""
 
-    # RuntimeError: a way to log in that PyMySQL cannot do with what is installed.
+    # RuntimeError: an authentication method that needs a package that is not installed.
     errors = (pymysql.err.MySQLError, OSError, RuntimeError)
 
     def connect(self, server: str) -> Any:
         table = self.table
-        where: dict[str, Any] = {"host": server, "port": int(table.port or DEFAULT_PORT)}
+        address: dict[str, Any] = {"host": server, "port": int(table.port or DEFAULT_PORT)}
         if server.startswith("/"):
-            where = {"unix_socket": server}
+            address = {"unix_socket": server}
         elif server == "localhost" and not table.port and LOCAL_SOCKET.is_socket():
-            where = {"unix_socket": str(LOCAL_SOCKET)}
+            address = {"unix_socket": str(LOCAL_SOCKET)}
         connection = pymysql.connect(
-            **where,
+            **address,
             user=table.user,
             password=table.password,
             database=table.database,
             charset="utf8mb4",
             autocommit=True,
-            connect_timeout=self.patience,
-            read_timeout=self.patience,
-            write_timeout=self.patience,
+            connect_timeout=self.server_timeout,
+            read_timeout=self.server_timeout,
+            write_timeout=self.server_timeout,
             ssl=ssl.create_default_context(cafile=table.authorities) if table.tls else None,
         )
         if table.tls and not connection._secure:
-            connection.close()  # older versions of PyMySQL go on where the server has no TLS
-            raise OSError("the server has no TLS")
+            connection.close()  # older versions of PyMySQL continue without TLS
+            raise OSError("the server does not offer TLS")
         return connection
 
     def user_column(self, connection: Any) -> str:

@@ -1,7 +1,7 @@
 """A popmap in NIS.
 
-Its functions wait for as long as there is no server, and know no time limit: they run in processes
-of their own. Python's module for them is gone since 3.13; the C library's are not.
+libnsl waits without a time limit for a server, so it runs in child processes. It is called through
+ctypes because Python 3.13 removed the module nis.
 """
 
 from perdition.options.table import Options
@@ -9,7 +9,7 @@ from perdition.popmap.child_process import PYTHON, ProcessMap
 
 
 def open_map(options: Options) -> ProcessMap:
-    """Open a map in NIS; ``map_library_opt`` is its name, of the default domain."""
+    """Open a map in NIS; ``map_library_opt`` is its name in the default domain."""
     return ProcessMap(
         "nis", (*PYTHON, "perdition.popmap.backends.nis_process"), options.map_library_opt, options
     )

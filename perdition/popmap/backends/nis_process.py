@@ -1,4 +1,4 @@
-"""The process that looks users up in NIS.
+"""The lookup process for NIS.
 
 python3 -m perdition.popmap.backends.nis_process DESCRIPTOR
 """
@@ -15,15 +15,15 @@ from perdition.popmap.lookup_process import serve
 DEFAULT_MAP = b"user_mail_server"
 
 YPERR_BADARGS = 1
-"""What an empty key is."""
+"""The status for an empty key."""
 YPERR_KEY = 5
 
 
 class NIS:
-    """A map of the domain that this system belongs to."""
+    """A map of the system's own domain."""
 
     def start(self, option: bytes) -> tuple[int, bytes]:
-        """Find the library and the domain."""
+        """Load the library and get the domain."""
         self.map = option or DEFAULT_MAP
         try:
             self.library = ctypes.CDLL(find_library("nsl"))
@@ -31,12 +31,11 @@ class NIS:
             domain = c_char_p()
             status = self.library.yp_get_default_domain(byref(domain))
         except (OSError, AttributeError) as error:
-            return FAULT, f"no library for NIS: {error}".encode()
+            return FAULT, f"cannot load libnsl: {error}".encode()
         self.domain = domain.value
         return (FAULT, self.library.yperr_string(status)) if status else (FOUND, b"")
 
     def lookup(self, key: bytes, ends: ConnectionEnds) -> tuple[int, bytes]:
-        """Look a key up."""
         del ends
         value, length = c_void_p(), c_int()
         status = self.library.yp_match(
@@ -50,8 +49,8 @@ class NIS:
         ctypes.CDLL(None).free(value)
         return FOUND, found
 
-    def end(self) -> None:
-        """Leave the connection to the process's end."""
+    def close(self) -> None:
+        """Do nothing: the connection ends with the process."""
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""A popmap in a table of whatever an ODBC data source leads to.
+"""A popmap in a table of an ODBC data source.
 
-Of the drivers, some wait for a hung server for as long as it hangs, and some refuse to hear of a
-time limit: they run in processes of their own.
+Some ODBC drivers have no time limit and hang with their server, so they run in child processes.
 """
 
 import re
@@ -14,36 +13,36 @@ from perdition.options.table import Options
 from perdition.popmap.child_process import PYTHON, ProcessMap
 from perdition.popmap.sql import SQLMap, Table, quoted
 
-pyodbc.pooling = False  # connections are kept here, and a broken one must not come back
+pyodbc.pooling = False  # ServerMap keeps connections; a pool could return a broken one
 
 PLAIN = re.compile(r"[\w./:-]*")
 
 
 class Case(IntEnum):
-    """How a data source takes names outside of quotes (ODBC's numbers; pyodbc has no names)."""
+    """The case of unquoted names (SQL_IDENTIFIER_CASE; pyodbc does not define the values)."""
 
     UPPER = 1
     LOWER = 2
 
 
 def open_map(options: Options) -> ProcessMap:
-    """Open a map behind ODBC; ``map_library_opt`` is a Table whose database is the data source."""
+    """Open a map over ODBC; ``map_library_opt`` is a Table whose database is the data source."""
     table = Table.parse(options.map_library_opt)
     command = (*PYTHON, "perdition.popmap.backends.odbc_process")
-    told = "\0".join([options.domain_delimiter, *table])
-    return ProcessMap(table.database, command, told, options)
+    option = "\0".join([options.domain_delimiter, *table])
+    return ProcessMap(table.database, command, option, options)
 
 
 class ODBCTable(SQLMap):
-    """A table behind an ODBC data source, which says itself where its server is."""
+    """A table of an ODBC data source, which defines the server."""
 
     errors = (pyodbc.Error, OSError)
     placeholder = "?"
 
     def connect(self, server: str) -> Any:
-        given = {"DSN": server, "UID": self.table.user, "PWD": self.table.password}
+        attributes = {"DSN": server, "UID": self.table.user, "PWD": self.table.password}
         connection = pyodbc.connect(
-            ";".join(f"{name}={attribute(value)}" for name, value in given.items()),
+            ";".join(f"{name}={attribute(value)}" for name, value in attributes.items()),
             autocommit=True,
         )
         connection.setdecoding(pyodbc.SQL_CHAR, encoding="utf-8")
@@ -51,7 +50,7 @@ class ODBCTable(SQLMap):
         return connection
 
     def user_column(self, connection: Any) -> str:
-        """Return the column's name in the data source's quotes and its case outside of quotes."""
+        """Return the column's name quoted, in the case of unquoted names."""
         name = self.table.user_column
         match connection.getinfo(pyodbc.SQL_IDENTIFIER_CASE):
             case Case.LOWER:
@@ -62,5 +61,5 @@ class ODBCTable(SQLMap):
 
 
 def attribute(value: str) -> str:
-    """Return a value as a connection string has it; some drivers take needless braces for text."""
+    """Return a value for a connection string, in braces if needed; some drivers keep them."""
     return value if PLAIN.fullmatch(value) else "{" + value.replace("}", "}}") + "}"

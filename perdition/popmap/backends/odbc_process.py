@@ -1,4 +1,4 @@
-"""The process that looks users up behind ODBC.
+"""The lookup process for ODBC.
 
 python3 -m perdition.popmap.backends.odbc_process DESCRIPTOR
 """
@@ -17,10 +17,10 @@ from perdition.popmap.sql import Table
 
 
 class ODBC:
-    """A table behind ODBC, whose connection is kept here."""
+    """A table of an ODBC data source and its connection."""
 
     def start(self, option: bytes) -> tuple[int, bytes]:
-        """Learn the delimiter, and the parts of the table with its password."""
+        """Read the delimiter and the parts of the table, including its password."""
         delimiter, *parts = map(fsdecode, option.split(b"\0"))
         table = Table(*parts)
         options = Options(domain_delimiter=delimiter)
@@ -28,7 +28,6 @@ class ODBC:
         return FOUND, b""
 
     def lookup(self, key: bytes, ends: ConnectionEnds) -> tuple[int, bytes]:
-        """Look a key up."""
         try:
             found = self.popmap.lookup(Query(fsdecode(key), ends))
         except MapUnavailable as failure:
@@ -37,8 +36,7 @@ class ODBC:
             return NO_SUCH_KEY, b""
         return FOUND, fsencode("\0".join([found.user, *found.server]))
 
-    def end(self) -> None:
-        """Close the connection."""
+    def close(self) -> None:
         self.popmap.close()
 
 

@@ -1,4 +1,4 @@
-"""A popmap of extended POSIX regular expressions, the first that matches wins."""
+"""A popmap of extended POSIX regular expressions; the first match is used."""
 
 import time
 from pathlib import Path
@@ -14,9 +14,9 @@ from perdition.popmap import Destination, Query, SlowLookup
 from perdition.popmap.files import FileMap
 
 MATCH_SECONDS = 0.1
-"""How long all expressions together may take for one key: some would take for ever."""
+"""Time limit for all expressions together, for one key."""
 INLINE_SECONDS = 0.005
-"""How much of that the worker does nothing else for."""
+"""Time after which the match moves to a thread."""
 
 
 def open_map(options: Options) -> "PosixRegexMap":
@@ -26,7 +26,7 @@ def open_map(options: Options) -> "PosixRegexMap":
 
 
 class Rule(NamedTuple):
-    """An expression and what it is replaced with; ``$1`` to ``$9`` are its groups."""
+    """An expression and its substitution, with ``$1`` to ``$9`` for the groups."""
 
     expression: Any
     substitution: str
@@ -50,7 +50,7 @@ class PosixRegexMap(FileMap):
     def compile(self, entry: config_file.Entry) -> Rule:
         """Return a line's rule; raises ValueError that names the line."""
         if entry.value is None:
-            raise ValueError(f"line {entry.line}: no substitution behind the expression")
+            raise ValueError(f"line {entry.line}: no substitution after the expression")
         try:
             return Rule(regex.compile(entry.key.removesuffix(":"), regex.POSIX), entry.value)
         except regex.error as error:
@@ -63,7 +63,7 @@ class PosixRegexMap(FileMap):
         except TimeoutError as error:
             raise SlowLookup from error
 
-    def at_length(self, query: Query) -> Destination | None:
+    def lookup_in_thread(self, query: Query) -> Destination | None:
         try:
             return self.match(query.key, MATCH_SECONDS, concurrent=True)
         except TimeoutError as error:
@@ -72,12 +72,12 @@ class PosixRegexMap(FileMap):
             ) from error
 
     def match(self, key: str, seconds: float, concurrent: bool) -> Destination | None:
-        """Return what the first rule that matches makes of a key; raises TimeoutError.
+        """Return the destination from the first rule that matches; raises TimeoutError.
 
-        ``concurrent`` lets other threads run meanwhile.
+        ``concurrent`` releases the interpreter lock.
         """
         if "\n" in key:
-            return None  # POSIX's $ does not match before it, as this library's would
+            return None  # in POSIX, $ does not match before a newline at the end
         deadline = time.monotonic() + seconds
         for rule in self.rules:
             left = max(0.0, deadline - time.monotonic())
@@ -88,7 +88,7 @@ class PosixRegexMap(FileMap):
 
 
 def substitute(substitution: str, found: Any) -> str:
-    """Put a match's groups in place of ``$1`` to ``$9``; one that there is not stays as it is."""
+    """Replace ``$1`` to ``$9`` by groups; a reference to a missing group stays."""
 
     def group(reference: Any) -> str:
         number = int(reference[1])

@@ -11,8 +11,8 @@ from psycopg.pq import ExecStatus
 from perdition.options.table import Options
 from perdition.popmap.sql import SQLMap, Table, quoted
 
-SHORTEST_CONNECT_SECONDS = 2
-"""What libpq takes for the shortest time in which a server can be expected to answer."""
+MIN_CONNECT_SECONDS = 2
+"""libpq's minimum for ``connect_timeout``."""
 
 
 def open_map(options: Options) -> "PostgreSQLMap":
@@ -38,33 +38,33 @@ class PostgreSQLMap(SQLMap):
             dbname=table.database,
             user=table.user,
             password=table.password,
-            connect_timeout=max(SHORTEST_CONNECT_SECONDS, int(self.patience)),
+            connect_timeout=max(MIN_CONNECT_SECONDS, int(self.server_timeout)),
             client_encoding="utf8",
             autocommit=True,
             **tls,
         )
 
     def user_column(self, connection: Any) -> str:
-        """Return the column's name in quotes, because ``user`` is a function; outside of quotes
-        PostgreSQL takes names in lower case.
+        """Return the column's name quoted, because ``user`` is a reserved word, and in lower case,
+        as PostgreSQL folds unquoted names.
         """
         return quoted(self.table.user_column.lower(), '"')
 
     def first_row(self, connection: Any, statement: str, key: str) -> Sequence[Any] | None:
-        """Return the first row that a statement brings; raises TimeoutError.
+        """Return the first row of a statement's result; raises TimeoutError.
 
-        psycopg's own cursors wait for ever for a server that hangs.
+        psycopg's cursors have no time limit.
         """
         wire = connection.pgconn
         wire.send_query_params(statement.encode(), [key.encode()])
-        deadline = time.monotonic() + self.patience
+        deadline = time.monotonic() + self.server_timeout
         while wire.is_busy():
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([wire.socket], [], [], left)[0]:
                 raise TimeoutError("no answer in time")
             wire.consume_input()
         result = wire.get_result()
-        while wire.get_result():  # the end, which has come with the answer
+        while wire.get_result():  # the terminating None
             pass
         if result.status != ExecStatus.TUPLES_OK:
             raise psycopg.DatabaseError(result.error_message.decode(errors="replace"))

@@ -1,4 +1,4 @@
-"""A popmap in Redis: a string for each user."""
+"""A popmap in Redis: one string per user."""
 
 from os import fsdecode, fsencode
 from typing import Any
@@ -25,7 +25,7 @@ def open_map(options: Options) -> "RedisMap":
 
 
 class RedisMap(ServerMap[Any]):
-    """Strings such as a line of makegdbm has behind its key, each under the user's name."""
+    """Strings ``[user@]host[:port]``, each under the user's key."""
 
     errors = (redis.RedisError, OSError)
 
@@ -37,14 +37,19 @@ class RedisMap(ServerMap[Any]):
             for server in self.servers:
                 self.client(server).close()
         except ValueError as error:
-            raise StartupError(f"map_library_opt: {error}; give e.g. {DEFAULT_URL}") from None
+            raise StartupError(
+                f"map_library_opt: {error}; expected a URL, for example {DEFAULT_URL}"
+            ) from None
 
     def client(self, server: str) -> Any:
-        """Return a client of a server, which connects when it is first used."""
+        """Return a client of a server; it connects when it is first used."""
         url = self.urls[server]
         tls = {"ssl_check_hostname": True} if url.startswith("rediss:") else {}
         return redis.Redis.from_url(
-            url, socket_timeout=self.patience, socket_connect_timeout=self.patience, **tls
+            url,
+            socket_timeout=self.server_timeout,
+            socket_connect_timeout=self.server_timeout,
+            **tls,
         )
 
     def connect(self, server: str) -> Any:

@@ -17,29 +17,30 @@ from perdition.popmap.sql import SQLMap, Table
 def open_map(options: Options) -> "SQLiteMap":
     """Open a map in SQLite.
 
-    ``map_library_opt`` is ``file:table:servercolumn:usercolumn:portcolumn``, of which parts may be
-    left off. Raises StartupError.
+    ``map_library_opt`` is ``file:table:servercolumn:usercolumn:portcolumn``; empty and missing
+    parts get defaults. Raises StartupError.
     """
     path, *parts = options.map_library_opt.split(":")
     names = ("table", "server_column", "user_column", "port_column")
     if len(parts) > len(names):
         raise StartupError(
-            "map_library_opt: too many parts; give file:table:servercolumn:usercolumn:portcolumn"
+            "map_library_opt: too many parts; "
+            "expected file:table:servercolumn:usercolumn:portcolumn"
         )
-    given = {name: part for name, part in zip(names, parts, strict=False) if part}
+    present = {name: part for name, part in zip(names, parts, strict=False) if part}
     file = os.path.join(START_DIRECTORY, path or f"{SYSCONFDIR}/popmap.sqlite")
-    return SQLiteMap(Table(**given), [file], options)
+    return SQLiteMap(Table(**present), [file], options)
 
 
 class SQLiteMap(SQLMap):
-    """A table of an SQLite file, which may have to wait for whoever writes to it."""
+    """A table of an SQLite file; a lookup may have to wait while the file is written."""
 
     errors = (sqlite3.Error,)
     placeholder = "?"
     signature: tuple[int, ...] = ()
 
     def lookup(self, query: Query) -> Destination | None:
-        """Look up in the file that is there now, which may have taken another one's place."""
+        """Look up a key; if the file was replaced, in the new file."""
         now: tuple[int, ...] = ()
         with suppress(OSError):
             now = signature(self.servers[0])
@@ -52,7 +53,7 @@ class SQLiteMap(SQLMap):
         return sqlite3.connect(
             f"{Path(server).as_uri()}?mode=ro",
             uri=True,
-            timeout=self.patience,
+            timeout=self.server_timeout,
             isolation_level=None,
             check_same_thread=False,
         )

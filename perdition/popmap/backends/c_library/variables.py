@@ -1,8 +1,8 @@
-"""Variables that a C library finds in the program that loads it.
+"""Defines global variables that a C library expects in the program that loads it.
 
-The system's loader refuses a library that mentions a variable which nobody has, and Python cannot
-show it any. So a shared object is written here, without a compiler: a few hundred octets of the
-kind that this machine runs, with these variables and no code.
+The dynamic loader refuses a library with an undefined variable, and ctypes cannot define one. This
+module therefore generates a small ELF shared object that contains the variables and no code, in
+the machine's own format and without a compiler.
 """
 
 import ctypes
@@ -21,17 +21,17 @@ SOME_SECTION = 1
 
 WORD = struct.Struct("P")
 IS_WIDE = WORD.size == 8
-HEAD = struct.Struct("16sHHIPPPIHHHHHH")
+ELF_HEADER = struct.Struct("16sHHIPPPIHHHHHH")
 SEGMENT = struct.Struct("IIPPPPPP" if IS_WIDE else "IPPPPPIP")
 ENTRY = struct.Struct("PP")
 SYMBOL = struct.Struct("IBBHPP" if IS_WIDE else "IPPBBH")
 HASH_NUMBER = "Q" if os.uname().machine in ("s390x", "alpha") else "I"
 LARGEST_PAGE = 0x10000
-"""Octets: of all machines' pages, so that each may load the object."""
+"""The largest page size of any machine in octets, which suits all of them as alignment."""
 
 
 def define(*names: str) -> list[ctypes.c_void_p]:
-    """Define pointers, NULL at first, for the libraries that are loaded from now on.
+    """Define global pointers, initially NULL, for libraries that are loaded later.
 
     Raises OSError.
     """
@@ -47,10 +47,10 @@ def define(*names: str) -> list[ctypes.c_void_p]:
 def shared_object(names: Sequence[str]) -> bytes:
     """Return a shared object with a pointer of each name.
 
-    All names are in the only chain of the hash table: the loader compares them one by one.
+    The hash table has one bucket: the loader compares all names of its chain.
     """
     texts = b"\0" + b"".join(name.encode() + b"\0" for name in names)
-    dynamic = HEAD.size + 3 * SEGMENT.size
+    dynamic = ELF_HEADER.size + 3 * SEGMENT.size
     symbols = dynamic + 6 * ENTRY.size
     table = symbols + (1 + len(names)) * SYMBOL.size
     chain = [1, 1 + len(names), 1, 0, *range(2, 1 + len(names)), 0]
@@ -68,7 +68,7 @@ def shared_object(names: Sequence[str]) -> bytes:
     ]
     octets = b"".join(
         [
-            head(),
+            elf_header(),
             segment(PT_LOAD, 0, end, LARGEST_PAGE),
             segment(PT_DYNAMIC, dynamic, symbols - dynamic, WORD.size),
             segment(PT_GNU_STACK, 0, 0, WORD.size),
@@ -85,24 +85,24 @@ def shared_object(names: Sequence[str]) -> bytes:
     return octets.ljust(end, b"\0")
 
 
-def head() -> bytes:
-    """Return the head of an object for the machine that this process's program is made for."""
+def elf_header() -> bytes:
+    """Return an ELF header for the machine type of the running program."""
     with Path("/proc/self/exe").open("rb") as program:
-        ident, _, machine, version, *_ = own = HEAD.unpack(program.read(HEAD.size))
+        ident, _, machine, version, *_ = own = ELF_HEADER.unpack(program.read(ELF_HEADER.size))
     flags = own[7]
-    sizes = (HEAD.size, SEGMENT.size, 3, 0, 0, 0)
-    return HEAD.pack(ident, ET_DYN, machine, version, 0, HEAD.size, 0, flags, *sizes)
+    sizes = (ELF_HEADER.size, SEGMENT.size, 3, 0, 0, 0)
+    return ELF_HEADER.pack(ident, ET_DYN, machine, version, 0, ELF_HEADER.size, 0, flags, *sizes)
 
 
 def segment(kind: int, offset: int, size: int, alignment: int) -> bytes:
-    """Return the header of a segment, which is loaded from where it is in the file."""
+    """Return a program header; the segment's address is its offset in the file."""
     if IS_WIDE:
         return SEGMENT.pack(kind, PF_RW, offset, offset, offset, size, size, alignment)
     return SEGMENT.pack(kind, offset, offset, offset, size, size, PF_RW, alignment)
 
 
-def symbol(name: int, place: int) -> bytes:
-    """Return the entry of a pointer: where its name is among the texts, and where it is itself."""
+def symbol(name: int, address: int) -> bytes:
+    """Return a symbol table entry: the offset of the name, and the address of the pointer."""
     if IS_WIDE:
-        return SYMBOL.pack(name, STB_GLOBAL_STT_OBJECT, 0, SOME_SECTION, place, WORD.size)
-    return SYMBOL.pack(name, place, WORD.size, STB_GLOBAL_STT_OBJECT, 0, SOME_SECTION)
+        return SYMBOL.pack(name, STB_GLOBAL_STT_OBJECT, 0, SOME_SECTION, address, WORD.size)
+    return SYMBOL.pack(name, address, WORD.size, STB_GLOBAL_STT_OBJECT, 0, SOME_SECTION)

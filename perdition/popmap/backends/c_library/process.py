@@ -1,8 +1,8 @@
-"""The process that a site's C library runs in.
+"""The lookup process of a C library.
 
-    python3 -m perdition.popmap.backends.c_library_process LIBRARY [DESCRIPTOR]
+    python3 -m perdition.popmap.backends.c_library.process LIBRARY [DESCRIPTOR]
 
-Without the descriptor of a socket it only tells whether the library can be used.
+Without the descriptor of a socket, it only checks whether the library is usable.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ from ctypes import POINTER, addressof, byref, c_char_p, c_int, c_size_t, c_void_
 from typing import Any
 
 from perdition.endpoint import ConnectionEnds
-from perdition.popmap.backends.c_variables import define
+from perdition.popmap.backends.c_library.variables import define
 from perdition.popmap.child_process import FAULT, FOUND
 from perdition.popmap.lookup_process import serve
 
@@ -23,40 +23,41 @@ FREE.argtypes = [c_void_p]
 
 SOCKADDR_STORAGE = 128
 UTSNAME = 512
-"""Octets of that structure, or a few more."""
+"""At least the size of that structure in octets."""
 FLOW_SIZE = 4
 NUMERIC = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
 
 
 class Unusable(Exception):
-    """The library cannot be loaded, or has not what it must have."""
+    """The library cannot be loaded or lacks a required function."""
 
 
 class Program:
-    """What a library may know of the program that it is in: the system, and whose login it is.
+    """The program's variables that a library may use.
 
-    They are what ``system_uname``, ``peername`` and ``sockname`` point to.
+    ``system_uname`` points to the result of uname(2), ``peername`` and ``sockname`` to the client's
+    address and our own.
     """
 
     def __init__(self) -> None:
         """Define the variables; raises OSError."""
         self.system = ctypes.create_string_buffer(UTSNAME)
         self.peer = ctypes.create_string_buffer(SOCKADDR_STORAGE)
-        self.own = ctypes.create_string_buffer(SOCKADDR_STORAGE)
+        self.local = ctypes.create_string_buffer(SOCKADDR_STORAGE)
         system_uname, peername, sockname = define("system_uname", "peername", "sockname")
         system_uname.value = addressof(self.system)
         peername.value = addressof(self.peer)
-        sockname.value = addressof(self.own)
+        sockname.value = addressof(self.local)
         ctypes.CDLL(None).uname(self.system)
 
-    def serve(self, ends: ConnectionEnds) -> None:
-        """Let a connection be the one that is served."""
+    def set_connection(self, ends: ConnectionEnds) -> None:
+        """Set the addresses to those of a client's connection."""
         self.peer.raw = sockaddr(ends.source, ends.source_port)
-        self.own.raw = sockaddr(ends.destination, ends.destination_port)
+        self.local.raw = sockaddr(ends.destination, ends.destination_port)
 
 
 def sockaddr(host: str, port: int) -> bytes:
-    """Return an address as C has it; zeros if it is none, as in a pipe."""
+    """Return an address as a struct sockaddr_storage; zeros if it is not numeric."""
     try:
         [(family, _, _, _, address)] = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=NUMERIC
@@ -71,8 +72,6 @@ def sockaddr(host: str, port: int) -> bytes:
 
 
 class Library:
-    """A library and its functions."""
-
     def __init__(self, path: str) -> None:
         """Load the library; raises Unusable."""
         try:
@@ -83,11 +82,11 @@ class Library:
         self.get = self.function("dbserver_get", POINTER(c_void_p), POINTER(c_size_t))
         self.get2 = self.function("dbserver_get2", *[POINTER(c_void_p)] * 3)
         if not (self.get or self.get2):
-            raise Unusable("it has neither dbserver_get nor dbserver_get2")
+            raise Unusable("neither dbserver_get nor dbserver_get2 found in it")
         self.option = b""
 
     def function(self, name: str, *results: Any) -> Any:
-        """Return a function that finds a key, or None if the library has no such."""
+        """Return a lookup function; None if the library does not have it."""
         found = getattr(self.library, name, None)
         if found:
             found.argtypes = [c_char_p, c_char_p, *results]
@@ -95,39 +94,39 @@ class Library:
         return found
 
     def start(self, option: bytes) -> tuple[int, bytes]:
-        """Start the library, if it wants that."""
+        """Call dbserver_init, if the library has it."""
         self.option = option
         if hasattr(self.library, "dbserver_init"):
-            # It may write into its argument, and keep it.
+            # The library may write to its argument and keep the pointer.
             self.kept = ctypes.create_string_buffer(option)
-            if said := self.library.dbserver_init(self.kept):
-                return FAULT, b"dbserver_init returns %d" % said
+            if status := self.library.dbserver_init(self.kept):
+                return FAULT, b"dbserver_init returned %d" % status
         return FOUND, b""
 
-    def end(self) -> None:
-        """End the library, if it wants that."""
+    def close(self) -> None:
+        """Call dbserver_fini, if the library has it."""
         if hasattr(self.library, "dbserver_fini"):
             self.library.dbserver_fini()
 
     def lookup(self, key: bytes, ends: ConnectionEnds) -> tuple[int, bytes]:
-        """Return the status, and what was found."""
-        self.program.serve(ends)
+        """Return the status and the value."""
+        self.program.set_connection(ends)
         if self.get:
             value, length = c_void_p(), c_size_t()
             status = self.get(key, self.option, byref(value), byref(length))
-            return status, taken(value, length.value) if status == FOUND else b""
+            return status, copy_and_free(value, length.value) if status == FOUND else b""
         three = c_void_p(), c_void_p(), c_void_p()
         status = self.get2(key, self.option, *map(byref, three))
-        return status, b"\0".join(map(taken, three)) if status == FOUND else b""
+        return status, b"\0".join(map(copy_and_free, three)) if status == FOUND else b""
 
 
-def taken(pointer: c_void_p, length: int = -1) -> bytes:
-    """Return the octets that a library has allocated, and free them; no pointer is none."""
+def copy_and_free(pointer: c_void_p, length: int = -1) -> bytes:
+    """Return a copy of a string that the library allocated, and free it; b"" for NULL."""
     if not pointer:
         return b""
     octets = ctypes.string_at(pointer, length)
     FREE(pointer)
-    return octets.partition(b"\0")[0]  # some libraries count the NUL behind the value, too
+    return octets.partition(b"\0")[0]  # some libraries include the NUL in the length
 
 
 def main(path: str, descriptor: str = "") -> int:
