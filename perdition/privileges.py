@@ -64,7 +64,7 @@ class Owner(NamedTuple):
         if os.getuid() != 0:
             yield
             return
-        root, groups = os.getegid(), os.getgroups()
+        gid, groups = os.getegid(), os.getgroups()
         os.setgroups([])
         os.setegid(self.gid)
         os.seteuid(self.uid)
@@ -72,7 +72,7 @@ class Owner(NamedTuple):
             yield
         finally:
             os.seteuid(0)
-            os.setegid(root)
+            os.setegid(gid)
             os.setgroups(groups)
 
 
@@ -83,7 +83,9 @@ def user_id(name: str) -> int:
     try:
         return pwd.getpwnam(name).pw_uid
     except KeyError:
-        raise StartupError(f"username {name}: no such user") from None
+        raise StartupError(
+            f"username {name}: no such user; create it, or set another one"
+        ) from None
 
 
 def group_id(name: str) -> int:
@@ -93,7 +95,7 @@ def group_id(name: str) -> int:
     try:
         return grp.getgrnam(name).gr_gid
     except KeyError:
-        raise StartupError(f"group {name}: no such group") from None
+        raise StartupError(f"group {name}: no such group; create it, or set another one") from None
 
 
 def checked_id(option: str, number: str) -> int:
@@ -131,9 +133,11 @@ def forbid_dumps() -> None:
 
 
 def prctl(what: int, value: int) -> None:
-    """Call prctl(2), on systems that have it."""
-    if prctl := getattr(ctypes.CDLL(None), "prctl", None):
-        prctl(what, value, 0, 0, 0)
+    """Call prctl(2); raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(what, value, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"prctl {what}: {os.strerror(number)}")
 
 
 def set_resource_limits() -> None:

@@ -1,4 +1,4 @@
-"""The three log lines of each session: Connect, Auth and Close (manual, POP BEFORE SMTP)."""
+"""The three log lines of each session: Connect, Auth and Close (see LOG in perdition(8))."""
 
 from typing import NamedTuple
 

@@ -9,13 +9,13 @@ from perdition.helper.channel import (
     FILE_SECONDS,
     HEAD,
     HELPER_RESTARTED,
-    HIGHEST_ID,
     MESSAGE_SIZE,
     SIZE,
     HelperChannel,
     Request,
     Status,
     file_content,
+    first_id,
     pack_fields,
 )
 from perdition.net.loop import READ, Handler, Loop, Task, Timer, suspend
@@ -31,8 +31,9 @@ class HelperClient(Handler):
     def __init__(self, loop: Loop, channel: HelperChannel) -> None:
         self.loop = loop
         self.channel = channel
-        self.last_id = 0
+        self.next_id = first_id()
         self.waiting: dict[int, Task] = {}
+        self.send(self.next_id, Request.RESET)
         loop.watch(channel.client_end.fileno(), READ, self)
 
     async def read_file(self, path: str) -> bytes:
@@ -56,11 +57,11 @@ class HelperClient(Handler):
 
     async def request(self, kind: Request, body: bytes, seconds: float) -> tuple[int, bytes]:
         """Return the status and the body of the reply; raises HelperUnavailable."""
-        self.last_id = self.last_id % HIGHEST_ID + 1
-        identifier = self.last_id
-        sock = self.channel.client_end
+        self.next_id += 1
+        identifier = self.next_id
+        message = HEAD.pack(identifier, kind) + body
         try:
-            sock.send(HEAD.pack(identifier, kind) + body, socket.MSG_DONTWAIT)
+            self.channel.client_end.send(message, socket.MSG_DONTWAIT)
         except OSError as error:
             raise HelperUnavailable(f"the helper cannot be asked: {error.strerror}") from error
 
@@ -80,10 +81,14 @@ class HelperClient(Handler):
         try:
             reply: tuple[int, bytes] = await suspend(arm)
         except BaseException:
-            with suppress(OSError):
-                sock.send(HEAD.pack(identifier, Request.CANCEL), socket.MSG_DONTWAIT)
+            self.send(identifier, Request.CANCEL)
             raise
         return reply
+
+    def send(self, identifier: int, kind: Request) -> None:
+        """Send a request that has no reply, if the helper can be reached."""
+        with suppress(OSError):
+            self.channel.client_end.send(HEAD.pack(identifier, kind), socket.MSG_DONTWAIT)
 
     def ready(self, events: int) -> None:
         """Pass a reply to the task that waits for it, if one still does."""

@@ -12,6 +12,7 @@ import socket
 import struct
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from contextlib import suppress
 
 from setproctitle import setproctitle
@@ -102,7 +103,9 @@ class Helper:
             except (StartupError, IndexError, struct.error) as error:
                 send_reply(channel, identifier, Status.FAILED, str(error).encode())
         elif wanted == Request.CANCEL:
-            self.cancel(channel, identifier)
+            self.cancel(lambda request: request.is_of(channel, identifier))
+        elif wanted == Request.RESET:
+            self.cancel(lambda request: request.channel is channel)
         elif len(self.queue) >= MAX_QUEUED:
             send_reply(channel, identifier, Status.FAILED, SIZE.pack(PAM_SYSTEM_ERROR))
         else:
@@ -110,14 +113,11 @@ class Helper:
             self.queue.append(AuthenticationRequest(channel, identifier, deadline, body))
             self.start_queued()
 
-    def cancel(self, channel: HelperChannel, identifier: int) -> None:
-        """Remove a request from the queue, or kill the process that asks PAM."""
-        for request in self.queue:
-            if request.is_of(channel, identifier):
-                self.queue.remove(request)
-                return
+    def cancel(self, is_cancelled: Callable[["AuthenticationRequest"], bool]) -> None:
+        """Remove requests from the queue, and kill the processes of those that ask PAM."""
+        self.queue = deque(request for request in self.queue if not is_cancelled(request))
         for pid, request in self.running.items():
-            if request.is_of(channel, identifier):
+            if is_cancelled(request):
                 kill(pid)
 
     def read(self, channel: HelperChannel, body: bytes) -> bytes:

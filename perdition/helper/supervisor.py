@@ -6,10 +6,10 @@ No other process could restart it, because all others have dropped root.
 import os
 import select
 import signal
-import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from typing import Protocol
 
 from setproctitle import setproctitle
 
@@ -25,6 +25,12 @@ EXIT_SECONDS = 1.0
 """How long the master waits for the supervisor's exit: one that root has stopped may never exit."""
 
 
+class Closable(Protocol):
+    """A socket or file."""
+
+    def close(self) -> None: ...
+
+
 class HelperHandle:
     """The master's handle on the supervisor and its helper; ``pid`` is 0 if there is none."""
 
@@ -38,7 +44,7 @@ class HelperHandle:
         files: list[str],
         workers: int,
         lifeline: tuple[int, int],
-        unneeded: list[socket.socket],
+        unneeded: Sequence[Closable],
         login_seconds: float,
     ) -> None:
         """Fork the supervisor, with a channel for the master and one for each worker."""
@@ -82,13 +88,13 @@ def fork_supervisor(
     name: str,
     channels: list[HelperChannel],
     lifeline: tuple[int, int],
-    unneeded: list[socket.socket],
+    unneeded: Sequence[Closable],
     login_seconds: float,
 ) -> int:
     """Fork the supervisor, which runs until ``lifeline``'s writing end is closed; return its pid.
 
-    Both it and the helper close the ``unneeded`` sockets: otherwise an address would stay in use
-    after the process that serves it has exited.
+    Both it and the helper close what is ``unneeded``: otherwise an address would stay in use after
+    the process that serves it has exited.
     """
     pid = os.fork()
     if pid:
@@ -104,8 +110,8 @@ def fork_supervisor(
         for number in IGNORED_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         discard_standard_streams()
-        for sock in (*unneeded, *(channel.client_end for channel in channels)):
-            sock.close()
+        for held in (*unneeded, *(channel.client_end for channel in channels)):
+            held.close()
         supervise(name, Helper(name, channels, lifeline[0], login_seconds))
     finally:
         os._exit(os.EX_OK)

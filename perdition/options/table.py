@@ -557,7 +557,7 @@ class Options:
         self.check()
 
     def __setattr__(self, name: str, value: object) -> Never:
-        raise AttributeError(f"{name}: options are immutable; use but() for a changed copy")
+        raise AttributeError(f"{name}: options are immutable; use replace() for a changed copy")
 
     def replace(self, **given: Any) -> "Options":
         """Return a copy with some values changed; raises StartupError."""

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from perdition.client_limits import ClientLimits
+from perdition.exit_status import describe_status
 from perdition.log import Log, describe_error
 from perdition.process.connection_limit import ConnectionLimit
 from perdition.scoreboard import Column, Scoreboard, sessions_text
@@ -190,15 +191,26 @@ class Children:
         """Kill the workers that have missed too many heartbeats; they are restarted."""
         for slot in self.workers:
             if slot.pid and slot.is_stuck(self.heartbeats(slot)):
-                self.log.error(f"{slot.title} (pid {slot.pid}) is stuck; killing it")
+                sessions = self.scoreboard.rows[slot.number - 1][Column.SESSIONS]
+                self.log.error(
+                    f"{slot.title} (pid {slot.pid}) is stuck: no heartbeat in "
+                    f"{MAX_MISSED_HEARTBEATS} checks; killing it with {sessions_text(sessions)}"
+                )
                 os.kill(slot.pid, signal.SIGKILL)
 
     def send_options(self, pickled: bytes) -> None:
         """Send new options to every worker; one that has died is restarted with them."""
         for slot in self.workers:
             if slot.pid and slot.options_socket:
-                with suppress(OSError):
+                try:
                     slot.options_socket.send(pickled, socket.MSG_DONTWAIT)
+                except ConnectionError:
+                    pass  # it has died
+                except OSError as error:
+                    self.log.error(
+                        f"{slot.title} (pid {slot.pid}) keeps the old configuration: "
+                        f"{error.strerror}; send SIGHUP again"
+                    )
 
     def signal_workers(self, number: signal.Signals) -> None:
         for slot in self.workers:
@@ -219,8 +231,9 @@ class Children:
             os.waitpid(self.metrics.pid, 0)
             self.metrics.pid = 0
 
-    def workers_left(self) -> bool:
-        return any(slot.pid for slot in self.workers)
+    def workers_left(self) -> int:
+        """Return the number of workers that have not exited."""
+        return sum(1 for slot in self.workers if slot.pid)
 
 
 def backoff(quick_exits: int) -> float:
@@ -229,11 +242,9 @@ def backoff(quick_exits: int) -> float:
 
 
 def describe_exit(code: int) -> str:
-    """Return how a child exited, for the log. Status 0 without our request comes from outside."""
+    """Return how a child exited, for the log: with status 0 if somebody else has stopped it."""
     if code == os.EX_OK:
         return "exited with status 0 (stopped from outside)"
     if code == -signal.SIGPROF:
         return "was killed by SIGPROF: event loop stalled"
-    if code < 0:
-        return f"was killed by {signal.Signals(-code).name}"
-    return f"exited with status {code}"
+    return describe_status(code)

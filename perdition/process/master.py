@@ -49,6 +49,9 @@ SIGNALS = {
     signal.SIGIO,
 }
 
+IGNORED_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM)
+"""Their default action would end the master, and administrators send them to other daemons."""
+
 KILL_SECONDS = 5.0
 """Time after the drain timeout before workers that have not exited are killed."""
 
@@ -149,6 +152,8 @@ class Master:
         self.log.reopen()  # a connection to syslog would not survive the detaching
         parent = None if self.options.foreground else detach(self.descriptors())
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        for number in IGNORED_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
         setproctitle(f"{self.name}: master")
         self.log_start()
         self.write_pid_file()
@@ -188,7 +193,7 @@ class Master:
                 [*self.tls.files, self.configuration.path],
                 len(self.children.workers),
                 self.lifeline,
-                [*self.sockets.sockets(), *self.takeover_sockets()],
+                [*self.sockets.sockets(), *self.only_masters()],
                 pam_seconds(self.options),
             )
 
@@ -212,7 +217,10 @@ class Master:
                 self.log.error("startup failed: a worker has died or could not be forked")
                 return False
             if time.monotonic() >= deadline:
-                self.log.error(f"startup failed: workers not ready after {START_SECONDS:g} s")
+                self.log.error(
+                    f"startup failed: workers not ready after {START_SECONDS:g} s; "
+                    "see the log lines above and the load of the machine"
+                )
                 return False
             self.wait(START_POLL_SECONDS)
         return not self.stopping
@@ -270,16 +278,20 @@ class Master:
         self.helper.await_exit(SIGNALS)
         self.log.notice("perdition has stopped")
 
-    def takeover_sockets(self) -> list[socket.socket]:
-        """Return the sockets that only the master may hold."""
-        own = self.takeover_listener.sockets() if self.takeover_listener else []
-        return [*own, self.predecessor.connection] if self.predecessor else own
+    def only_masters(self) -> list[socket.socket | PidFile]:
+        """Return what only the master may hold open."""
+        held: list[socket.socket | PidFile] = []
+        if self.takeover_listener:
+            held += self.takeover_listener.sockets()
+        if self.predecessor:
+            held.append(self.predecessor.connection)
+        if self.pid_file and self.pid_file.is_held():
+            held.append(self.pid_file)
+        return held
 
     def descriptors(self) -> list[int]:
         """Return the descriptors that must stay open when the master detaches."""
-        found = [*self.sockets.descriptors(), *(sock.fileno() for sock in self.takeover_sockets())]
-        if self.pid_file and self.pid_file.held >= 0:
-            found.append(self.pid_file.held)
+        found = [*self.sockets.descriptors(), *(held.fileno() for held in self.only_masters())]
         if self.log.sink.descriptor >= 0:
             found.append(self.log.sink.descriptor)
         return found
@@ -301,8 +313,8 @@ class Master:
         Signals stay blocked until the process handles them.
         """
         os.close(self.lifeline[1])
-        for sock in self.takeover_sockets():
-            sock.close()
+        for held in self.only_masters():
+            held.close()
         self.helper.close_channels_except(slot.number)
         if slot is self.children.metrics:
             self.run_metrics()
@@ -503,8 +515,11 @@ class Master:
 
     def stop_waiting(self) -> None:
         """Kill remaining workers; a predecessor ends its sessions by its own drain timeout."""
-        if self.children.workers_left():
-            self.log.error("killing workers that have not exited in time")
+        if left := self.children.workers_left():
+            self.log.error(
+                f"killing {left} workers that have not exited {KILL_SECONDS:g} s after "
+                f"drain_timeout ({self.options.drain_timeout} s)"
+            )
             self.children.signal_workers(signal.SIGKILL)
         if self.predecessor:
             self.log.notice("the instance that was taken over still has sessions and exits later")

@@ -47,7 +47,9 @@ class PidFile:
                 "or an empty value for none"
             ) from error
         if not os.access(self.directory, os.W_OK):
-            raise StartupError(f"pid_file {self.path}: directory not writable")
+            raise StartupError(
+                f"pid_file {self.path}: directory not writable; change its owner, or set pid_file"
+            )
 
     def remove_stale(self) -> None:
         """Remove the file of a process that no longer runs; raises StartupError otherwise.
@@ -101,6 +103,18 @@ class PidFile:
                 f"pid_file {self.path}: {error.strerror}; restart perdition instead"
             ) from error
 
+    def is_held(self) -> bool:
+        """Return whether ``hold`` has opened a predecessor's file."""
+        return self.held >= 0
+
+    def fileno(self) -> int:
+        return self.held
+
+    def close(self) -> None:
+        """Close a predecessor's file without changing it."""
+        os.close(self.held)
+        self.held = -1
+
     def take_over(self) -> None:
         """Replace the predecessor's process id by our own.
 
@@ -114,8 +128,7 @@ class PidFile:
         except OSError as error:
             raise StartupError(f"pid_file {self.path}: {error.strerror}") from error
         finally:
-            os.close(self.held)
-            self.held = -1
+            self.close()
         if is_removed:
             raise StartupError(
                 f"pid_file {self.path}: the running instance has exited in the meantime"

@@ -285,7 +285,7 @@ def test_worker_that_is_stuck(perditions: Perditions, clients: OpenClients) -> N
     victim = min(before)
 
     os.kill(victim, signal.SIGSTOP)
-    killed = rf"worker 1 \(pid {victim}\) is stuck; killing it"
+    killed = rf"worker 1 \(pid {victim}\) is stuck: no heartbeat in 5 checks"
     until(lambda: proxy.logged(killed), lambda: f"it is killed\n{proxy.evidence()}", 60)
     after = expect_another(proxy, "worker", before, len(before))
     clients.log_in(proxy).use()

@@ -284,7 +284,7 @@ def test_end_before_the_predecessors_end(perditions: Perditions, clients: OpenCl
 
     assert successor.terminate() == 0, successor.evidence()
 
-    successor.wait_for_log("the perdition that was taken over has sessions left")
+    successor.wait_for_log("the instance that was taken over still has sessions")
     assert not successor.logged("killed"), successor.evidence()
     held.use()
     held.log_out()

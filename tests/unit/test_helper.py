@@ -2,13 +2,14 @@
 
 import errno
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from perdition.failure import StartupError
 from perdition.helper.channel import (
-    FIRST_ID,
     HEAD,
     MESSAGE_SIZE,
     SIZE,
@@ -17,8 +18,16 @@ from perdition.helper.channel import (
     Status,
     pack_fields,
 )
-from perdition.helper.process import PAM_SYSTEM_ERROR, Helper
+from perdition.helper.client import HelperClient
+from perdition.helper.process import (
+    PAM_SYSTEM_ERROR,
+    AuthenticationRequest,
+    Helper,
+    send_reply,
+)
 from perdition.helper.supervisor import fork_supervisor
+from perdition.net.loop import Loop
+from tests.unit.loops import run
 
 
 def test_helper_answers_after_malformed_requests(tmp_path: Path) -> None:
@@ -31,12 +40,61 @@ def test_helper_answers_after_malformed_requests(tmp_path: Path) -> None:
         line.client_end.send(malformed)
         helper.respond(line)
 
-    line.client_end.send(HEAD.pack(FIRST_ID, Request.FILE) + SIZE.pack(0))
+    line.client_end.send(HEAD.pack(1, Request.FILE) + SIZE.pack(0))
     helper.respond(line)
 
-    assert line.client_end.recv(MESSAGE_SIZE) == HEAD.pack(FIRST_ID, Status.READY) + b"octets"
+    assert line.client_end.recv(MESSAGE_SIZE) == HEAD.pack(1, Status.READY) + b"octets"
     line.client_end.close()
     line.helper_end.close()
+
+
+def test_late_reply_is_not_taken_for_the_content_of_another_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a time-out the next reload gets the file that it asks for."""
+    monkeypatch.setattr("perdition.helper.channel.FILE_SECONDS", 0.05)
+    files = [tmp_path / "first", tmp_path / "second"]
+    for file in files:
+        file.write_bytes(b"content of " + file.name.encode())
+    channel = HelperChannel([str(file) for file in files])
+    helper = Helper("test", [channel], -1, 1.0)
+    with pytest.raises(StartupError, match="the helper does not reply"):
+        channel.read_file(str(files[0]))
+    helper.respond(channel)
+
+    monkeypatch.setattr("perdition.helper.channel.FILE_SECONDS", 5.0)
+    answering = threading.Thread(target=helper.respond, args=[channel])
+    answering.start()
+    assert channel.read_file(str(files[1])) == b"content of second"
+
+    answering.join()
+    channel.client_end.close()
+    channel.helper_end.close()
+
+
+def test_request_of_a_dead_worker_does_not_log_in_a_user_of_the_next_one(loop: Loop) -> None:
+    """The next worker uses the same channel: replies to its predecessor's requests are dropped."""
+    channel = HelperChannel([])
+    helper = Helper("test", [channel], -1, 1.0)
+    dead = HelperClient(loop, channel)
+    helper.respond(channel)
+    new = HelperClient(loop, channel)
+    assert dead.next_id != new.next_id
+
+    request = AuthenticationRequest(channel, dead.next_id + 1, 1e9, b"")
+    helper.queue.append(request)
+    helper.respond(channel)
+    assert not helper.queue
+
+    async def log_in() -> int:
+        send_reply(channel, request.identifier, Status.READY, SIZE.pack(0))
+        send_reply(channel, new.next_id + 1, Status.FAILED, SIZE.pack(PAM_SYSTEM_ERROR))
+        return await new.login(b"joe", b"secret", b"192.0.2.1", 20.0)
+
+    assert run(loop, log_in()) == PAM_SYSTEM_ERROR
+
+    channel.client_end.close()
+    channel.helper_end.close()
 
 
 def fork_that_fails(number: int) -> Callable[[], int]:
@@ -57,12 +115,10 @@ def test_login_fails_if_no_process_can_be_forked_for_pam(monkeypatch: pytest.Mon
     line = HelperChannel([])
     helper = Helper("test", [line], -1, 1.0)
 
-    line.client_end.send(
-        HEAD.pack(FIRST_ID, Request.LOGIN) + pack_fields(b"joe", b"secret", b"192.0.2.1")
-    )
+    line.client_end.send(HEAD.pack(1, Request.LOGIN) + pack_fields(b"joe", b"secret", b"192.0.2.1"))
     helper.respond(line)
 
-    failed = HEAD.pack(FIRST_ID, Status.FAILED) + SIZE.pack(PAM_SYSTEM_ERROR)
+    failed = HEAD.pack(1, Status.FAILED) + SIZE.pack(PAM_SYSTEM_ERROR)
     assert line.client_end.recv(MESSAGE_SIZE) == failed
     line.client_end.close()
     line.helper_end.close()

@@ -31,6 +31,7 @@ LAYERS = (
     "protocol",
     "session_log",
     "log",
+    "exit_status",
     "scoreboard",
     "files",
     "endpoint",
