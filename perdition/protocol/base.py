@@ -43,7 +43,8 @@ class Protocol(ABC):
     ) -> Dialogue[Accepted]:
         """Log in at a real server.
 
-        Raises a Failure: Loop, NegotiationFailed, MechanismUnavailable, TLSNotPresent, Rejected.
+        Raises a Failure: ConnectedToItself, NegotiationFailed, MechanismUnavailable,
+        ServerTLSNotPresent, Rejected, ServerRefused.
         """
 
     @abstractmethod
@@ -54,7 +55,7 @@ class Protocol(ABC):
     def refusal(self, credentials: Credentials, failure: Failure, verbatim: bool) -> bytes:
         """Return the reply to a failed login.
 
-        ``verbatim``: use the real server's reply, if there was one.
+        ``verbatim``: use the real server's reply, if there was one, for every failure.
         """
 
     def require_sendable(self, *texts: bytes) -> None:

@@ -7,8 +7,7 @@ from perdition.failure import (
     ConnectedToItself,
     Failure,
     MechanismUnavailable,
-    Rejected,
-    TLSNotPresent,
+    ServerTLSNotPresent,
 )
 from perdition.protocol.base import SERVER_LINE_LIMIT, Protocol, unexpected
 from perdition.protocol.dialogue import (
@@ -26,6 +25,7 @@ from perdition.protocol.dialogue import (
     redacted,
     refuse,
 )
+from perdition.protocol.refusals import refused
 from perdition.protocol.strings import LITERAL, QUOTABLE, Grammar, Malformed, quote
 
 LINE_LIMIT = 8192
@@ -40,6 +40,9 @@ LITERAL_MINUS_LIMIT = 4096
 GRAMMAR = Grammar(LINE_LIMIT, quoted_limit=LINE_LIMIT, continuation=b"+ go on\r\n", atoms=True)
 TAG = re.compile(rb'(?!\+)[^\0-\x20\x7f-\xff(){%*"\\\]]+')
 CAPABILITY_CODE = re.compile(rb"\[CAPABILITY ([^\]\r\n]*)\]", re.IGNORECASE)
+REFUSAL = re.compile(rb"(NO|BAD|BYE)\b(?: \[([^] ]+)[^]]*\])?", re.IGNORECASE)
+LAST_UNTAGGED = re.compile(rb"\* (BYE\b|NO \[AUTHENTICATIONFAILED\])", re.IGNORECASE)
+"""An untagged response after which a tagged one need not come."""
 OUR_TAG = b"perdition"
 UNTAGGED = b"*"
 
@@ -143,13 +146,13 @@ class IMAP4(Protocol):
             announced = yield from self.upgrade(upgrade, announced)
         if b"LOGINDISABLED" in announced:
             raise MechanismUnavailable("the real server announces LOGINDISABLED")
-        user, password = fsencode(credentials.user), credentials.password
-        self.require_sendable(user, password)
-        untagged = yield from self.send_login(user, password, announced)
+        self.require_sendable(fsencode(credentials.user), credentials.password)
+        untagged = yield from self.send_login(credentials, announced)
         line, more = yield from self.response()
+        untagged += more
         if not is_ok(line):
-            raise Rejected(server_line=line, untagged=untagged + more)
-        return Accepted(line, untagged + more)
+            raise self.login_refused(line, credentials, untagged)
+        return Accepted(line, untagged)
 
     def announced(self, line: bytes = b"") -> Dialogue[set[bytes]]:
         """Return the capabilities in a real server's line, or request them if it has none.
@@ -168,11 +171,11 @@ class IMAP4(Protocol):
     def upgrade(self, upgrade: StartTLSPolicy, announced: set[bytes]) -> Dialogue[set[bytes]]:
         """Negotiate TLS with a real server that offers it; return its capabilities after that.
 
-        Raises TLSNotPresent if it does not but TLS is required, NegotiationFailed if it refuses.
+        Raises ServerTLSNotPresent if TLS is required but not offered, NegotiationFailed if refused.
         """
         if b"STARTTLS" not in announced:
             if upgrade is StartTLSPolicy.REQUIRED:
-                raise TLSNotPresent("the real server does not offer STARTTLS")
+                raise ServerTLSNotPresent("the real server does not offer STARTTLS")
             return announced
         yield Write(OUR_TAG + b" STARTTLS\r\n")
         line, _ = yield from self.response()
@@ -181,13 +184,15 @@ class IMAP4(Protocol):
         yield StartTLS()
         return (yield from self.announced())
 
-    def send_login(self, user: bytes, password: bytes, announced: set[bytes]) -> Dialogue[bytes]:
-        """Send LOGIN in as few round trips as possible; return the untagged responses so far."""
+    def send_login(self, credentials: Credentials, announced: set[bytes]) -> Dialogue[bytes]:
+        """Send LOGIN in as few round trips as possible; return the untagged responses so far.
+
+        Raises a Failure if the real server does not request a literal.
+        """
         command, untagged = OUR_TAG + b" LOGIN", b""
-        quoted = all(
-            len(text) <= QUOTED_LIMIT and QUOTABLE.fullmatch(text) for text in (user, password)
-        )
-        for text in (user, password):
+        arguments = (fsencode(credentials.user), credentials.password)
+        quoted = all(len(text) <= QUOTED_LIMIT and QUOTABLE.fullmatch(text) for text in arguments)
+        for text in arguments:
             if quoted:
                 command += b" " + quote(text)
             elif may_send_at_once(len(text), announced):
@@ -195,37 +200,45 @@ class IMAP4(Protocol):
             else:
                 command += b" {%d}\r\n" % len(text)
                 yield Write(command, shown=OUR_TAG + b" LOGIN " + REDACTED + b"\r\n")
-                untagged += yield from self.continuation()
+                line, more = yield from self.response()
+                untagged += more
+                if not line.startswith(b"+"):
+                    raise self.login_refused(line, credentials, untagged)
                 command = text
         yield Write(command + b"\r\n", shown=OUR_TAG + b" LOGIN " + REDACTED + b"\r\n")
         return untagged
 
-    def continuation(self) -> Dialogue[bytes]:
-        """Wait for the ``+`` that requests a literal; return the untagged responses before it."""
+    def response(self) -> Dialogue[tuple[bytes, bytes]]:
+        """Return the response to our command without its tag, and the untagged ones before it.
+
+        A continuation request and LAST_UNTAGGED are such a response, too.
+        """
         untagged = b""
         while True:
             line = yield ReadLine(SERVER_LINE_LIMIT, redacted)
             if line.startswith(b"+"):
-                return untagged
-            if line.startswith(OUR_TAG + b" "):
-                raise Rejected(server_line=line[len(OUR_TAG) + 1 :], untagged=untagged)
+                return line, untagged
+            if line.startswith(OUR_TAG + b" ") or LAST_UNTAGGED.match(line):
+                return line.partition(b" ")[2], untagged
             untagged = yield from self.with_untagged(untagged, line)
 
-    def response(self) -> Dialogue[tuple[bytes, bytes]]:
-        """Return the response to our command without its tag, and the untagged ones before it."""
-        untagged = b""
-        while True:
-            line = yield ReadLine(SERVER_LINE_LIMIT, redacted)
-            if line.startswith(OUR_TAG + b" "):
-                return line[len(OUR_TAG) + 1 :], untagged
-            untagged = yield from self.with_untagged(untagged, line)
+    def login_refused(self, line: bytes, credentials: Credentials, untagged: bytes) -> Failure:
+        """Return the failure for a response to LOGIN other than OK."""
+        if not (found := REFUSAL.match(line)):
+            return unexpected("LOGIN")
+        word, code = found[1].upper(), found[2] or b""
+        if code.upper() == b"CAPABILITY":  # no reason
+            code = b""
+        if word != b"NO":
+            code = code or word
+        return refused(line, found[0], code, credentials, untagged)
 
     def with_untagged(self, untagged: bytes, line: bytes) -> Dialogue[bytes]:
         """Return the untagged responses with one more, its literals included.
 
-        Raises NegotiationFailed for any other line, for BYE, and over UNTAGGED_LIMIT.
+        Raises NegotiationFailed for any other line, and over UNTAGGED_LIMIT.
         """
-        if not line.startswith(b"* ") or line[2:6].upper().strip() == b"BYE":
+        if not line.startswith(b"* "):
             raise unexpected("neither untagged nor tagged")
         untagged += line + b"\r\n"
         while literal := LITERAL.search(line):
@@ -248,11 +261,23 @@ class IMAP4(Protocol):
         return accepted.untagged + credentials.tag + b" " + line + b"\r\n"
 
     def refusal(self, credentials: Credentials, failure: Failure, verbatim: bool) -> bytes:
-        line = failure.server_line
-        if not (verbatim and line):
+        if failure.server_line and (verbatim or failure.forwards_reply):
+            line = as_no(failure.server_line, convert_bad=not verbatim)
+        else:
             code = f"[{failure.imap4_code}] " if failure.imap4_code else ""
             line = fsencode(f"NO {code}{failure.reply}")
         return failure.untagged + credentials.tag + b" " + line + b"\r\n"
+
+
+def as_no(line: bytes, convert_bad: bool) -> bytes:
+    """Return a real server's BYE or BAD as a NO with a response code.
+
+    Our own connection to the client stays open, and the client's command was valid.
+    """
+    word, _, rest = line.partition(b" ")
+    if word.upper() == b"BYE" or (word.upper() == b"BAD" and convert_bad):
+        return (b"NO " if rest.startswith(b"[") else b"NO [UNAVAILABLE] ") + rest
+    return line
 
 
 def may_send_at_once(size: int, announced: set[bytes]) -> bool:

@@ -7,8 +7,7 @@ from perdition.failure import (
     ConnectedToItself,
     Failure,
     MechanismUnavailable,
-    Rejected,
-    TLSNotPresent,
+    ServerTLSNotPresent,
 )
 from perdition.protocol import sasl
 from perdition.protocol.base import SERVER_LINE_LIMIT, Protocol, unexpected
@@ -27,6 +26,7 @@ from perdition.protocol.dialogue import (
     redacted,
     refuse,
 )
+from perdition.protocol.refusals import refused
 from perdition.protocol.strings import LITERAL, QUOTABLE, QUOTED, Grammar, Malformed, quote, unquote
 
 LINE_LIMIT = 4096
@@ -38,6 +38,7 @@ ANSWER_LIMIT = 65536
 
 GRAMMAR = Grammar(LINE_LIMIT, QUOTED_LIMIT, continuation=b"", atoms=False)
 OUTCOME = re.compile(rb"(OK|NO|BYE)\b", re.IGNORECASE)
+REFUSAL = re.compile(rb"(NO|BYE)\b(?: \(([^ )/]+)[^)]*\))?", re.IGNORECASE)
 
 
 def shown(line: bytes) -> bytes:
@@ -146,22 +147,21 @@ class ManageSieve(Protocol):
         head = b'AUTHENTICATE "PLAIN" '
         yield Write(head + argument + b"\r\n", shown=head + REDACTED + b"\r\n")
         _, line = yield from self.response("AUTHENTICATE")
-        if line[:2].upper() == b"OK":
-            return Accepted(line)
-        if line[:2].upper() == b"NO":
-            raise Rejected(server_line=line)
-        raise unexpected("AUTHENTICATE")
+        if found := REFUSAL.match(line):
+            code = found[2] or (b"" if found[1].upper() == b"NO" else b"BYE")
+            raise refused(line, found[0], code, credentials)
+        return Accepted(line)
 
     def upgrade(
         self, upgrade: StartTLSPolicy, announced: dict[bytes, bytes]
     ) -> Dialogue[dict[bytes, bytes]]:
         """Negotiate TLS with a real server that offers it; return its capabilities after that.
 
-        Raises TLSNotPresent if it does not but TLS is required, NegotiationFailed if it refuses.
+        Raises ServerTLSNotPresent if TLS is required but not offered, NegotiationFailed if refused.
         """
         if b"STARTTLS" not in announced:
             if upgrade is StartTLSPolicy.REQUIRED:
-                raise TLSNotPresent("the real server does not offer STARTTLS")
+                raise ServerTLSNotPresent("the real server does not offer STARTTLS")
             return announced
         yield Write(b"STARTTLS\r\n")
         _, line = yield from self.response("STARTTLS")
@@ -210,10 +210,18 @@ class ManageSieve(Protocol):
         return b"OK " + string(fsencode(ok_line)) + b"\r\n"
 
     def refusal(self, credentials: Credentials, failure: Failure, verbatim: bool) -> bytes:
-        if verbatim and failure.server_line:
-            return failure.server_line + b"\r\n"
-        code = f"({failure.managesieve_code}) " if failure.managesieve_code else ""
-        return fsencode(f'NO {code}"{failure.reply}"\r\n')
+        if failure.server_line and (verbatim or failure.forwards_reply):
+            return as_no(failure.server_line) + b"\r\n"
+        code = fsencode(f"({failure.managesieve_code}) " if failure.managesieve_code else "")
+        return b"NO " + code + string(fsencode(failure.reply)) + b"\r\n"
+
+
+def as_no(line: bytes) -> bytes:
+    """Return a real server's BYE as a NO: our own connection to the client stays open."""
+    word, _, rest = line.partition(b" ")
+    if word.upper() != b"BYE":
+        return line
+    return (b"NO " + rest if rest.startswith(b"(") else b"NO (TRYLATER) " + rest).rstrip(b" ")
 
 
 def capability(line: bytes) -> tuple[bytes, bytes]:

@@ -1,8 +1,9 @@
 """POP3: RFC 1939, with CAPA (RFC 2449), STLS (RFC 2595) and response codes (RFC 3206)."""
 
+import re
 from os import fsdecode, fsencode
 
-from perdition.failure import ConnectedToItself, Failure, Rejected, TLSNotPresent
+from perdition.failure import ConnectedToItself, Failure, ServerTLSNotPresent
 from perdition.protocol.base import SERVER_LINE_LIMIT, Protocol, unexpected
 from perdition.protocol.dialogue import (
     REDACTED,
@@ -18,11 +19,14 @@ from perdition.protocol.dialogue import (
     redacted,
     refuse,
 )
+from perdition.protocol.refusals import refused
 
 LINE_LIMIT = 4096
 """Maximum octets in a client's line; RFC 2449 requires 255, long passwords need more."""
 CAPABILITY_LIMIT = 256
 """Maximum lines in a real server's response to CAPA."""
+
+REFUSAL = re.compile(rb"-ERR\b(?: \[([^]/ ]+)[^]]*\])?", re.IGNORECASE)
 
 
 def shown(line: bytes) -> bytes:
@@ -103,29 +107,26 @@ class POP3(Protocol):
             yield from self.upgrade(upgrade)
         user = fsencode(credentials.user)
         self.require_sendable(user, credentials.password)
-        yield from self.command(b"USER " + user)
-        password = b"PASS " + credentials.password + b"\r\n"
-        yield Write(password, shown=b"PASS " + REDACTED + b"\r\n")
-        line = yield ReadLine(SERVER_LINE_LIMIT, redacted)
-        if not is_ok(line):
-            raise Rejected(server_line=line)
-        return Accepted(line)
-
-    def command(self, command: bytes) -> Dialogue[None]:
-        """Send a command; raises Rejected unless the reply is +OK."""
-        yield Write(command + b"\r\n")
+        yield Write(b"USER " + user + b"\r\n")
         line = yield ReadLine(SERVER_LINE_LIMIT)
-        if not is_ok(line):
-            raise Rejected(server_line=line)
+        if is_ok(line):
+            password = b"PASS " + credentials.password + b"\r\n"
+            yield Write(password, shown=b"PASS " + REDACTED + b"\r\n")
+            line = yield ReadLine(SERVER_LINE_LIMIT, redacted)
+        if is_ok(line):
+            return Accepted(line)
+        if found := REFUSAL.match(line):
+            raise refused(line, found[0], found[1] or b"", credentials)
+        raise unexpected("USER or PASS")
 
     def upgrade(self, upgrade: StartTLSPolicy) -> Dialogue[None]:
         """Negotiate TLS with the real server if it offers STLS.
 
-        Raises TLSNotPresent if it does not but TLS is required, NegotiationFailed if it refuses.
+        Raises ServerTLSNotPresent if TLS is required but not offered, NegotiationFailed if refused.
         """
         if b"STLS" not in (yield from self.announced()):
             if upgrade is StartTLSPolicy.REQUIRED:
-                raise TLSNotPresent("the real server does not offer STLS")
+                raise ServerTLSNotPresent("the real server does not offer STLS")
             return
         yield Write(b"STLS\r\n")
         line = yield ReadLine(SERVER_LINE_LIMIT)
@@ -153,7 +154,7 @@ class POP3(Protocol):
         return b"+OK " + fsencode(ok_line) + b"\r\n"
 
     def refusal(self, credentials: Credentials, failure: Failure, verbatim: bool) -> bytes:
-        if verbatim and failure.server_line:
+        if failure.server_line and (verbatim or failure.forwards_reply):
             return failure.server_line + b"\r\n"
         code = f"[{failure.pop3_code}] " if failure.pop3_code else ""
         return fsencode(f"-ERR {code}{failure.reply}\r\n")

@@ -125,16 +125,20 @@ def test_octets_are_told_while_they_move(proxy: Proxy, scraper: Scraper) -> None
 
 GOOD = b"* OK [CAPABILITY IMAP4rev1] ready"
 MEETINGS: dict[type[Failure], tuple[bytes, bool]] = {
-    failure.TLSNotPresent: (GOOD, False),
+    failure.ServerTLSNotPresent: (GOOD, False),
+    failure.ServerRefused: (GOOD + b"\r\n* BYE too busy", False),
     failure.NegotiationFailed: (b"* BYE too busy", False),
     failure.ServerGone: (GOOD, True),
     failure.MechanismUnavailable: (b"* OK [CAPABILITY IMAP4rev1 LOGINDISABLED] ready", False),
 }
 """The real servers' greetings that bring a failure about, and whether they then leave."""
 
+CERTIFICATE = ("--ssl_cert_file", "{certificate}", "--ssl_key_file", "{key}")
 OPTIONS: dict[type[Failure], tuple[str, ...]] = {
     failure.LoginDisabled: ("-M", "", "--login_disabled"),
-    failure.TLSNotPresent: ("-M", "", "--ssl_mode", "tls_outgoing_force"),
+    failure.TLSNotPresent: ("-M", "", "--ssl_mode", "tls_listen_force", *CERTIFICATE),
+    failure.ServerTLSNotPresent: ("-M", "", "--ssl_mode", "tls_outgoing_force"),
+    failure.ServerRefused: ("-M", ""),
     failure.Rejected: ("-M", "", "-s", "{server}"),
     failure.ConnectedToItself: ("-M", "", "-s", "127.0.0.1:{port}"),
     failure.NoServer: ("-M", ""),
@@ -155,7 +159,13 @@ def test_each_failure_is_told(
     failed: type[Failure], folder: Path, server: RealServer, scraper: Scraper, stack: ExitStack
 ) -> None:
     proxy = Proxy("imap4", folder, *scraper.option)
-    where = {"server": server.server("imap4"), "port": proxy.port}
+    certificate, key = make_certificate(folder)
+    where = {
+        "server": server.server("imap4"),
+        "port": proxy.port,
+        "certificate": certificate,
+        "key": key,
+    }
     proxy.command += [option.format(**where) for option in OPTIONS[failed]]
     if failed in MEETINGS:
         proxy.command += stack.enter_context(greeter(*MEETINGS[failed])).option

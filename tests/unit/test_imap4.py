@@ -15,6 +15,8 @@ from perdition.failure import (
     NegotiationFailed,
     NoServer,
     Rejected,
+    ServerRefused,
+    ServerTLSNotPresent,
     TLSNotPresent,
 )
 from perdition.protocol.dialogue import Accepted, Credentials, LineTooLong, StartTLSPolicy, Terms
@@ -282,12 +284,19 @@ class TestRealServer:
         dialogue.receive(b"perdition OK in\r\n")
         assert dialogue.outcome == Accepted(b"OK in")
 
-    @pytest.mark.parametrize("refusal", [b"NO [ALERT] locked", b"BAD no literals", b"OK surprise"])
-    def test_refused_invitation_is_a_refusal(
-        self, imap4: ProtocolUnderTest, refusal: bytes
+    @pytest.mark.parametrize(
+        ("refusal", "failure"),
+        [
+            (b"NO locked", Rejected),
+            (b"NO [ALERT] locked", ServerRefused),
+            (b"BAD no literals", ServerRefused),
+        ],
+    )
+    def test_refusal_instead_of_a_continuation_request_ends_the_login(
+        self, imap4: ProtocolUnderTest, refusal: bytes, failure: type[Failure]
     ) -> None:
         dialogue = imap4.login(greeting(), credentials=Credentials("joe", b"pass\xff"))
-        with pytest.raises(Rejected) as refused:
+        with pytest.raises(failure) as refused:
             dialogue.receive(b"* 1 EXISTS\r\nperdition %b\r\n" % refusal)
         assert refused.value.server_line == refusal
         assert refused.value.untagged == b"* 1 EXISTS\r\n"
@@ -380,15 +389,48 @@ class TestRealServer:
         assert dialogue.unread == b"* early\r\n"
 
     @pytest.mark.parametrize(
-        "line", [b"NO [AUTHENTICATIONFAILED] wrong", b"BAD syntax", b"garbage"]
+        ("line", "failure"),
+        [
+            (b"NO wrong", Rejected),
+            (b"NO", Rejected),
+            (b"no [authenticationfailed] wrong", Rejected),
+            (b"NO [CAPABILITY IMAP4rev1] wrong", Rejected),
+            (b"NO [UNAVAILABLE] later", ServerRefused),
+            (b"NO [REFERRAL imap://other/] there", ServerRefused),
+            (b"BAD syntax", ServerRefused),
+        ],
     )
-    def test_refusal_is_kept_unchanged(self, imap4: ProtocolUnderTest, line: bytes) -> None:
-        with pytest.raises(Rejected) as refused:
+    def test_refusal_is_classified_by_its_code_and_kept_unchanged(
+        self, imap4: ProtocolUnderTest, line: bytes, failure: type[Failure]
+    ) -> None:
+        with pytest.raises(failure) as refused:
             imap4.login(greeting() + b"* NO sorry\r\nperdition %b\r\n" % line)
         assert refused.value.server_line == line
         assert refused.value.untagged == b"* NO sorry\r\n"
 
-    @pytest.mark.parametrize("line", [b"* BYE bye", b"* bye", b"other OK in", b"OK in", b"+ more"])
+    @pytest.mark.parametrize(
+        ("line", "failure"),
+        [
+            (b"NO [AUTHENTICATIONFAILED] wrong", Rejected),
+            (b"BYE [UNAVAILABLE] busy", ServerRefused),
+            (b"BYE", ServerRefused),
+        ],
+    )
+    def test_untagged_refusal_does_not_wait_for_a_tagged_one(
+        self, imap4: ProtocolUnderTest, line: bytes, failure: type[Failure]
+    ) -> None:
+        with pytest.raises(failure) as refused:
+            imap4.login(greeting() + b"* OK hi\r\n* %b\r\n" % line)
+        assert refused.value.server_line == line
+        assert refused.value.untagged == b"* OK hi\r\n"
+
+    def test_server_that_requires_tls_is_not_the_users_fault(
+        self, imap4: ProtocolUnderTest
+    ) -> None:
+        with pytest.raises(MechanismUnavailable):
+            imap4.login(greeting() + b"perdition NO [PRIVACYREQUIRED] use TLS\r\n")
+
+    @pytest.mark.parametrize("line", [b"other OK in", b"OK in", b"+ more", b"perdition garbage"])
     def test_unexpected_answer_ends_the_login(self, imap4: ProtocolUnderTest, line: bytes) -> None:
         with pytest.raises(NegotiationFailed):
             imap4.login(greeting() + line + b"\r\n")
@@ -445,7 +487,7 @@ class TestUpgrade:
 
     def test_login_ends_if_it_is_required_and_not_offered(self, imap4: ProtocolUnderTest) -> None:
         dialogue = imap4.login(b"", StartTLSPolicy.REQUIRED)
-        with pytest.raises(TLSNotPresent):
+        with pytest.raises(ServerTLSNotPresent):
             dialogue.receive(greeting())
         assert dialogue.sent == b""
 
@@ -486,6 +528,14 @@ class TestAnswers:
             (MapUnavailable("popmap /p: gone"), b"a NO [UNAVAILABLE] "),
             (ConnectFailed("h: gone"), b"a NO [UNAVAILABLE] Could not connect to server\r\n"),
             (TLSNotPresent(), b"a NO [PRIVACYREQUIRED] TLS not present\r\n"),
+            (ServerTLSNotPresent(), b"a NO [UNAVAILABLE] "),
+            (MechanismUnavailable(), b"a NO [UNAVAILABLE] "),
+            (ServerRefused("", b"NO [LIMIT] full"), b"a NO [LIMIT] full\r\n"),
+            (ServerRefused("", b"NO [X] y", b"* NO z\r\n"), b"* NO z\r\na NO [X] y\r\n"),
+            (ServerRefused("", b"BAD [LIMIT] full"), b"a NO [LIMIT] full\r\n"),
+            (ServerRefused("", b"BAD full"), b"a NO [UNAVAILABLE] full\r\n"),
+            (ServerRefused("", b"BYE full"), b"a NO [UNAVAILABLE] full\r\n"),
+            (Rejected(reply="Account closed"), b"a NO [AUTHENTICATIONFAILED] Account closed\r\n"),
         ],
     )
     def test_refusal_has_a_response_code(self, failure: Failure, answer: bytes) -> None:
@@ -495,7 +545,9 @@ class TestAnswers:
         ("failure", "answer"),
         [
             (Rejected(server_line=b"NO [ALERT] locked"), b"a NO [ALERT] locked\r\n"),
-            (Rejected(server_line=b"BAD x", untagged=b"* NO y\r\n"), b"* NO y\r\na BAD x\r\n"),
+            (Rejected(server_line=b"NO x", untagged=b"* NO y\r\n"), b"* NO y\r\na NO x\r\n"),
+            (ServerRefused("", b"BAD x"), b"a BAD x\r\n"),
+            (ServerRefused("", b"BYE [LIMIT] x"), b"a NO [LIMIT] x\r\n"),
             (Rejected(), b"a NO [AUTHENTICATIONFAILED] Re-Authentication Failure\r\n"),
         ],
     )

@@ -15,6 +15,8 @@ from perdition.failure import (
     NegotiationFailed,
     NoServer,
     Rejected,
+    ServerRefused,
+    ServerTLSNotPresent,
     TLSNotPresent,
 )
 from perdition.protocol.dialogue import Accepted, Credentials, LineTooLong, StartTLSPolicy, Terms
@@ -330,16 +332,30 @@ class TestRealServer:
         assert dialogue.unread == b'"early"'
 
     @pytest.mark.parametrize(
-        "answer", [b'NO "wrong"', b"no", b"NO (QUOTA/MAXSIZE) {8}\r\nno\r\nroom"]
+        ("answer", "failure"),
+        [
+            (b'NO "wrong"', Rejected),
+            (b"no", Rejected),
+            (b'NO (AUTHENTICATIONFAILED) "wrong"', Rejected),
+            (b'NO (TRYLATER) "later"', ServerRefused),
+            (b"NO (QUOTA/MAXSIZE) {8}\r\nno\r\nroom", ServerRefused),
+            (b'BYE (TRYLATER) "later"', ServerRefused),
+            (b'BYE (REFERRAL "sieve://other") "there"', ServerRefused),
+            (b"BYE", ServerRefused),
+        ],
     )
-    def test_refusal_is_kept_unchanged(self, managesieve: ProtocolUnderTest, answer: bytes) -> None:
-        with pytest.raises(Rejected) as refused:
+    def test_refusal_is_classified_by_its_code_and_kept_unchanged(
+        self, managesieve: ProtocolUnderTest, answer: bytes, failure: type[Failure]
+    ) -> None:
+        with pytest.raises(failure) as refused:
             managesieve.login(capabilities() + answer + b"\r\n")
         assert refused.value.server_line == answer
 
-    def test_bye_ends_the_login(self, managesieve: ProtocolUnderTest) -> None:
-        with pytest.raises(NegotiationFailed):
-            managesieve.login(capabilities() + b'BYE (TRYLATER) "later"\r\n')
+    def test_server_that_requires_tls_is_not_the_users_fault(
+        self, managesieve: ProtocolUnderTest
+    ) -> None:
+        with pytest.raises(MechanismUnavailable):
+            managesieve.login(capabilities() + b'NO (ENCRYPT-NEEDED) "use TLS"\r\n')
 
 
 STARTTLS = capabilities(b'"STARTTLS"')
@@ -374,7 +390,7 @@ class TestUpgrade:
         self, managesieve: ProtocolUnderTest
     ) -> None:
         dialogue = managesieve.login(b"", StartTLSPolicy.REQUIRED)
-        with pytest.raises(TLSNotPresent):
+        with pytest.raises(ServerTLSNotPresent):
             dialogue.receive(capabilities())
         assert dialogue.sent == b""
 
@@ -408,7 +424,15 @@ class TestAnswers:
         [
             (Rejected(server_line=b'NO "x"'), b'NO "Re-Authentication Failure"\r\n'),
             (NoServer(), b'NO "Re-Authentication Failure"\r\n'),
-            (LoginDisabled(), b'NO "Login Disabled"\r\n'),
+            (LoginDisabled(), b'NO (TRYLATER) "Login Disabled"\r\n'),
+            (TLSNotPresent(), b'NO (ENCRYPT-NEEDED) "TLS not present"\r\n'),
+            (ServerTLSNotPresent(), b"NO (TRYLATER) "),
+            (MechanismUnavailable(), b"NO (TRYLATER) "),
+            (ServerRefused("", b"NO (QUOTA) {3}\r\nx\r\n"), b"NO (QUOTA) {3}\r\nx\r\n\r\n"),
+            (ServerRefused("", b'BYE (X "y") "z"'), b'NO (X "y") "z"\r\n'),
+            (ServerRefused("", b'BYE "z"'), b'NO (TRYLATER) "z"\r\n'),
+            (ServerRefused("", b"bye"), b"NO (TRYLATER)\r\n"),
+            (Rejected(reply='Account "joe" closed'), b'NO "Account \\"joe\\" closed"\r\n'),
             (MapUnavailable("popmap /p: gone"), b"NO (TRYLATER) "),
             (ConnectFailed("h: gone"), b'NO (TRYLATER) "Could not connect to server"\r\n'),
         ],
