@@ -40,6 +40,8 @@ LITERAL_MINUS_LIMIT = 4096
 GRAMMAR = Grammar(LINE_LIMIT, quoted_limit=LINE_LIMIT, continuation=b"+ go on\r\n", atoms=True)
 TAG = re.compile(rb'(?!\+)[^\0-\x20\x7f-\xff(){%*"\\\]]+')
 CAPABILITY_CODE = re.compile(rb"\[CAPABILITY ([^\]\r\n]*)\]", re.IGNORECASE)
+CAPABILITY_LINE = re.compile(rb"^\* CAPABILITY (.*)\r\n", re.IGNORECASE | re.MULTILINE)
+ALERT = re.compile(rb"OK \[ALERT\]", re.IGNORECASE)
 REFUSAL = re.compile(rb"(NO|BAD|BYE)\b(?: \[([^] ]+)[^]]*\])?", re.IGNORECASE)
 LAST_UNTAGGED = re.compile(rb"\* (BYE\b|NO \[AUTHENTICATIONFAILED\])", re.IGNORECASE)
 """An untagged response after which a tagged one need not come."""
@@ -80,6 +82,7 @@ class IMAP4(Protocol):
         return b"* OK [CAPABILITY %b] %b\r\n" % (capability(terms), self.own_greeting(hostname))
 
     def client(self, terms: Terms, secured: Terms) -> Dialogue[Credentials | None]:
+        asked = False
         while True:
             tag = UNTAGGED
             try:
@@ -90,8 +93,10 @@ class IMAP4(Protocol):
                     case _ if tag == UNTAGGED:
                         raise Malformed("expected a tag and a command")
                     case b"LOGIN":
-                        return self.credentials(tag, [rest, *pieces[1:]])
+                        credentials = self.credentials(tag, [rest, *pieces[1:]])
+                        return credentials._replace(asked_capability=asked)
                     case b"CAPABILITY" if not rest:
+                        asked = True
                         listed = capability(terms)
                         yield Write(b"* CAPABILITY %b\r\n%b OK done\r\n" % (listed, tag))
                     case b"NOOP" if not rest:
@@ -152,7 +157,7 @@ class IMAP4(Protocol):
         untagged += more
         if not is_ok(line):
             raise self.login_refused(line, credentials, untagged)
-        return Accepted(line, untagged)
+        return (yield from self.with_capability(Accepted(line, untagged)))
 
     def announced(self, line: bytes = b"") -> Dialogue[set[bytes]]:
         """Return the capabilities in a real server's line, or request them if it has none.
@@ -163,10 +168,26 @@ class IMAP4(Protocol):
             return set(code[1].upper().split())
         yield Write(OUR_TAG + b" CAPABILITY\r\n")
         line, untagged = yield from self.response()
-        listed = re.search(rb"^\* CAPABILITY (.*)\r$", untagged, re.IGNORECASE | re.MULTILINE)
+        listed = CAPABILITY_LINE.search(untagged)
         if not is_ok(line) or not listed:
             raise unexpected("CAPABILITY", line)
         return set(listed[1].upper().split())
+
+    def with_capability(self, accepted: Accepted) -> Dialogue[Accepted]:
+        """Add the capabilities after the login; request them if the real server has not sent them.
+
+        Clients would otherwise keep the list in our greeting.
+        """
+        line, untagged, _ = accepted
+        if found := CAPABILITY_CODE.search(line) or CAPABILITY_LINE.search(untagged):
+            return accepted._replace(capability=found[1])
+        yield Write(OUR_TAG + b" CAPABILITY\r\n")
+        line, more = yield from self.response()
+        if line[:3].upper() == b"BYE":
+            raise unexpected("CAPABILITY after the login")
+        found = CAPABILITY_LINE.search(more)
+        untagged += CAPABILITY_LINE.sub(b"", more)
+        return accepted._replace(untagged=untagged, capability=found[1] if found else b"")
 
     def upgrade(self, upgrade: StartTLSPolicy, announced: set[bytes]) -> Dialogue[set[bytes]]:
         """Negotiate TLS with a real server that offers it; return its capabilities after that.
@@ -253,12 +274,16 @@ class IMAP4(Protocol):
         return untagged
 
     def welcome(self, credentials: Credentials, accepted: Accepted, ok_line: str | None) -> bytes:
-        if ok_line is None:
-            line = accepted.line
-        else:
-            code = CAPABILITY_CODE.search(accepted.line)
-            line = b"OK %b%b" % (code[0] + b" " if code else b"", fsencode(ok_line))
-        return accepted.untagged + credentials.tag + b" " + line + b"\r\n"
+        line, untagged, listed = accepted
+        if ok_line is not None:
+            if ALERT.match(line):
+                untagged += b"* " + line + b"\r\n"
+            code = b"[CAPABILITY %b] " % listed if listed else b""
+            line = b"OK %b%b" % (code, fsencode(ok_line))
+        by_code = CAPABILITY_CODE.search(line) and not credentials.asked_capability
+        if listed and not (by_code or CAPABILITY_LINE.search(untagged)):
+            untagged += b"* CAPABILITY %b\r\n" % listed
+        return untagged + credentials.tag + b" " + line + b"\r\n"
 
     def refusal(self, credentials: Credentials, failure: Failure, verbatim: bool) -> bytes:
         if failure.server_line and (verbatim or failure.forwards_reply):

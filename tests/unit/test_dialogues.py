@@ -74,7 +74,7 @@ def test_credentials_arrive_unchanged(
     assert arrived
     assert (arrived.user, arrived.password) == (fsdecode(user), password)
 
-    login.receive(protocol.welcome(arrived, Accepted(b""), "Welcome"))
+    login.receive(protocol.welcome(arrived, Accepted(b"", capability=b"IMAP4rev1"), "Welcome"))
     assert b"Welcome" in login.outcome.line
 
 

@@ -238,7 +238,8 @@ class TestCapability:
         dialogue.receive(b"c CAPABILITY\r\nd STARTTLS\r\n")
         assert dialogue.lines[1] == b"* CAPABILITY IMAP4 IMAP4REV1"
         assert dialogue.lines[-1].startswith(b"d BAD")
-        assert dialogue.receive(b"a LOGIN joe secret\r\n").outcome == JOE
+        dialogue.receive(b"a LOGIN joe secret\r\n")
+        assert dialogue.outcome == JOE._replace(asked_capability=True)
 
 
 class TestRealServer:
@@ -281,8 +282,8 @@ class TestRealServer:
         assert dialogue.new_output() == b"j\xf6e {2}\r\n"
         dialogue.receive(b"+\r\n")
         assert dialogue.new_output() == b"\r\n\r\n"
-        dialogue.receive(b"perdition OK in\r\n")
-        assert dialogue.outcome == Accepted(b"OK in")
+        dialogue.receive(b"perdition OK [CAPABILITY IDLE] in\r\n")
+        assert dialogue.outcome == Accepted(b"OK [CAPABILITY IDLE] in", b"", b"IDLE")
 
     @pytest.mark.parametrize(
         ("refusal", "failure"),
@@ -385,8 +386,38 @@ class TestRealServer:
         dialogue = imap4.login(
             greeting() + untagged + b"perdition OK [CAPABILITY IDLE] in\r\n* early\r\n"
         )
-        assert dialogue.outcome == Accepted(b"OK [CAPABILITY IDLE] in", untagged)
+        assert dialogue.outcome == Accepted(b"OK [CAPABILITY IDLE] in", untagged, b"IDLE")
         assert dialogue.unread == b"* early\r\n"
+
+    @pytest.mark.parametrize("untagged", [b"", b"* 1 EXISTS\r\n"])
+    def test_capabilities_are_requested_if_the_ok_has_none(
+        self, imap4: ProtocolUnderTest, untagged: bytes
+    ) -> None:
+        dialogue = imap4.login(greeting() + untagged + b"perdition OK in\r\n")
+        assert dialogue.lines[1:] == [b"perdition CAPABILITY"]
+        dialogue.receive(
+            b"* OK [ALERT] hi\r\n* CAPABILITY IMAP4rev1 IDLE\r\nperdition OK\r\n* early"
+        )
+        assert dialogue.outcome == Accepted(
+            b"OK in", untagged + b"* OK [ALERT] hi\r\n", b"IMAP4rev1 IDLE"
+        )
+        assert dialogue.unread == b"* early"
+
+    def test_untagged_capabilities_before_the_ok_need_no_request(
+        self, imap4: ProtocolUnderTest
+    ) -> None:
+        dialogue = imap4.login(greeting() + b"* CAPABILITY IDLE\r\nperdition OK in\r\n")
+        assert dialogue.outcome == Accepted(b"OK in", b"* CAPABILITY IDLE\r\n", b"IDLE")
+
+    def test_server_that_refuses_the_request_has_no_capabilities(
+        self, imap4: ProtocolUnderTest
+    ) -> None:
+        dialogue = imap4.login(greeting() + b"perdition OK in\r\nperdition BAD what?\r\n")
+        assert dialogue.outcome == Accepted(b"OK in")
+
+    def test_bye_after_the_login_ends_it(self, imap4: ProtocolUnderTest) -> None:
+        with pytest.raises(NegotiationFailed):
+            imap4.login(greeting() + b"perdition OK in\r\n* BYE secret\r\n")
 
     @pytest.mark.parametrize(
         ("line", "failure"),
@@ -502,14 +533,23 @@ class TestUpgrade:
         assert dialogue.lines == [b"perdition STARTTLS"]
 
 
+CODE = Accepted(b"OK [CAPABILITY IDLE] in", b"", b"IDLE")
+REQUESTED = Accepted(b"OK in", b"", b"IDLE")
+UNTAGGED = Accepted(b"OK in", b"* CAPABILITY IDLE\r\n", b"IDLE")
+
+
 class TestAnswers:
     @pytest.mark.parametrize(
         ("accepted", "ok_line", "answer"),
         [
             (Accepted(b"OK in"), "You are in", b"a OK You are in\r\n"),
-            (Accepted(b"OK [CAPABILITY IDLE] in"), "Yes", b"a OK [CAPABILITY IDLE] Yes\r\n"),
+            (CODE, "Yes", b"a OK [CAPABILITY IDLE] Yes\r\n"),
             (Accepted(b"OK [READ-ONLY] in"), "Yes", b"a OK Yes\r\n"),
-            (Accepted(b"OK [CAPABILITY IDLE] in"), None, b"a OK [CAPABILITY IDLE] in\r\n"),
+            (CODE, None, b"a OK [CAPABILITY IDLE] in\r\n"),
+            (REQUESTED, "Yes", b"a OK [CAPABILITY IDLE] Yes\r\n"),
+            (REQUESTED, None, b"* CAPABILITY IDLE\r\na OK in\r\n"),
+            (Accepted(b"OK [ALERT] full"), "Yes", b"* OK [ALERT] full\r\na OK Yes\r\n"),
+            (Accepted(b"OK [ALERT] full"), None, b"a OK [ALERT] full\r\n"),
             (Accepted(b"OK in", b"* 1 EXISTS\r\n"), "Yes", b"* 1 EXISTS\r\na OK Yes\r\n"),
             (Accepted(b"OK in", b"* 1 EXISTS\r\n"), None, b"* 1 EXISTS\r\na OK in\r\n"),
         ],
@@ -518,6 +558,22 @@ class TestAnswers:
         self, accepted: Accepted, ok_line: str | None, answer: bytes
     ) -> None:
         assert PROTOCOL.welcome(JOE, accepted, ok_line) == answer
+
+    @pytest.mark.parametrize(
+        ("accepted", "answer"),
+        [
+            (Accepted(b"OK in"), b"a OK Yes\r\n"),
+            (CODE, b"* CAPABILITY IDLE\r\na OK [CAPABILITY IDLE] Yes\r\n"),
+            (REQUESTED, b"* CAPABILITY IDLE\r\na OK [CAPABILITY IDLE] Yes\r\n"),
+            (UNTAGGED, b"* CAPABILITY IDLE\r\na OK [CAPABILITY IDLE] Yes\r\n"),
+        ],
+    )
+    def test_welcome_has_untagged_capabilities_if_the_client_asked(
+        self, imap4: ProtocolUnderTest, accepted: Accepted, answer: bytes
+    ) -> None:
+        credentials = imap4.client(b"c CAPABILITY\r\na LOGIN joe secret\r\n").outcome
+        assert credentials
+        assert PROTOCOL.welcome(credentials, accepted, "Yes") == answer
 
     @pytest.mark.parametrize(
         ("failure", "answer"),
