@@ -43,6 +43,12 @@ class ReadExactly(NamedTuple):
     size: int
 
 
+class AwaitInput(NamedTuple):
+    """Wait for input, but no longer than ``seconds``; the result is empty if there is none."""
+
+    seconds: float
+
+
 class Write(NamedTuple):
     """Send ``octets``; the log shows ``shown`` instead, if it is set."""
 
@@ -58,7 +64,7 @@ class StartTLS:
     """Negotiate TLS; discard plain text that was received and not yet used."""
 
 
-Act = ReadLine | ReadExactly | Write | Pause | StartTLS
+Act = ReadLine | ReadExactly | AwaitInput | Write | Pause | StartTLS
 
 Dialogue = Generator[Act, bytes, T]
 

@@ -42,6 +42,7 @@ TAG = re.compile(rb'(?!\+)[^\0-\x20\x7f-\xff(){%*"\\\]]+')
 CAPABILITY_CODE = re.compile(rb"\[CAPABILITY ([^\]\r\n]*)\]", re.IGNORECASE)
 CAPABILITY_LINE = re.compile(rb"^\* CAPABILITY (.*)\r\n", re.IGNORECASE | re.MULTILINE)
 ALERT = re.compile(rb"OK \[ALERT\]", re.IGNORECASE)
+STATUS = re.compile(rb"\* (OK|NO|BAD|BYE|PREAUTH)\b", re.IGNORECASE)
 REFUSAL = re.compile(rb"(NO|BAD|BYE)\b(?: \[([^] ]+)[^]]*\])?", re.IGNORECASE)
 LAST_UNTAGGED = re.compile(rb"\* (BYE\b|NO \[AUTHENTICATIONFAILED\])", re.IGNORECASE)
 """An untagged response after which a tagged one need not come."""
@@ -144,7 +145,7 @@ class IMAP4(Protocol):
         greeting = yield ReadLine(SERVER_LINE_LIMIT)
         if greeting.endswith(b" " + own_greeting):
             raise ConnectedToItself("its greeting is our own")
-        if greeting[:5].upper() != b"* OK ":
+        if not STATUS.match(greeting) or not is_ok(greeting[2:]):
             raise unexpected("greeting", greeting)
         announced = yield from self.announced(greeting)
         if upgrade is not StartTLSPolicy.NEVER:
@@ -262,6 +263,8 @@ class IMAP4(Protocol):
         if not line.startswith(b"* "):
             raise unexpected("neither untagged nor tagged")
         untagged += line + b"\r\n"
+        if STATUS.match(line):  # text for people, which has no literals
+            line = b""
         while literal := LITERAL.search(line):
             size = int(literal[1])
             if len(untagged) + size > UNTAGGED_LIMIT:

@@ -14,6 +14,7 @@ from perdition.protocol.base import SERVER_LINE_LIMIT, Protocol, unexpected
 from perdition.protocol.dialogue import (
     REDACTED,
     Accepted,
+    AwaitInput,
     Credentials,
     Dialogue,
     LineTooLong,
@@ -36,8 +37,14 @@ QUOTED_LIMIT = 1024
 ANSWER_LIMIT = 65536
 """Maximum octets in a real server's response, capabilities included."""
 
+UNSOLICITED_SECONDS = 5.0
+"""How long a real server may take to send its capabilities after STARTTLS; old ones never do."""
+
 GRAMMAR = Grammar(LINE_LIMIT, QUOTED_LIMIT, continuation=b"", atoms=False)
 OUTCOME = re.compile(rb"(OK|NO|BYE)\b", re.IGNORECASE)
+OUTCOME_LITERAL = re.compile(rb"\w+ (?:\((?:[^\"()]|\"[^\"]*\")*\)? ?)?\{\d+\+?\}$", re.IGNORECASE)
+"""An outcome whose text, or a part of its response code, is a literal."""
+SASL = re.compile(rb'"SASL"', re.IGNORECASE)
 REFUSAL = re.compile(rb"(NO|BYE)\b(?: \(([^ )/]+)[^)]*\))?", re.IGNORECASE)
 
 
@@ -146,7 +153,9 @@ class ManageSieve(Protocol):
             argument = b"{%d+}\r\n%b" % (len(message), message)
         head = b'AUTHENTICATE "PLAIN" '
         yield Write(head + argument + b"\r\n", shown=head + REDACTED + b"\r\n")
-        _, line = yield from self.response("AUTHENTICATE")
+        lines, line = yield from self.response("AUTHENTICATE")
+        if any(SASL.match(line) for line in lines):  # those after STARTTLS, which came late
+            _, line = yield from self.response("AUTHENTICATE")
         if found := REFUSAL.match(line):
             code = found[2] or (b"" if found[1].upper() == b"NO" else b"BYE")
             raise refused(line, found[0], code, credentials)
@@ -168,6 +177,8 @@ class ManageSieve(Protocol):
         if line[:2].upper() != b"OK":
             raise unexpected("STARTTLS", line)
         yield StartTLS()
+        if not (yield AwaitInput(UNSOLICITED_SECONDS)):
+            yield Write(b"CAPABILITY\r\n")
         announced, _ = yield from self.announced("capabilities after STARTTLS")
         return announced
 
@@ -195,6 +206,8 @@ class ManageSieve(Protocol):
     def whole_line(self, what: str) -> Dialogue[bytes]:
         """Read a real server's line, its literals included."""
         line = whole = yield ReadLine(SERVER_LINE_LIMIT, redacted)
+        if OUTCOME.match(line) and not OUTCOME_LITERAL.match(line):
+            return line
         while literal := LITERAL.search(line):
             size = int(literal[1])
             if size > ANSWER_LIMIT or len(whole) > ANSWER_LIMIT:

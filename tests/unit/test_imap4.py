@@ -310,10 +310,11 @@ class TestRealServer:
             dialogue.receive(greeting("LITERAL+"))
         assert dialogue.sent == b""
 
+    @pytest.mark.parametrize("greeting", [b"* OK hi", b"* OK", b"* ok see {12}"])
     def test_capabilities_are_requested_if_the_greeting_has_none(
-        self, imap4: ProtocolUnderTest
+        self, imap4: ProtocolUnderTest, greeting: bytes
     ) -> None:
-        dialogue = imap4.login(b"* OK hi\r\n")
+        dialogue = imap4.login(greeting + b"\r\n")
         assert dialogue.new_output() == b"perdition CAPABILITY\r\n"
         dialogue.receive(b"* capability IMAP4rev1 literal+\r\nperdition ok done\r\n")
         assert dialogue.new_output() == b'perdition LOGIN "joe" "secret"\r\n'
@@ -356,7 +357,15 @@ class TestRealServer:
 
     @pytest.mark.parametrize(
         "line",
-        [b"* BYE full", b"* PREAUTH [CAPABILITY IMAP4rev1] hi", b"+OK POP3", b"", b"a OK", b"\0"],
+        [
+            b"* BYE full",
+            b"* OKAY",
+            b"* PREAUTH [CAPABILITY IMAP4rev1] hi",
+            b"+OK POP3",
+            b"",
+            b"a OK",
+            b"\0",
+        ],
     )
     def test_unexpected_greeting_ends_the_login(
         self, imap4: ProtocolUnderTest, line: bytes
@@ -376,6 +385,7 @@ class TestRealServer:
             b"",
             b"* CAPABILITY IMAP4rev1 IDLE\r\n",
             b"* 1 EXISTS\r\n* OK [ALERT] backup at noon\r\n",
+            b"* OK [ALERT] see note {12}\r\n* NO {3}\r\n",
             b"* X {4}\r\n\r\n* \r\n* 2 EXISTS\r\n",
             b"* X {3}\r\none {14}\r\n\r\nperdition NO)\r\n",
         ],

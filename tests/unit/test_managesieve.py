@@ -20,7 +20,7 @@ from perdition.failure import (
     TLSNotPresent,
 )
 from perdition.protocol.dialogue import Accepted, Credentials, LineTooLong, StartTLSPolicy, Terms
-from perdition.protocol.managesieve import ManageSieve
+from perdition.protocol.managesieve import UNSOLICITED_SECONDS, ManageSieve
 from tests.unit.scripted_dialogue import DialogueStarter, ProtocolUnderTest
 
 PROTOCOL = ManageSieve()
@@ -322,6 +322,10 @@ class TestRealServer:
             b"ok",
             b'OK (SASL "cnNwYXV0aD0=") "in"',
             b"OK (WARNINGS) {6}\r\nlo\r\nng",
+            b'OK (TAG {3}\r\n"}) {2}\r\nin',
+            b'OK (TAG "(" X) {2}\r\nin',
+            b"OK see note {12}",
+            b"OK (TAG) see {12}",
         ],
     )
     def test_acceptance_is_kept_unchanged(
@@ -374,6 +378,25 @@ class TestUpgrade:
 
         dialogue.receive(capabilities())
         assert dialogue.answers == [b"STARTTLS", b"AUTHENTICATE"]
+
+    def test_capabilities_are_requested_if_they_do_not_come(
+        self, managesieve: ProtocolUnderTest
+    ) -> None:
+        dialogue = managesieve.login(STARTTLS + b"OK\r\n", StartTLSPolicy.REQUIRED)
+        assert dialogue.answers == [b"STARTTLS"]
+        assert dialogue.wait(UNSOLICITED_SECONDS).answers == [b"STARTTLS", b"CAPABILITY"]
+        dialogue.receive(capabilities())
+        assert dialogue.answers[2:] == [b"AUTHENTICATE"]
+        assert dialogue.receive(b'OK "in"\r\n').outcome == Accepted(b'OK "in"')
+
+    @pytest.mark.parametrize("late", [b"", capabilities(b'"STARTTLS"')])
+    def test_capabilities_that_come_late_are_no_reply_to_the_login(
+        self, managesieve: ProtocolUnderTest, late: bytes
+    ) -> None:
+        dialogue = managesieve.login(STARTTLS + b"OK\r\n", StartTLSPolicy.REQUIRED)
+        dialogue.wait(UNSOLICITED_SECONDS).receive(capabilities() + late)
+        with pytest.raises(Rejected):
+            dialogue.receive(b"NO\r\n")
 
     def test_capabilities_from_before_it_are_ignored(self, managesieve: ProtocolUnderTest) -> None:
         dialogue = managesieve.login(STARTTLS + b"OK\r\n", StartTLSPolicy.REQUIRED)
