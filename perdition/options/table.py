@@ -584,6 +584,13 @@ class Options:
         announced: str = getattr(self, self.capability_option)
         return announced
 
+    def warnings(self) -> list[str]:
+        """Return what is allowed but most likely a mistake, one line each."""
+        return [
+            f"{self.capability_option}: {announced} is announced, but refused; remove it"
+            for announced in self.service.protocol.refused_mechanisms(self.own_capability)
+        ]
+
     @property
     def foreground(self) -> bool:
         """Whether perdition stays on its terminal."""

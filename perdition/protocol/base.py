@@ -31,6 +31,10 @@ class Protocol(ABC):
         """Return the part of our greeting by which a connection to ourselves is detected."""
 
     @abstractmethod
+    def refused_mechanisms(self, capability: str) -> list[str]:
+        """Return what ``capability`` announces of SASL mechanisms that we refuse."""
+
+    @abstractmethod
     def client(self, terms: Terms, secured: Terms) -> Dialogue[Credentials | None]:
         """Serve a client until it sends credentials; returns None if the connection must be closed.
 

@@ -82,6 +82,9 @@ class IMAP4(Protocol):
     def greeting(self, hostname: str, terms: Terms) -> bytes:
         return b"* OK [CAPABILITY %b] %b\r\n" % (capability(terms), self.own_greeting(hostname))
 
+    def refused_mechanisms(self, capability: str) -> list[str]:
+        return re.findall(r"(?<!\S)AUTH=\S+", capability, re.IGNORECASE)
+
     def client(self, terms: Terms, secured: Terms) -> Dialogue[Credentials | None]:
         asked = False
         while True:
@@ -125,9 +128,9 @@ class IMAP4(Protocol):
     def cut_command(self, line: bytes) -> tuple[bytes, bytes, bytes]:
         """Split a line into tag, name in upper case, and the rest with its leading space.
 
-        An invalid tag is returned as UNTAGGED.
+        An invalid tag is returned as UNTAGGED. Trailing blanks are ignored.
         """
-        tag, _, command = line.partition(b" ")
+        tag, _, command = line.rstrip(b" ").partition(b" ")
         name, space, arguments = command.partition(b" ")
         return tag if TAG.fullmatch(tag) else UNTAGGED, name.upper(), space + arguments
 

@@ -1,7 +1,7 @@
 """ManageSieve: RFC 5804, with SASL PLAIN (RFC 4616)."""
 
 import re
-from os import fsencode
+from os import fsdecode, fsencode
 
 from perdition.failure import (
     ConnectedToItself,
@@ -44,7 +44,7 @@ GRAMMAR = Grammar(LINE_LIMIT, QUOTED_LIMIT, continuation=b"", atoms=False)
 OUTCOME = re.compile(rb"(OK|NO|BYE)\b", re.IGNORECASE)
 OUTCOME_LITERAL = re.compile(rb"\w+ (?:\((?:[^\"()]|\"[^\"]*\")*\)? ?)?\{\d+\+?\}$", re.IGNORECASE)
 """An outcome whose text, or a part of its response code, is a literal."""
-SASL = re.compile(rb'"SASL"', re.IGNORECASE)
+SASL = re.compile(rb'"SASL"(?: "([^"]*)")?', re.IGNORECASE)
 REFUSAL = re.compile(rb"(NO|BYE)\b(?: \(([^ )/]+)[^)]*\))?", re.IGNORECASE)
 
 
@@ -84,6 +84,11 @@ class ManageSieve(Protocol):
 
     def greeting(self, hostname: str, terms: Terms) -> bytes:
         return capabilities(terms) + b"OK " + self.own_greeting(hostname) + b"\r\n"
+
+    def refused_mechanisms(self, capability: str) -> list[str]:
+        listed = SASL.search(fsencode(capability))
+        names = fsdecode(listed[1] or b"").split() if listed else []
+        return [f"SASL {name}" for name in names if name.upper() != "PLAIN"]
 
     def client(self, terms: Terms, secured: Terms) -> Dialogue[Credentials | None]:
         while True:

@@ -47,6 +47,17 @@ def capabilities(terms: Terms) -> list[str]:
     return [*listed, "STLS"] if terms.starttls else listed
 
 
+def cut_command(line: bytes) -> tuple[bytes, bytes | None]:
+    """Split a line into the command, in upper case, and its argument.
+
+    Trailing blanks are ignored, except in a password.
+    """
+    command, space, argument = line.partition(b" ")
+    if command.upper() == b"PASS":
+        return b"PASS", argument if space else None
+    return command.upper(), argument.rstrip(b" ") or None
+
+
 class POP3(Protocol):
     """The Post Office Protocol."""
 
@@ -59,6 +70,12 @@ class POP3(Protocol):
     def greeting(self, hostname: str, terms: Terms) -> bytes:
         return self.own_greeting(hostname) + b"\r\n"
 
+    def refused_mechanisms(self, capability: str) -> list[str]:
+        listed = (line.split() for line in capabilities(Terms(capability)))
+        return [
+            f"SASL {name}" for word, *names in listed if word.upper() == "SASL" for name in names
+        ]
+
     def client(self, terms: Terms, secured: Terms) -> Dialogue[Credentials | None]:
         user = b""
         while True:
@@ -67,30 +84,29 @@ class POP3(Protocol):
             except LineTooLong:
                 yield Write(b"-ERR line too long, closing\r\n")
                 return None
-            command, space, argument = line.partition(b" ")
-            match command.upper():
+            match cut_command(line):
                 case _ if b"\0" in line:
                     yield from refuse(b"-ERR a line must not contain NUL\r\n")
-                case b"USER" if argument and b" " not in argument:
-                    user = argument
+                case b"USER", bytes(name) if b" " not in name:
+                    user = name
                     yield Write(b"+OK send the password\r\n")
-                case b"USER":
+                case b"USER", _:
                     yield from refuse(b"-ERR use USER name\r\n")
-                case b"PASS" if user and space:
-                    return Credentials(fsdecode(user), argument)
-                case b"PASS":
+                case b"PASS", bytes(password) if user:
+                    return Credentials(fsdecode(user), password)
+                case b"PASS", _:
                     yield from refuse(b"-ERR use USER name first, then PASS password\r\n")
-                case b"CAPA" if not space:
+                case b"CAPA", None:
                     listed = "".join(f"{word}\r\n" for word in capabilities(terms))
                     yield Write(b"+OK capabilities follow\r\n" + fsencode(listed) + b".\r\n")
-                case b"STLS" if terms.starttls and not space:
+                case b"STLS", None if terms.starttls:
                     yield Write(b"+OK begin TLS\r\n")
                     yield StartTLS()
                     terms, user = secured, b""
-                case b"QUIT" if not space:
+                case b"QUIT", None:
                     yield Write(b"+OK bye\r\n")
                     return None
-                case b"AUTH":
+                case b"AUTH", _:
                     yield Write(b"-ERR use USER and PASS\r\n")
                 case _:
                     yield from refuse(b"-ERR use USER name, PASS password, CAPA or QUIT\r\n")

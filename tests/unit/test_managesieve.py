@@ -159,6 +159,9 @@ class TestClient:
         [
             (b"NOOP", b'OK "done"\r\n'),
             (b"noop", b'OK "done"\r\n'),
+            (b"NOOP  ", b'OK "done"\r\n'),
+            (b'NOOP "x" ', b'OK (TAG "x") "done"\r\n'),
+            (b'NOOP "DOM\\joe"', b'OK (TAG "DOM\\\\joe") "done"\r\n'),
             (b'NOOP "x\\"y"', b'OK (TAG "x\\"y") "done"\r\n'),
             (b'NOOP ""', b'OK (TAG "") "done"\r\n'),
             (b"NOOP {3+}\r\nx\r\n", b'OK (TAG {3}\r\nx\r\n) "done"\r\n'),

@@ -59,6 +59,12 @@ class TestClient:
     ) -> None:
         assert pop3.client(received).outcome == JOE
 
+    def test_trailing_blanks_belong_to_passwords_only(self, pop3: ProtocolUnderTest) -> None:
+        dialogue = pop3.client(b"CAPA \r\nUSER joe  \r\nPASS secret \r\n")
+        assert dialogue.outcome == Credentials("joe", b"secret ")
+        assert pop3.client(b"STLS \r\n", TLS_OFFERED).upgrades == 1
+        assert pop3.client(b"QUIT \r\n").outcome is None
+
     def test_last_user_is_logged_in(self, pop3: ProtocolUnderTest) -> None:
         assert pop3.client(b"USER ann\r\nUSER joe\r\nPASS secret\r\n").outcome == JOE
 
