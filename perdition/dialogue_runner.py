@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from perdition.log import Log, printable
@@ -9,6 +10,7 @@ from perdition.net.stream import LineLimitExceeded, Stream
 from perdition.net.transport import TLSTransport
 from perdition.protocol.dialogue import (
     Act,
+    AwaitInput,
     Dialogue,
     LineTooLong,
     Pause,
@@ -75,6 +77,11 @@ class DialogueRunner:
                 octets = await self.stream.read_exactly(count)
                 self.log_traffic(self.peer, b"<%d octets>" % count)
                 return octets
+            case AwaitInput(seconds):
+                if not self.stream.buffer:
+                    with suppress(TimeoutError):
+                        await self.stream.fill(seconds)
+                return self.stream.unread()
             case Write(octets, shown_octets):
                 await self.send(octets, shown_octets)
             case Pause():

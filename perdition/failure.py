@@ -20,8 +20,8 @@ class Failure(Exception):
 
     label: ClassVar[str]
     """The value of the metrics' label ``result``."""
-    status: ClassVar[str]
-    reply: ClassVar[str]
+    status: str
+    reply: str
     pop3_code: ClassVar[str] = ""
     imap4_code: ClassVar[str] = ""
     managesieve_code: ClassVar[str] = ""
@@ -29,14 +29,24 @@ class Failure(Exception):
     """No credentials were sent yet, so the next of several servers may be tried."""
     user_error: ClassVar[bool] = False
     """Wrong credentials: the login counts as a guess; the detail is logged with ``debug`` only."""
+    forwards_reply: ClassVar[bool] = False
+    """The client gets the real server's reply, with its response code."""
     send_logout: ClassVar[bool] = True
     """Send QUIT or LOGOUT before the connection to the real server is closed."""
 
-    def __init__(self, detail: str = "", server_line: bytes = b"", untagged: bytes = b"") -> None:
+    def __init__(
+        self,
+        detail: str = "",
+        server_line: bytes = b"",
+        untagged: bytes = b"",
+        reply: str = "",
+    ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.server_line = server_line
         self.untagged = untagged
+        if reply:
+            self.reply = reply
         self.secure = "plaintext"
         """How the connection to the real server was secured when the login failed."""
 
@@ -54,14 +64,27 @@ class LoginDisabled(Failure):
     status = "Login Disabled"
     pop3_code = "SYS/TEMP"
     imap4_code = "UNAVAILABLE"
+    managesieve_code = "TRYLATER"
 
 
 class TLSNotPresent(Failure):
-    """TLS is required, with the client or with the real server, and there is none."""
+    """The client must use TLS, and does not."""
 
     label = "tls_not_present"
     status = "TLS not present"
     imap4_code = "PRIVACYREQUIRED"
+    managesieve_code = "ENCRYPT-NEEDED"
+
+
+class ServerTLSNotPresent(Failure):
+    """The real server must use TLS, and does not offer it; the client can do nothing about that."""
+
+    label = "server_tls_not_present"
+    status = TLSNotPresent.status
+    reply = "The mail server is not available"
+    pop3_code = "SYS/PERM"
+    imap4_code = "UNAVAILABLE"
+    managesieve_code = "TRYLATER"
 
 
 class Rejected(Failure):
@@ -72,6 +95,19 @@ class Rejected(Failure):
     pop3_code = "AUTH"
     imap4_code = "AUTHENTICATIONFAILED"
     user_error = True
+
+
+class ServerRefused(Failure):
+    """The real server refuses the login, but not because of the credentials."""
+
+    label = "server_refused"
+    status = "server refused"
+    forwards_reply = True
+
+    def __init__(self, shown: str = "", server_line: bytes = b"", untagged: bytes = b"") -> None:
+        """``shown`` is the real server's reply as it may be logged."""
+        super().__init__(server_line=server_line, untagged=untagged)
+        self.status = f"{ServerRefused.status}: {shown}"
 
 
 class ConnectedToItself(Failure):
@@ -144,6 +180,7 @@ class NegotiationFailed(Failure):
     status = "Connection Negotiation Failure"
     pop3_code = "SYS/TEMP"
     imap4_code = "UNAVAILABLE"
+    managesieve_code = "TRYLATER"
 
 
 class ServerGone(NegotiationFailed):
@@ -154,10 +191,11 @@ class ServerGone(NegotiationFailed):
 
 
 class MechanismUnavailable(Failure):
-    """The real server offers no authentication mechanism that perdition supports."""
+    """The real server offers no authentication mechanism that perdition can use."""
 
     label = "mechanism_unavailable"
     status = "SASL mechanism unavailable"
     pop3_code = "SYS/PERM"
-    imap4_code = "CANNOT"
+    imap4_code = "UNAVAILABLE"
+    managesieve_code = "TRYLATER"
     send_logout = False

@@ -13,6 +13,7 @@ from perdition.failure import (
     Rejected,
     TLSNotPresent,
 )
+from perdition.log import printable
 from perdition.net.stream import Stream
 from perdition.options.values import State, TLSUse
 from perdition.popmap import Destination, Query
@@ -205,7 +206,7 @@ class LoginAttempt:
             protocol=self.options.service.name,
             client_secure=self.secure,
             server_secure=server_secure,
-            status=f'"failed: {failure.status}"' if failure else "ok",
+            status=f'"failed: {printable(failure.status)}"' if failure else "ok",
             password=password,
         )
 

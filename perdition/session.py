@@ -150,9 +150,11 @@ class Session:
     def log_failure(self, attempt: LoginAttempt, failure: Failure) -> None:
         """Log and count a failed login, with its detail for the operator."""
         log = self.site.log
-        if failure.detail:
+        detail = printable(failure.detail[:MAX_DETAIL_LENGTH])
+        if failure.server_line and detail:
+            log.info(f"{self.ends}: {detail}")
+        elif detail:
             write = log.debug if failure.user_error else log.error
-            detail = printable(failure.detail[:MAX_DETAIL_LENGTH])
             write(f"{self.ends}: {failure.status}: {detail}")
         self.site.counters.login_failed(failure)
         log.info(auth_line(self.ends, attempt.record(failure.secure, failure)))

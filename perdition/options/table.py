@@ -598,6 +598,14 @@ class Options:
         announced: str = getattr(self, self.service.protocol.capability_option)
         return announced
 
+    def warnings(self) -> list[str]:
+        """Return what is allowed but most likely a mistake, one line each."""
+        protocol = self.service.protocol
+        return [
+            f"{protocol.capability_option}: {announced} is announced, but refused; remove it"
+            for announced in protocol.refused_mechanisms(self.own_capability)
+        ]
+
     @property
     def foreground(self) -> bool:
         """Whether perdition stays in the foreground."""

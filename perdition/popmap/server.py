@@ -51,13 +51,14 @@ class ServerMap(PopMap, Generic[C]):
             with suppress(*self.errors):
                 return self.ask_and_keep(kept, query)
             self.close()  # the server restarted, so the other connections are broken too
-        reasons = []
+        reasons, reply = [], ""
         for server in self.servers:
             try:
                 return self.ask_and_keep(self.connect(server), query)
             except self.errors as error:
                 reasons.append(f"{server}: {self.explain(error)}")
-        raise MapUnavailable(f"popmap: {'; '.join(reasons)}")
+                reply = self.reply(error) or reply
+        raise MapUnavailable(f"popmap: {'; '.join(reasons)}", reply=reply)
 
     def ask_and_keep(self, connection: C, query: Query) -> Destination | None:
         """Query, and keep the connection if it is still usable."""
@@ -86,6 +87,10 @@ class ServerMap(PopMap, Generic[C]):
     def explain(self, error: Exception) -> str:
         """Return the message of an error on one line."""
         return one_line(error)
+
+    def reply(self, error: Exception) -> str:
+        """Return the server's text for the client; "": none."""
+        return ""
 
     def discard(self, connection: C) -> None:
         """Close a connection whatever its state."""

@@ -297,14 +297,14 @@ class Master:
         return found
 
     def log_start(self) -> None:
-        """Log the version, the options, and warnings about TLS."""
+        """Log the version, the options, and warnings."""
         options = self.options
         if options.debug or not options.foreground:
             self.log.info(
                 f"Starting perdition version={__version__} protocol={options.service.name}"
             )
         self.log.info(options.logged())
-        for warning in self.tls.warnings:
+        for warning in (*options.warnings(), *self.tls.warnings):
             self.log.warning(warning)
 
     def run_child(self, slot: Slot, options_socket: socket.socket) -> NoReturn:
@@ -478,7 +478,7 @@ class Master:
         self.options = options
         self.log.set_verbosity(options.debug, options.quiet)
         self.log.notice("configuration reloaded")
-        for warning in self.configuration.warnings:
+        for warning in (*self.configuration.warnings, *options.warnings()):
             self.log.warning(warning)
         self.children.send_options(pickle.dumps(options))
 

@@ -33,6 +33,10 @@ class Protocol(ABC):
         """Return the part of our greeting by which a connection to ourselves is detected."""
 
     @abstractmethod
+    def refused_mechanisms(self, capability: str) -> list[str]:
+        """Return what ``capability`` announces of SASL mechanisms that we refuse."""
+
+    @abstractmethod
     def client(self, terms: Terms, secured: Terms) -> Dialogue[Credentials | None]:
         """Serve a client until it sends credentials; returns None if the connection must be closed.
 
@@ -45,7 +49,8 @@ class Protocol(ABC):
     ) -> Dialogue[Accepted]:
         """Log in at a real server.
 
-        Raises a Failure: Loop, NegotiationFailed, MechanismUnavailable, TLSNotPresent, Rejected.
+        Raises a Failure: ConnectedToItself, NegotiationFailed, MechanismUnavailable,
+        ServerTLSNotPresent, Rejected, ServerRefused.
         """
 
     @abstractmethod
@@ -56,7 +61,7 @@ class Protocol(ABC):
     def refusal(self, credentials: Credentials, failure: Failure, verbatim: bool) -> bytes:
         """Return the reply to a failed login.
 
-        ``verbatim``: use the real server's reply, if there was one.
+        ``verbatim``: use the real server's reply, if there was one, for every failure.
         """
 
     def require_sendable(self, *texts: bytes) -> None:

@@ -43,6 +43,12 @@ class ReadExactly(NamedTuple):
     size: int
 
 
+class AwaitInput(NamedTuple):
+    """Wait for input, but no longer than ``seconds``; the result is empty if there is none."""
+
+    seconds: float
+
+
 class Write(NamedTuple):
     """Send ``octets``; the log shows ``shown`` instead, if it is set."""
 
@@ -58,7 +64,7 @@ class StartTLS:
     """Negotiate TLS; discard plain text that was received and not yet used."""
 
 
-Act = ReadLine | ReadExactly | Write | Pause | StartTLS
+Act = ReadLine | ReadExactly | AwaitInput | Write | Pause | StartTLS
 
 Dialogue = Generator[Act, bytes, T]
 
@@ -67,13 +73,15 @@ class Credentials(NamedTuple):
     """What a client sends to log in.
 
     ``user`` is the manual's authentication id, ``authorisation`` its authorisation id (SASL only;
-    empty: the same as ``user``). ``tag`` is the IMAP tag of the reply.
+    empty: the same as ``user``). ``tag`` is the IMAP tag of the reply. ``asked_capability``: the
+    IMAP client has sent CAPABILITY, so it may ignore the response code in greeting and reply.
     """
 
     user: str
     password: bytes
     authorisation: str = ""
     tag: bytes = b""
+    asked_capability: bool = False
 
     def __repr__(self) -> str:
         return f"Credentials(user={self.user!r})"  # without the password
@@ -82,11 +90,13 @@ class Credentials(NamedTuple):
 class Accepted(NamedTuple):
     """The real server's reply to a successful login.
 
-    ``line`` is the reply without tag and line end, ``untagged`` the whole lines before it.
+    ``line`` is the reply without tag and line end, ``untagged`` the whole lines before it,
+    ``capability`` the list that an IMAP server has after the login.
     """
 
     line: bytes
     untagged: bytes = b""
+    capability: bytes = b""
 
 
 class Terms(NamedTuple):

@@ -7,8 +7,7 @@ from perdition.failure import (
     ConnectedToItself,
     Failure,
     MechanismUnavailable,
-    Rejected,
-    TLSNotPresent,
+    ServerTLSNotPresent,
 )
 from perdition.protocol.base import SERVER_LINE_LIMIT, Protocol, unexpected
 from perdition.protocol.dialogue import (
@@ -26,6 +25,7 @@ from perdition.protocol.dialogue import (
     redacted,
     refuse,
 )
+from perdition.protocol.refusals import refused
 from perdition.protocol.strings import LITERAL, QUOTABLE, Grammar, Malformed, quote
 
 LINE_LIMIT = 8192
@@ -40,6 +40,12 @@ LITERAL_MINUS_LIMIT = 4096
 GRAMMAR = Grammar(LINE_LIMIT, quoted_limit=LINE_LIMIT, continuation=b"+ go on\r\n", atoms=True)
 TAG = re.compile(rb'(?!\+)[^\0-\x20\x7f-\xff(){%*"\\\]]+')
 CAPABILITY_CODE = re.compile(rb"\[CAPABILITY ([^\]\r\n]*)\]", re.IGNORECASE)
+CAPABILITY_LINE = re.compile(rb"^\* CAPABILITY (.*)\r\n", re.IGNORECASE | re.MULTILINE)
+ALERT = re.compile(rb"OK \[ALERT\]", re.IGNORECASE)
+STATUS = re.compile(rb"\* (OK|NO|BAD|BYE|PREAUTH)\b", re.IGNORECASE)
+REFUSAL = re.compile(rb"(NO|BAD|BYE)\b(?: \[([^] ]+)[^]]*\])?", re.IGNORECASE)
+LAST_UNTAGGED = re.compile(rb"\* (BYE\b|NO \[AUTHENTICATIONFAILED\])", re.IGNORECASE)
+"""An untagged response after which a tagged one need not come."""
 OUR_TAG = b"perdition"
 UNTAGGED = b"*"
 
@@ -77,7 +83,11 @@ class IMAP4(Protocol):
     def greeting(self, hostname: str, terms: Terms) -> bytes:
         return b"* OK [CAPABILITY %b] %b\r\n" % (capability(terms), self.own_greeting(hostname))
 
+    def refused_mechanisms(self, capability: str) -> list[str]:
+        return re.findall(r"(?<!\S)AUTH=\S+", capability, re.IGNORECASE)
+
     def client(self, terms: Terms, secured: Terms) -> Dialogue[Credentials | None]:
+        asked = False
         while True:
             tag = UNTAGGED
             try:
@@ -88,8 +98,10 @@ class IMAP4(Protocol):
                     case _ if tag == UNTAGGED:
                         raise Malformed("expected a tag and a command")
                     case b"LOGIN":
-                        return self.credentials(tag, [rest, *pieces[1:]])
+                        credentials = self.credentials(tag, [rest, *pieces[1:]])
+                        return credentials._replace(asked_capability=asked)
                     case b"CAPABILITY" if not rest:
+                        asked = True
                         listed = capability(terms)
                         yield Write(b"* CAPABILITY %b\r\n%b OK done\r\n" % (listed, tag))
                     case b"NOOP" if not rest:
@@ -117,9 +129,9 @@ class IMAP4(Protocol):
     def cut_command(self, line: bytes) -> tuple[bytes, bytes, bytes]:
         """Split a line into tag, name in upper case, and the rest with its leading space.
 
-        An invalid tag is returned as UNTAGGED.
+        An invalid tag is returned as UNTAGGED. Trailing blanks are ignored.
         """
-        tag, _, command = line.partition(b" ")
+        tag, _, command = line.rstrip(b" ").partition(b" ")
         name, space, arguments = command.partition(b" ")
         return tag if TAG.fullmatch(tag) else UNTAGGED, name.upper(), space + arguments
 
@@ -137,20 +149,20 @@ class IMAP4(Protocol):
         greeting = yield ReadLine(SERVER_LINE_LIMIT)
         if greeting.endswith(b" " + own_greeting):
             raise ConnectedToItself("its greeting is our own")
-        if greeting[:5].upper() != b"* OK ":
+        if not STATUS.match(greeting) or not is_ok(greeting[2:]):
             raise unexpected("greeting", greeting)
         announced = yield from self.announced(greeting)
         if upgrade is not StartTLSPolicy.NEVER:
             announced = yield from self.upgrade(upgrade, announced)
         if b"LOGINDISABLED" in announced:
             raise MechanismUnavailable("the real server announces LOGINDISABLED")
-        user, password = fsencode(credentials.user), credentials.password
-        self.require_sendable(user, password)
-        untagged = yield from self.send_login(user, password, announced)
+        self.require_sendable(fsencode(credentials.user), credentials.password)
+        untagged = yield from self.send_login(credentials, announced)
         line, more = yield from self.response()
+        untagged += more
         if not is_ok(line):
-            raise Rejected(server_line=line, untagged=untagged + more)
-        return Accepted(line, untagged + more)
+            raise self.login_refused(line, credentials, untagged)
+        return (yield from self.with_capability(Accepted(line, untagged)))
 
     def announced(self, line: bytes = b"") -> Dialogue[set[bytes]]:
         """Return the capabilities in a real server's line, or request them if it has none.
@@ -161,19 +173,35 @@ class IMAP4(Protocol):
             return set(code[1].upper().split())
         yield Write(OUR_TAG + b" CAPABILITY\r\n")
         line, untagged = yield from self.response()
-        listed = re.search(rb"^\* CAPABILITY (.*)\r$", untagged, re.IGNORECASE | re.MULTILINE)
+        listed = CAPABILITY_LINE.search(untagged)
         if not is_ok(line) or not listed:
             raise unexpected("CAPABILITY", line)
         return set(listed[1].upper().split())
 
+    def with_capability(self, accepted: Accepted) -> Dialogue[Accepted]:
+        """Add the capabilities after the login; request them if the real server has not sent them.
+
+        Clients would otherwise keep the list in our greeting.
+        """
+        line, untagged, _ = accepted
+        if found := CAPABILITY_CODE.search(line) or CAPABILITY_LINE.search(untagged):
+            return accepted._replace(capability=found[1])
+        yield Write(OUR_TAG + b" CAPABILITY\r\n")
+        line, more = yield from self.response()
+        if line[:3].upper() == b"BYE":
+            raise unexpected("CAPABILITY after the login")
+        found = CAPABILITY_LINE.search(more)
+        untagged += CAPABILITY_LINE.sub(b"", more)
+        return accepted._replace(untagged=untagged, capability=found[1] if found else b"")
+
     def upgrade(self, upgrade: StartTLSPolicy, announced: set[bytes]) -> Dialogue[set[bytes]]:
         """Negotiate TLS with a real server that offers it; return its capabilities after that.
 
-        Raises TLSNotPresent if it does not but TLS is required, NegotiationFailed if it refuses.
+        Raises ServerTLSNotPresent if TLS is required but not offered, NegotiationFailed if refused.
         """
         if b"STARTTLS" not in announced:
             if upgrade is StartTLSPolicy.REQUIRED:
-                raise TLSNotPresent("the real server does not offer STARTTLS")
+                raise ServerTLSNotPresent("the real server does not offer STARTTLS")
             return announced
         yield Write(OUR_TAG + b" STARTTLS\r\n")
         line, _ = yield from self.response()
@@ -182,13 +210,15 @@ class IMAP4(Protocol):
         yield StartTLS()
         return (yield from self.announced())
 
-    def send_login(self, user: bytes, password: bytes, announced: set[bytes]) -> Dialogue[bytes]:
-        """Send LOGIN in as few round trips as possible; return the untagged responses so far."""
+    def send_login(self, credentials: Credentials, announced: set[bytes]) -> Dialogue[bytes]:
+        """Send LOGIN in as few round trips as possible; return the untagged responses so far.
+
+        Raises a Failure if the real server does not request a literal.
+        """
         command, untagged = OUR_TAG + b" LOGIN", b""
-        quoted = all(
-            len(text) <= QUOTED_LIMIT and QUOTABLE.fullmatch(text) for text in (user, password)
-        )
-        for text in (user, password):
+        arguments = (fsencode(credentials.user), credentials.password)
+        quoted = all(len(text) <= QUOTED_LIMIT and QUOTABLE.fullmatch(text) for text in arguments)
+        for text in arguments:
             if quoted:
                 command += b" " + quote(text)
             elif may_send_at_once(len(text), announced):
@@ -196,39 +226,49 @@ class IMAP4(Protocol):
             else:
                 command += b" {%d}\r\n" % len(text)
                 yield Write(command, shown=OUR_TAG + b" LOGIN " + REDACTED + b"\r\n")
-                untagged += yield from self.continuation()
+                line, more = yield from self.response()
+                untagged += more
+                if not line.startswith(b"+"):
+                    raise self.login_refused(line, credentials, untagged)
                 command = text
         yield Write(command + b"\r\n", shown=OUR_TAG + b" LOGIN " + REDACTED + b"\r\n")
         return untagged
 
-    def continuation(self) -> Dialogue[bytes]:
-        """Wait for the ``+`` that requests a literal; return the untagged responses before it."""
+    def response(self) -> Dialogue[tuple[bytes, bytes]]:
+        """Return the response to our command without its tag, and the untagged ones before it.
+
+        A continuation request and LAST_UNTAGGED are such a response, too.
+        """
         untagged = b""
         while True:
             line = yield ReadLine(SERVER_LINE_LIMIT, redacted)
             if line.startswith(b"+"):
-                return untagged
-            if line.startswith(OUR_TAG + b" "):
-                raise Rejected(server_line=line[len(OUR_TAG) + 1 :], untagged=untagged)
+                return line, untagged
+            if line.startswith(OUR_TAG + b" ") or LAST_UNTAGGED.match(line):
+                return line.partition(b" ")[2], untagged
             untagged = yield from self.with_untagged(untagged, line)
 
-    def response(self) -> Dialogue[tuple[bytes, bytes]]:
-        """Return the response to our command without its tag, and the untagged ones before it."""
-        untagged = b""
-        while True:
-            line = yield ReadLine(SERVER_LINE_LIMIT, redacted)
-            if line.startswith(OUR_TAG + b" "):
-                return line[len(OUR_TAG) + 1 :], untagged
-            untagged = yield from self.with_untagged(untagged, line)
+    def login_refused(self, line: bytes, credentials: Credentials, untagged: bytes) -> Failure:
+        """Return the failure for a response to LOGIN other than OK."""
+        if not (found := REFUSAL.match(line)):
+            return unexpected("LOGIN")
+        word, code = found[1].upper(), found[2] or b""
+        if code.upper() == b"CAPABILITY":  # no reason
+            code = b""
+        if word != b"NO":
+            code = code or word
+        return refused(line, found[0], code, credentials, untagged)
 
     def with_untagged(self, untagged: bytes, line: bytes) -> Dialogue[bytes]:
         """Return the untagged responses with one more, its literals included.
 
-        Raises NegotiationFailed for any other line, for BYE, and over UNTAGGED_LIMIT.
+        Raises NegotiationFailed for any other line, and over UNTAGGED_LIMIT.
         """
-        if not line.startswith(b"* ") or line[2:6].upper().strip() == b"BYE":
+        if not line.startswith(b"* "):
             raise unexpected("neither untagged nor tagged")
         untagged += line + b"\r\n"
+        if STATUS.match(line):  # text for people, which has no literals
+            line = b""
         while literal := LITERAL.search(line):
             size = int(literal[1])
             if len(untagged) + size > UNTAGGED_LIMIT:
@@ -241,19 +281,35 @@ class IMAP4(Protocol):
         return untagged
 
     def welcome(self, credentials: Credentials, accepted: Accepted, ok_line: str | None) -> bytes:
-        if ok_line is None:
-            line = accepted.line
-        else:
-            code = CAPABILITY_CODE.search(accepted.line)
-            line = b"OK %b%b" % (code[0] + b" " if code else b"", fsencode(ok_line))
-        return accepted.untagged + credentials.tag + b" " + line + b"\r\n"
+        line, untagged, listed = accepted
+        if ok_line is not None:
+            if ALERT.match(line):
+                untagged += b"* " + line + b"\r\n"
+            code = b"[CAPABILITY %b] " % listed if listed else b""
+            line = b"OK %b%b" % (code, fsencode(ok_line))
+        by_code = CAPABILITY_CODE.search(line) and not credentials.asked_capability
+        if listed and not (by_code or CAPABILITY_LINE.search(untagged)):
+            untagged += b"* CAPABILITY %b\r\n" % listed
+        return untagged + credentials.tag + b" " + line + b"\r\n"
 
     def refusal(self, credentials: Credentials, failure: Failure, verbatim: bool) -> bytes:
-        line = failure.server_line
-        if not (verbatim and line):
+        if failure.server_line and (verbatim or failure.forwards_reply):
+            line = as_no(failure.server_line, convert_bad=not verbatim)
+        else:
             code = f"[{failure.imap4_code}] " if failure.imap4_code else ""
             line = fsencode(f"NO {code}{failure.reply}")
         return failure.untagged + credentials.tag + b" " + line + b"\r\n"
+
+
+def as_no(line: bytes, convert_bad: bool) -> bytes:
+    """Return a real server's BYE or BAD as a NO with a response code.
+
+    Our own connection to the client stays open, and the client's command was valid.
+    """
+    word, _, rest = line.partition(b" ")
+    if word.upper() == b"BYE" or (word.upper() == b"BAD" and convert_bad):
+        return (b"NO " if rest.startswith(b"[") else b"NO [UNAVAILABLE] ") + rest
+    return line
 
 
 def may_send_at_once(size: int, announced: set[bytes]) -> bool:

@@ -1,20 +1,20 @@
 """ManageSieve: RFC 5804, with SASL PLAIN (RFC 4616)."""
 
 import re
-from os import fsencode
+from os import fsdecode, fsencode
 
 from perdition.failure import (
     ConnectedToItself,
     Failure,
     MechanismUnavailable,
-    Rejected,
-    TLSNotPresent,
+    ServerTLSNotPresent,
 )
 from perdition.protocol import sasl
 from perdition.protocol.base import SERVER_LINE_LIMIT, Protocol, unexpected
 from perdition.protocol.dialogue import (
     REDACTED,
     Accepted,
+    AwaitInput,
     Credentials,
     Dialogue,
     LineTooLong,
@@ -27,6 +27,7 @@ from perdition.protocol.dialogue import (
     redacted,
     refuse,
 )
+from perdition.protocol.refusals import refused
 from perdition.protocol.strings import LITERAL, QUOTABLE, QUOTED, Grammar, Malformed, quote, unquote
 
 LINE_LIMIT = 4096
@@ -36,8 +37,15 @@ QUOTED_LIMIT = 1024
 ANSWER_LIMIT = 65536
 """Maximum octets in a real server's response, capabilities included."""
 
+UNSOLICITED_SECONDS = 5.0
+"""How long a real server may take to send its capabilities after STARTTLS; old ones never do."""
+
 GRAMMAR = Grammar(LINE_LIMIT, QUOTED_LIMIT, continuation=b"", atoms=False)
 OUTCOME = re.compile(rb"(OK|NO|BYE)\b", re.IGNORECASE)
+OUTCOME_LITERAL = re.compile(rb"\w+ (?:\((?:[^\"()]|\"[^\"]*\")*\)? ?)?\{\d+\+?\}$", re.IGNORECASE)
+"""An outcome whose text, or a part of its response code, is a literal."""
+SASL = re.compile(rb'"SASL"(?: "([^"]*)")?', re.IGNORECASE)
+REFUSAL = re.compile(rb"(NO|BYE)\b(?: \(([^ )/]+)[^)]*\))?", re.IGNORECASE)
 
 
 def shown(line: bytes) -> bytes:
@@ -77,6 +85,11 @@ class ManageSieve(Protocol):
 
     def greeting(self, hostname: str, terms: Terms) -> bytes:
         return capabilities(terms) + b"OK " + self.own_greeting(hostname) + b"\r\n"
+
+    def refused_mechanisms(self, capability: str) -> list[str]:
+        listed = SASL.search(fsencode(capability))
+        names = fsdecode(listed[1] or b"").split() if listed else []
+        return [f"SASL {name}" for name in names if name.upper() != "PLAIN"]
 
     def client(self, terms: Terms, secured: Terms) -> Dialogue[Credentials | None]:
         while True:
@@ -146,29 +159,32 @@ class ManageSieve(Protocol):
             argument = b"{%d+}\r\n%b" % (len(message), message)
         head = b'AUTHENTICATE "PLAIN" '
         yield Write(head + argument + b"\r\n", shown=head + REDACTED + b"\r\n")
-        _, line = yield from self.response("AUTHENTICATE")
-        if line[:2].upper() == b"OK":
-            return Accepted(line)
-        if line[:2].upper() == b"NO":
-            raise Rejected(server_line=line)
-        raise unexpected("AUTHENTICATE")
+        lines, line = yield from self.response("AUTHENTICATE")
+        if any(SASL.match(line) for line in lines):  # those after STARTTLS, which came late
+            _, line = yield from self.response("AUTHENTICATE")
+        if found := REFUSAL.match(line):
+            code = found[2] or (b"" if found[1].upper() == b"NO" else b"BYE")
+            raise refused(line, found[0], code, credentials)
+        return Accepted(line)
 
     def upgrade(
         self, upgrade: StartTLSPolicy, announced: dict[bytes, bytes]
     ) -> Dialogue[dict[bytes, bytes]]:
         """Negotiate TLS with a real server that offers it; return its capabilities after that.
 
-        Raises TLSNotPresent if it does not but TLS is required, NegotiationFailed if it refuses.
+        Raises ServerTLSNotPresent if TLS is required but not offered, NegotiationFailed if refused.
         """
         if b"STARTTLS" not in announced:
             if upgrade is StartTLSPolicy.REQUIRED:
-                raise TLSNotPresent("the real server does not offer STARTTLS")
+                raise ServerTLSNotPresent("the real server does not offer STARTTLS")
             return announced
         yield Write(b"STARTTLS\r\n")
         _, line = yield from self.response("STARTTLS")
         if line[:2].upper() != b"OK":
             raise unexpected("STARTTLS", line)
         yield StartTLS()
+        if not (yield AwaitInput(UNSOLICITED_SECONDS)):
+            yield Write(b"CAPABILITY\r\n")
         announced, _ = yield from self.announced("capabilities after STARTTLS")
         return announced
 
@@ -196,6 +212,8 @@ class ManageSieve(Protocol):
     def whole_line(self, what: str) -> Dialogue[bytes]:
         """Read a real server's line, its literals included."""
         line = whole = yield ReadLine(SERVER_LINE_LIMIT, redacted)
+        if OUTCOME.match(line) and not OUTCOME_LITERAL.match(line):
+            return line
         while literal := LITERAL.search(line):
             size = int(literal[1])
             if size > ANSWER_LIMIT or len(whole) > ANSWER_LIMIT:
@@ -211,10 +229,18 @@ class ManageSieve(Protocol):
         return b"OK " + string(fsencode(ok_line)) + b"\r\n"
 
     def refusal(self, credentials: Credentials, failure: Failure, verbatim: bool) -> bytes:
-        if verbatim and failure.server_line:
-            return failure.server_line + b"\r\n"
-        code = f"({failure.managesieve_code}) " if failure.managesieve_code else ""
-        return fsencode(f'NO {code}"{failure.reply}"\r\n')
+        if failure.server_line and (verbatim or failure.forwards_reply):
+            return as_no(failure.server_line) + b"\r\n"
+        code = fsencode(f"({failure.managesieve_code}) " if failure.managesieve_code else "")
+        return b"NO " + code + string(fsencode(failure.reply)) + b"\r\n"
+
+
+def as_no(line: bytes) -> bytes:
+    """Return a real server's BYE as a NO: our own connection to the client stays open."""
+    word, _, rest = line.partition(b" ")
+    if word.upper() != b"BYE":
+        return line
+    return (b"NO " + rest if rest.startswith(b"(") else b"NO (TRYLATER) " + rest).rstrip(b" ")
 
 
 def capability(line: bytes) -> tuple[bytes, bytes]:

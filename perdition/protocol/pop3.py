@@ -1,8 +1,9 @@
 """POP3: RFC 1939, with CAPA (RFC 2449), STLS (RFC 2595) and response codes (RFC 3206)."""
 
+import re
 from os import fsdecode, fsencode
 
-from perdition.failure import ConnectedToItself, Failure, Rejected, TLSNotPresent
+from perdition.failure import ConnectedToItself, Failure, ServerTLSNotPresent
 from perdition.protocol.base import SERVER_LINE_LIMIT, Protocol, unexpected
 from perdition.protocol.dialogue import (
     REDACTED,
@@ -18,11 +19,14 @@ from perdition.protocol.dialogue import (
     redacted,
     refuse,
 )
+from perdition.protocol.refusals import refused
 
 LINE_LIMIT = 4096
 """Maximum octets in a client's line; RFC 2449 requires 255, long passwords need more."""
 CAPABILITY_LIMIT = 256
 """Maximum lines in a real server's response to CAPA."""
+
+REFUSAL = re.compile(rb"-ERR\b(?: \[([^]/ ]+)[^]]*\])?", re.IGNORECASE)
 
 
 def shown(line: bytes) -> bytes:
@@ -43,6 +47,17 @@ def capabilities(terms: Terms) -> list[str]:
     return [*listed, "STLS"] if terms.starttls else listed
 
 
+def cut_command(line: bytes) -> tuple[bytes, bytes | None]:
+    """Split a line into the command, in upper case, and its argument.
+
+    Trailing blanks are ignored, except in a password.
+    """
+    command, space, argument = line.partition(b" ")
+    if command.upper() == b"PASS":
+        return b"PASS", argument if space else None
+    return command.upper(), argument.rstrip(b" ") or None
+
+
 class POP3(Protocol):
     """The Post Office Protocol."""
 
@@ -56,6 +71,12 @@ class POP3(Protocol):
     def greeting(self, hostname: str, terms: Terms) -> bytes:
         return self.own_greeting(hostname) + b"\r\n"
 
+    def refused_mechanisms(self, capability: str) -> list[str]:
+        listed = (line.split() for line in capabilities(Terms(capability)))
+        return [
+            f"SASL {name}" for word, *names in listed if word.upper() == "SASL" for name in names
+        ]
+
     def client(self, terms: Terms, secured: Terms) -> Dialogue[Credentials | None]:
         user = b""
         while True:
@@ -64,30 +85,29 @@ class POP3(Protocol):
             except LineTooLong:
                 yield Write(b"-ERR line too long, closing\r\n")
                 return None
-            command, space, argument = line.partition(b" ")
-            match command.upper():
+            match cut_command(line):
                 case _ if b"\0" in line:
                     yield from refuse(b"-ERR a line must not contain NUL\r\n")
-                case b"USER" if argument and b" " not in argument:
-                    user = argument
+                case b"USER", bytes(name) if b" " not in name:
+                    user = name
                     yield Write(b"+OK send the password\r\n")
-                case b"USER":
+                case b"USER", _:
                     yield from refuse(b"-ERR use USER name\r\n")
-                case b"PASS" if user and space:
-                    return Credentials(fsdecode(user), argument)
-                case b"PASS":
+                case b"PASS", bytes(password) if user:
+                    return Credentials(fsdecode(user), password)
+                case b"PASS", _:
                     yield from refuse(b"-ERR use USER name first, then PASS password\r\n")
-                case b"CAPA" if not space:
+                case b"CAPA", None:
                     listed = "".join(f"{word}\r\n" for word in capabilities(terms))
                     yield Write(b"+OK capabilities follow\r\n" + fsencode(listed) + b".\r\n")
-                case b"STLS" if terms.starttls and not space:
+                case b"STLS", None if terms.starttls:
                     yield Write(b"+OK begin TLS\r\n")
                     yield StartTLS()
                     terms, user = secured, b""
-                case b"QUIT" if not space:
+                case b"QUIT", None:
                     yield Write(b"+OK bye\r\n")
                     return None
-                case b"AUTH":
+                case b"AUTH", _:
                     yield Write(b"-ERR use USER and PASS\r\n")
                 case _:
                     yield from refuse(b"-ERR use USER name, PASS password, CAPA or QUIT\r\n")
@@ -104,29 +124,26 @@ class POP3(Protocol):
             yield from self.upgrade(upgrade)
         user = fsencode(credentials.user)
         self.require_sendable(user, credentials.password)
-        yield from self.command(b"USER " + user)
-        password = b"PASS " + credentials.password + b"\r\n"
-        yield Write(password, shown=b"PASS " + REDACTED + b"\r\n")
-        line = yield ReadLine(SERVER_LINE_LIMIT, redacted)
-        if not is_ok(line):
-            raise Rejected(server_line=line)
-        return Accepted(line)
-
-    def command(self, command: bytes) -> Dialogue[None]:
-        """Send a command; raises Rejected unless the reply is +OK."""
-        yield Write(command + b"\r\n")
+        yield Write(b"USER " + user + b"\r\n")
         line = yield ReadLine(SERVER_LINE_LIMIT)
-        if not is_ok(line):
-            raise Rejected(server_line=line)
+        if is_ok(line):
+            password = b"PASS " + credentials.password + b"\r\n"
+            yield Write(password, shown=b"PASS " + REDACTED + b"\r\n")
+            line = yield ReadLine(SERVER_LINE_LIMIT, redacted)
+        if is_ok(line):
+            return Accepted(line)
+        if found := REFUSAL.match(line):
+            raise refused(line, found[0], found[1] or b"", credentials)
+        raise unexpected("USER or PASS")
 
     def upgrade(self, upgrade: StartTLSPolicy) -> Dialogue[None]:
         """Negotiate TLS with the real server if it offers STLS.
 
-        Raises TLSNotPresent if it does not but TLS is required, NegotiationFailed if it refuses.
+        Raises ServerTLSNotPresent if TLS is required but not offered, NegotiationFailed if refused.
         """
         if b"STLS" not in (yield from self.announced()):
             if upgrade is StartTLSPolicy.REQUIRED:
-                raise TLSNotPresent("the real server does not offer STLS")
+                raise ServerTLSNotPresent("the real server does not offer STLS")
             return
         yield Write(b"STLS\r\n")
         line = yield ReadLine(SERVER_LINE_LIMIT)
@@ -154,7 +171,7 @@ class POP3(Protocol):
         return b"+OK " + fsencode(ok_line) + b"\r\n"
 
     def refusal(self, credentials: Credentials, failure: Failure, verbatim: bool) -> bytes:
-        if verbatim and failure.server_line:
+        if failure.server_line and (verbatim or failure.forwards_reply):
             return failure.server_line + b"\r\n"
         code = f"[{failure.pop3_code}] " if failure.pop3_code else ""
         return fsencode(f"-ERR {code}{failure.reply}\r\n")

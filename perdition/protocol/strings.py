@@ -19,7 +19,8 @@ COMMAND_LITERALS = 16
 """Maximum literals in a command of a client; no command that we accept needs more than two."""
 
 LITERAL = re.compile(rb"(?:^|(?<=[ (]))\{(\d{1,20})(\+?)\}$")
-QUOTED = re.compile(rb'"((?:[^"\\\r\n\0]|\\["\\])*)"')
+QUOTED = re.compile(rb'"((?:[^"\\\r\n\0]|\\[^\r\n\0])*)"')
+"""A backslash that precedes neither a quote nor a backslash stands for itself: "DOMAIN\\user"."""
 QUOTABLE = re.compile(rb"[^\r\n\0\x80-\xff]*")
 ATOM = re.compile(rb'[^ "\0-\x1f\x7f][^ \0-\x1f\x7f]*')
 
@@ -68,7 +69,7 @@ class Grammar(NamedTuple):
             raise Malformed("a command must not contain NUL")
         found = []
         rest, *more = pieces
-        while rest:
+        while rest.strip(b" ") or more:
             if not rest.startswith(b" "):
                 raise Malformed("expected one space between arguments")
             rest = rest[1:]
@@ -92,7 +93,7 @@ class Grammar(NamedTuple):
 
 def unquote(text: bytes) -> bytes:
     """Return the content of a quoted string without its escapes."""
-    return re.sub(rb"\\(.)", rb"\1", text)
+    return re.sub(rb'\\(["\\])', rb"\1", text)
 
 
 def quote(text: bytes) -> bytes:

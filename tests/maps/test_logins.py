@@ -259,7 +259,7 @@ def test_service_that_checks_passwords(real_server: RealServer, folder: Path) ->
         ) as proxy:
             assert log_in(proxy, "ann").ok
             refused = log_in(proxy, "joe").answer
-            assert refused.startswith("a NO [AUTHENTICATIONFAILED]")
+            assert refused == "a NO [AUTHENTICATIONFAILED] Invalid login or password"
             proxy.wait_for_log('status="failed: Re-Authentication Failure"')
             assert proxy.logged("popmap: Invalid login or password")
             assert log_in(proxy, "joe", "w0rd").ok

@@ -35,8 +35,9 @@ def service() -> Iterator[AuthService]:
 
 def test_service_that_cannot_tell_now_is_unavailable(service: AuthService) -> None:
     popmap = open_map(Options(map_library="http", map_library_opt=service.option()))
-    with pytest.raises(MapUnavailable, match="Try later"):
+    with pytest.raises(MapUnavailable, match="Try later") as failed:
         popmap.lookup(Query("late", ENDS))
+    assert failed.value.reply == "Try later"
     assert popmap.lookup(Query("joe", ENDS)) == ANSWERS["joe"]
     popmap.close()
 

@@ -124,16 +124,20 @@ def test_octets_are_counted_during_a_session(proxy: PerditionProcess, scraper: S
 
 GOOD = b"* OK [CAPABILITY IMAP4rev1] ready"
 MEETINGS: dict[type[Failure], tuple[bytes, bool]] = {
-    failure.TLSNotPresent: (GOOD, False),
+    failure.ServerTLSNotPresent: (GOOD, False),
+    failure.ServerRefused: (GOOD + b"\r\n* BYE too busy", False),
     failure.NegotiationFailed: (b"* BYE too busy", False),
     failure.ServerGone: (GOOD, True),
     failure.MechanismUnavailable: (b"* OK [CAPABILITY IMAP4rev1 LOGINDISABLED] ready", False),
 }
 """The real server's greeting that causes a failure, and whether it then disconnects."""
 
+CERTIFICATE = ("--ssl_cert_file", "{certificate}", "--ssl_key_file", "{key}")
 OPTIONS: dict[type[Failure], tuple[str, ...]] = {
     failure.LoginDisabled: ("-M", "", "--login_disabled"),
-    failure.TLSNotPresent: ("-M", "", "--ssl_mode", "tls_outgoing_force"),
+    failure.TLSNotPresent: ("-M", "", "--ssl_mode", "tls_listen_force", *CERTIFICATE),
+    failure.ServerTLSNotPresent: ("-M", "", "--ssl_mode", "tls_outgoing_force"),
+    failure.ServerRefused: ("-M", ""),
     failure.Rejected: ("-M", "", "-s", "{server}"),
     failure.ConnectedToItself: ("-M", "", "-s", "127.0.0.1:{port}"),
     failure.NoServer: ("-M", ""),
@@ -154,7 +158,13 @@ def test_each_failure_is_counted(
     failed: type[Failure], folder: Path, server: RealServer, scraper: Scraper, stack: ExitStack
 ) -> None:
     proxy = PerditionProcess("imap4", folder, *scraper.option)
-    where = {"server": server.server("imap4"), "port": proxy.port}
+    certificate, key = make_certificate(folder)
+    where = {
+        "server": server.server("imap4"),
+        "port": proxy.port,
+        "certificate": certificate,
+        "key": key,
+    }
     proxy.command += [option.format(**where) for option in OPTIONS[failed]]
     if failed in MEETINGS:
         proxy.command += stack.enter_context(imap_stub(*MEETINGS[failed])).option

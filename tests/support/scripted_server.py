@@ -50,7 +50,7 @@ SERVER_SCRIPTS = {
         features_after_tls=(
             (rb"perdition CAPABILITY\r\n", b"* CAPABILITY IMAP4rev1\r\nperdition OK\r\n"),
         ),
-        login=((rb"perdition LOGIN .*\r\n", b"perdition OK welcome\r\n"),),
+        login=((rb"perdition LOGIN .*\r\n", b"perdition OK [CAPABILITY IMAP4rev1] welcome\r\n"),),
     ),
     "managesieve": ServerScript(
         greeting=b'"SASL" "PLAIN"\r\n"STARTTLS"\r\nOK "ready"\r\n',

@@ -101,6 +101,13 @@ class DialogueUnderTest(Generic[T]):
             raise self._failure
         return self
 
+    def wait(self, seconds: float) -> DialogueUnderTest[T]:
+        """Let time pass in which the peer sends nothing."""
+        while timer := self._loop.timers.pop(self._loop.now + seconds + TICK):
+            timer.action()
+        self._settle()
+        return self
+
     @property
     def outcome(self) -> T:
         """What the dialogue returned."""

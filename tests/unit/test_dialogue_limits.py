@@ -115,8 +115,9 @@ SIDES = {
             b"* OK [ALERT] send money\r\nperdition OK go\r\n"
         ),
         injected=b"* CAPABILITY IMAP4rev1\r\nperdition OK injected\r\n",
-        secured=b"* CAPABILITY IMAP4rev1\r\nperdition OK done\r\nperdition OK in\r\n",
-        outcome=Accepted(b"OK in"),
+        secured=b"* CAPABILITY IMAP4rev1\r\nperdition OK done\r\n"
+        b"perdition OK [CAPABILITY IDLE] in\r\n",
+        outcome=Accepted(b"OK [CAPABILITY IDLE] in", capability=b"IDLE"),
     ),
     "managesieve login": Side(
         SIEVE,

@@ -74,7 +74,7 @@ def test_credentials_arrive_unchanged(
     assert arrived
     assert (arrived.user, arrived.password) == (fsdecode(user), password)
 
-    login.receive(protocol.welcome(arrived, Accepted(b""), "Welcome"))
+    login.receive(protocol.welcome(arrived, Accepted(b"", capability=b"IMAP4rev1"), "Welcome"))
     assert b"Welcome" in login.outcome.line
 
 
@@ -231,7 +231,7 @@ def test_no_password_for_a_real_server_is_logged(
     )
     failure = fail(login, protocol.greeting(THEIRS, Terms(capability)), answer + b"\r\n")
 
-    assert not leaks(f"{failure!r} {failure.detail}")
+    assert not leaks(f"{failure!r} {failure.detail} {failure.status}")
     assert login.logged
     assert not [line for line in login.logged if leaks(line)]
 
@@ -247,7 +247,7 @@ def test_password_that_a_real_server_echoes_is_in_no_failure(
     )
     failure = fail(login, protocol.greeting(THEIRS, Terms(capability)))
 
-    assert not leaks(f"{failure!r} {failure.detail}")
+    assert not leaks(f"{failure!r} {failure.detail} {failure.status}")
 
 
 def test_credentials_do_not_show_their_password() -> None:

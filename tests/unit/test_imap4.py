@@ -15,6 +15,8 @@ from perdition.failure import (
     NegotiationFailed,
     NoServer,
     Rejected,
+    ServerRefused,
+    ServerTLSNotPresent,
     TLSNotPresent,
 )
 from perdition.protocol.dialogue import Accepted, Credentials, LineTooLong, StartTLSPolicy, Terms
@@ -60,6 +62,10 @@ class TestClient:
                 b"{7+}\r\nj\r\no e\xff {2+}\r\n\r\n", b"j\r\no e\xff", b"\r\n", id="lines"
             ),
             pytest.param(b'{4+}\r\n"x\\" {4+}\r\n"y\\"', b'"x\\"', b'"y\\"', id="literal quotes"),
+            pytest.param(b'"DOM\\joe" "\\p\\"\\\\"', b"DOM\\joe", b'\\p"\\', id="no escapes"),
+            pytest.param(b"joe secret  ", b"joe", b"secret", id="trailing blanks, atoms"),
+            pytest.param(b'joe "secret " ', b"joe", b"secret ", id="trailing blank, quoted"),
+            pytest.param(b"joe {2+}\r\nx   ", b"joe", b"x ", id="trailing blanks, literal"),
             pytest.param(b"j\xf6e \xff\x80", b"j\xf6e", b"\xff\x80", id="8-bit atoms"),
             pytest.param(b'"j\xf6e" "\xff"', b"j\xf6e", b"\xff", id="8-bit quoted"),
             pytest.param(b'joe a(b){c}*%]\\"', b"joe", b'a(b){c}*%]\\"', id="special atoms"),
@@ -105,11 +111,10 @@ class TestClient:
             b"a LOGIN joe",
             b"a LOGIN joe secret more",
             b"a LOGIN  joe secret",
-            b"a LOGIN joe secret ",
             b'a LOGIN "" secret',
             b'a LOGIN "joe secret',
             b'a LOGIN "joe"secret',
-            b'a LOGIN joe "\\x"',
+            b'a LOGIN joe "x\\"',
             b"a LOGIN joe se\0cret",
             b'a LOGIN "j\0oe" secret',
             b"a LOGIN {4+}\r\nj\0oe secret",
@@ -171,6 +176,9 @@ class TestClient:
         [
             (b"a NOOP", [b"a OK"]),
             (b"a noop", [b"a OK"]),
+            (b"a NOOP  ", [b"a OK"]),
+            (b"a CAPABILITY ", [b"* CAPABILITY", b"a OK"]),
+            (b"a LOGOUT ", [b"* BYE", b"a OK"]),
             (b"a CAPABILITY", [b"* CAPABILITY", b"a OK"]),
             (b"a ID NIL", [b"* ID", b"a OK"]),
             (b'a ID ("name" "mutt" "version" NIL)', [b"* ID", b"a OK"]),
@@ -236,7 +244,8 @@ class TestCapability:
         dialogue.receive(b"c CAPABILITY\r\nd STARTTLS\r\n")
         assert dialogue.lines[1] == b"* CAPABILITY IMAP4 IMAP4REV1"
         assert dialogue.lines[-1].startswith(b"d BAD")
-        assert dialogue.receive(b"a LOGIN joe secret\r\n").outcome == JOE
+        dialogue.receive(b"a LOGIN joe secret\r\n")
+        assert dialogue.outcome == JOE._replace(asked_capability=True)
 
 
 class TestRealServer:
@@ -279,15 +288,22 @@ class TestRealServer:
         assert dialogue.new_output() == b"j\xf6e {2}\r\n"
         dialogue.receive(b"+\r\n")
         assert dialogue.new_output() == b"\r\n\r\n"
-        dialogue.receive(b"perdition OK in\r\n")
-        assert dialogue.outcome == Accepted(b"OK in")
+        dialogue.receive(b"perdition OK [CAPABILITY IDLE] in\r\n")
+        assert dialogue.outcome == Accepted(b"OK [CAPABILITY IDLE] in", b"", b"IDLE")
 
-    @pytest.mark.parametrize("refusal", [b"NO [ALERT] locked", b"BAD no literals", b"OK surprise"])
-    def test_refused_invitation_is_a_refusal(
-        self, imap4: ProtocolUnderTest, refusal: bytes
+    @pytest.mark.parametrize(
+        ("refusal", "failure"),
+        [
+            (b"NO locked", Rejected),
+            (b"NO [ALERT] locked", ServerRefused),
+            (b"BAD no literals", ServerRefused),
+        ],
+    )
+    def test_refusal_instead_of_a_continuation_request_ends_the_login(
+        self, imap4: ProtocolUnderTest, refusal: bytes, failure: type[Failure]
     ) -> None:
         dialogue = imap4.login(greeting(), credentials=Credentials("joe", b"pass\xff"))
-        with pytest.raises(Rejected) as refused:
+        with pytest.raises(failure) as refused:
             dialogue.receive(b"* 1 EXISTS\r\nperdition %b\r\n" % refusal)
         assert refused.value.server_line == refusal
         assert refused.value.untagged == b"* 1 EXISTS\r\n"
@@ -300,10 +316,11 @@ class TestRealServer:
             dialogue.receive(greeting("LITERAL+"))
         assert dialogue.sent == b""
 
+    @pytest.mark.parametrize("greeting", [b"* OK hi", b"* OK", b"* ok see {12}"])
     def test_capabilities_are_requested_if_the_greeting_has_none(
-        self, imap4: ProtocolUnderTest
+        self, imap4: ProtocolUnderTest, greeting: bytes
     ) -> None:
-        dialogue = imap4.login(b"* OK hi\r\n")
+        dialogue = imap4.login(greeting + b"\r\n")
         assert dialogue.new_output() == b"perdition CAPABILITY\r\n"
         dialogue.receive(b"* capability IMAP4rev1 literal+\r\nperdition ok done\r\n")
         assert dialogue.new_output() == b'perdition LOGIN "joe" "secret"\r\n'
@@ -346,7 +363,15 @@ class TestRealServer:
 
     @pytest.mark.parametrize(
         "line",
-        [b"* BYE full", b"* PREAUTH [CAPABILITY IMAP4rev1] hi", b"+OK POP3", b"", b"a OK", b"\0"],
+        [
+            b"* BYE full",
+            b"* OKAY",
+            b"* PREAUTH [CAPABILITY IMAP4rev1] hi",
+            b"+OK POP3",
+            b"",
+            b"a OK",
+            b"\0",
+        ],
     )
     def test_unexpected_greeting_ends_the_login(
         self, imap4: ProtocolUnderTest, line: bytes
@@ -366,6 +391,7 @@ class TestRealServer:
             b"",
             b"* CAPABILITY IMAP4rev1 IDLE\r\n",
             b"* 1 EXISTS\r\n* OK [ALERT] backup at noon\r\n",
+            b"* OK [ALERT] see note {12}\r\n* NO {3}\r\n",
             b"* X {4}\r\n\r\n* \r\n* 2 EXISTS\r\n",
             b"* X {3}\r\none {14}\r\n\r\nperdition NO)\r\n",
         ],
@@ -376,19 +402,82 @@ class TestRealServer:
         dialogue = imap4.login(
             greeting() + untagged + b"perdition OK [CAPABILITY IDLE] in\r\n* early\r\n"
         )
-        assert dialogue.outcome == Accepted(b"OK [CAPABILITY IDLE] in", untagged)
+        assert dialogue.outcome == Accepted(b"OK [CAPABILITY IDLE] in", untagged, b"IDLE")
         assert dialogue.unread == b"* early\r\n"
 
+    @pytest.mark.parametrize("untagged", [b"", b"* 1 EXISTS\r\n"])
+    def test_capabilities_are_requested_if_the_ok_has_none(
+        self, imap4: ProtocolUnderTest, untagged: bytes
+    ) -> None:
+        dialogue = imap4.login(greeting() + untagged + b"perdition OK in\r\n")
+        assert dialogue.lines[1:] == [b"perdition CAPABILITY"]
+        dialogue.receive(
+            b"* OK [ALERT] hi\r\n* CAPABILITY IMAP4rev1 IDLE\r\nperdition OK\r\n* early"
+        )
+        assert dialogue.outcome == Accepted(
+            b"OK in", untagged + b"* OK [ALERT] hi\r\n", b"IMAP4rev1 IDLE"
+        )
+        assert dialogue.unread == b"* early"
+
+    def test_untagged_capabilities_before_the_ok_need_no_request(
+        self, imap4: ProtocolUnderTest
+    ) -> None:
+        dialogue = imap4.login(greeting() + b"* CAPABILITY IDLE\r\nperdition OK in\r\n")
+        assert dialogue.outcome == Accepted(b"OK in", b"* CAPABILITY IDLE\r\n", b"IDLE")
+
+    def test_server_that_refuses_the_request_has_no_capabilities(
+        self, imap4: ProtocolUnderTest
+    ) -> None:
+        dialogue = imap4.login(greeting() + b"perdition OK in\r\nperdition BAD what?\r\n")
+        assert dialogue.outcome == Accepted(b"OK in")
+
+    def test_bye_after_the_login_ends_it(self, imap4: ProtocolUnderTest) -> None:
+        with pytest.raises(NegotiationFailed):
+            imap4.login(greeting() + b"perdition OK in\r\n* BYE secret\r\n")
+
     @pytest.mark.parametrize(
-        "line", [b"NO [AUTHENTICATIONFAILED] wrong", b"BAD syntax", b"garbage"]
+        ("line", "failure"),
+        [
+            (b"NO wrong", Rejected),
+            (b"NO", Rejected),
+            (b"no [authenticationfailed] wrong", Rejected),
+            (b"NO [CAPABILITY IMAP4rev1] wrong", Rejected),
+            (b"NO [UNAVAILABLE] later", ServerRefused),
+            (b"NO [REFERRAL imap://other/] there", ServerRefused),
+            (b"BAD syntax", ServerRefused),
+        ],
     )
-    def test_refusal_is_kept_unchanged(self, imap4: ProtocolUnderTest, line: bytes) -> None:
-        with pytest.raises(Rejected) as refused:
+    def test_refusal_is_classified_by_its_code_and_kept_unchanged(
+        self, imap4: ProtocolUnderTest, line: bytes, failure: type[Failure]
+    ) -> None:
+        with pytest.raises(failure) as refused:
             imap4.login(greeting() + b"* NO sorry\r\nperdition %b\r\n" % line)
         assert refused.value.server_line == line
         assert refused.value.untagged == b"* NO sorry\r\n"
 
-    @pytest.mark.parametrize("line", [b"* BYE bye", b"* bye", b"other OK in", b"OK in", b"+ more"])
+    @pytest.mark.parametrize(
+        ("line", "failure"),
+        [
+            (b"NO [AUTHENTICATIONFAILED] wrong", Rejected),
+            (b"BYE [UNAVAILABLE] busy", ServerRefused),
+            (b"BYE", ServerRefused),
+        ],
+    )
+    def test_untagged_refusal_does_not_wait_for_a_tagged_one(
+        self, imap4: ProtocolUnderTest, line: bytes, failure: type[Failure]
+    ) -> None:
+        with pytest.raises(failure) as refused:
+            imap4.login(greeting() + b"* OK hi\r\n* %b\r\n" % line)
+        assert refused.value.server_line == line
+        assert refused.value.untagged == b"* OK hi\r\n"
+
+    def test_server_that_requires_tls_is_not_the_users_fault(
+        self, imap4: ProtocolUnderTest
+    ) -> None:
+        with pytest.raises(MechanismUnavailable):
+            imap4.login(greeting() + b"perdition NO [PRIVACYREQUIRED] use TLS\r\n")
+
+    @pytest.mark.parametrize("line", [b"other OK in", b"OK in", b"+ more", b"perdition garbage"])
     def test_unexpected_answer_ends_the_login(self, imap4: ProtocolUnderTest, line: bytes) -> None:
         with pytest.raises(NegotiationFailed):
             imap4.login(greeting() + line + b"\r\n")
@@ -445,7 +534,7 @@ class TestUpgrade:
 
     def test_login_ends_if_it_is_required_and_not_offered(self, imap4: ProtocolUnderTest) -> None:
         dialogue = imap4.login(b"", StartTLSPolicy.REQUIRED)
-        with pytest.raises(TLSNotPresent):
+        with pytest.raises(ServerTLSNotPresent):
             dialogue.receive(greeting())
         assert dialogue.sent == b""
 
@@ -460,14 +549,23 @@ class TestUpgrade:
         assert dialogue.lines == [b"perdition STARTTLS"]
 
 
+CODE = Accepted(b"OK [CAPABILITY IDLE] in", b"", b"IDLE")
+REQUESTED = Accepted(b"OK in", b"", b"IDLE")
+UNTAGGED = Accepted(b"OK in", b"* CAPABILITY IDLE\r\n", b"IDLE")
+
+
 class TestAnswers:
     @pytest.mark.parametrize(
         ("accepted", "ok_line", "answer"),
         [
             (Accepted(b"OK in"), "You are in", b"a OK You are in\r\n"),
-            (Accepted(b"OK [CAPABILITY IDLE] in"), "Yes", b"a OK [CAPABILITY IDLE] Yes\r\n"),
+            (CODE, "Yes", b"a OK [CAPABILITY IDLE] Yes\r\n"),
             (Accepted(b"OK [READ-ONLY] in"), "Yes", b"a OK Yes\r\n"),
-            (Accepted(b"OK [CAPABILITY IDLE] in"), None, b"a OK [CAPABILITY IDLE] in\r\n"),
+            (CODE, None, b"a OK [CAPABILITY IDLE] in\r\n"),
+            (REQUESTED, "Yes", b"a OK [CAPABILITY IDLE] Yes\r\n"),
+            (REQUESTED, None, b"* CAPABILITY IDLE\r\na OK in\r\n"),
+            (Accepted(b"OK [ALERT] full"), "Yes", b"* OK [ALERT] full\r\na OK Yes\r\n"),
+            (Accepted(b"OK [ALERT] full"), None, b"a OK [ALERT] full\r\n"),
             (Accepted(b"OK in", b"* 1 EXISTS\r\n"), "Yes", b"* 1 EXISTS\r\na OK Yes\r\n"),
             (Accepted(b"OK in", b"* 1 EXISTS\r\n"), None, b"* 1 EXISTS\r\na OK in\r\n"),
         ],
@@ -478,6 +576,22 @@ class TestAnswers:
         assert PROTOCOL.welcome(JOE, accepted, ok_line) == answer
 
     @pytest.mark.parametrize(
+        ("accepted", "answer"),
+        [
+            (Accepted(b"OK in"), b"a OK Yes\r\n"),
+            (CODE, b"* CAPABILITY IDLE\r\na OK [CAPABILITY IDLE] Yes\r\n"),
+            (REQUESTED, b"* CAPABILITY IDLE\r\na OK [CAPABILITY IDLE] Yes\r\n"),
+            (UNTAGGED, b"* CAPABILITY IDLE\r\na OK [CAPABILITY IDLE] Yes\r\n"),
+        ],
+    )
+    def test_welcome_has_untagged_capabilities_if_the_client_asked(
+        self, imap4: ProtocolUnderTest, accepted: Accepted, answer: bytes
+    ) -> None:
+        credentials = imap4.client(b"c CAPABILITY\r\na LOGIN joe secret\r\n").outcome
+        assert credentials
+        assert PROTOCOL.welcome(credentials, accepted, "Yes") == answer
+
+    @pytest.mark.parametrize(
         ("failure", "answer"),
         [
             (Rejected(), b"a NO [AUTHENTICATIONFAILED] Re-Authentication Failure\r\n"),
@@ -486,6 +600,14 @@ class TestAnswers:
             (MapUnavailable("popmap /p: gone"), b"a NO [UNAVAILABLE] "),
             (ConnectFailed("h: gone"), b"a NO [UNAVAILABLE] Could not connect to server\r\n"),
             (TLSNotPresent(), b"a NO [PRIVACYREQUIRED] TLS not present\r\n"),
+            (ServerTLSNotPresent(), b"a NO [UNAVAILABLE] "),
+            (MechanismUnavailable(), b"a NO [UNAVAILABLE] "),
+            (ServerRefused("", b"NO [LIMIT] full"), b"a NO [LIMIT] full\r\n"),
+            (ServerRefused("", b"NO [X] y", b"* NO z\r\n"), b"* NO z\r\na NO [X] y\r\n"),
+            (ServerRefused("", b"BAD [LIMIT] full"), b"a NO [LIMIT] full\r\n"),
+            (ServerRefused("", b"BAD full"), b"a NO [UNAVAILABLE] full\r\n"),
+            (ServerRefused("", b"BYE full"), b"a NO [UNAVAILABLE] full\r\n"),
+            (Rejected(reply="Account closed"), b"a NO [AUTHENTICATIONFAILED] Account closed\r\n"),
         ],
     )
     def test_refusal_has_a_response_code(self, failure: Failure, answer: bytes) -> None:
@@ -495,7 +617,9 @@ class TestAnswers:
         ("failure", "answer"),
         [
             (Rejected(server_line=b"NO [ALERT] locked"), b"a NO [ALERT] locked\r\n"),
-            (Rejected(server_line=b"BAD x", untagged=b"* NO y\r\n"), b"* NO y\r\na BAD x\r\n"),
+            (Rejected(server_line=b"NO x", untagged=b"* NO y\r\n"), b"* NO y\r\na NO x\r\n"),
+            (ServerRefused("", b"BAD x"), b"a BAD x\r\n"),
+            (ServerRefused("", b"BYE [LIMIT] x"), b"a NO [LIMIT] x\r\n"),
             (Rejected(), b"a NO [AUTHENTICATIONFAILED] Re-Authentication Failure\r\n"),
         ],
     )

@@ -15,10 +15,12 @@ from perdition.failure import (
     NegotiationFailed,
     NoServer,
     Rejected,
+    ServerRefused,
+    ServerTLSNotPresent,
     TLSNotPresent,
 )
 from perdition.protocol.dialogue import Accepted, Credentials, LineTooLong, StartTLSPolicy, Terms
-from perdition.protocol.managesieve import ManageSieve
+from perdition.protocol.managesieve import UNSOLICITED_SECONDS, ManageSieve
 from tests.unit.scripted_dialogue import DialogueStarter, ProtocolUnderTest
 
 PROTOCOL = ManageSieve()
@@ -157,6 +159,9 @@ class TestClient:
         [
             (b"NOOP", b'OK "done"\r\n'),
             (b"noop", b'OK "done"\r\n'),
+            (b"NOOP  ", b'OK "done"\r\n'),
+            (b'NOOP "x" ', b'OK (TAG "x") "done"\r\n'),
+            (b'NOOP "DOM\\joe"', b'OK (TAG "DOM\\\\joe") "done"\r\n'),
             (b'NOOP "x\\"y"', b'OK (TAG "x\\"y") "done"\r\n'),
             (b'NOOP ""', b'OK (TAG "") "done"\r\n'),
             (b"NOOP {3+}\r\nx\r\n", b'OK (TAG {3}\r\nx\r\n) "done"\r\n'),
@@ -320,6 +325,10 @@ class TestRealServer:
             b"ok",
             b'OK (SASL "cnNwYXV0aD0=") "in"',
             b"OK (WARNINGS) {6}\r\nlo\r\nng",
+            b'OK (TAG {3}\r\n"}) {2}\r\nin',
+            b'OK (TAG "(" X) {2}\r\nin',
+            b"OK see note {12}",
+            b"OK (TAG) see {12}",
         ],
     )
     def test_acceptance_is_kept_unchanged(
@@ -330,16 +339,30 @@ class TestRealServer:
         assert dialogue.unread == b'"early"'
 
     @pytest.mark.parametrize(
-        "answer", [b'NO "wrong"', b"no", b"NO (QUOTA/MAXSIZE) {8}\r\nno\r\nroom"]
+        ("answer", "failure"),
+        [
+            (b'NO "wrong"', Rejected),
+            (b"no", Rejected),
+            (b'NO (AUTHENTICATIONFAILED) "wrong"', Rejected),
+            (b'NO (TRYLATER) "later"', ServerRefused),
+            (b"NO (QUOTA/MAXSIZE) {8}\r\nno\r\nroom", ServerRefused),
+            (b'BYE (TRYLATER) "later"', ServerRefused),
+            (b'BYE (REFERRAL "sieve://other") "there"', ServerRefused),
+            (b"BYE", ServerRefused),
+        ],
     )
-    def test_refusal_is_kept_unchanged(self, managesieve: ProtocolUnderTest, answer: bytes) -> None:
-        with pytest.raises(Rejected) as refused:
+    def test_refusal_is_classified_by_its_code_and_kept_unchanged(
+        self, managesieve: ProtocolUnderTest, answer: bytes, failure: type[Failure]
+    ) -> None:
+        with pytest.raises(failure) as refused:
             managesieve.login(capabilities() + answer + b"\r\n")
         assert refused.value.server_line == answer
 
-    def test_bye_ends_the_login(self, managesieve: ProtocolUnderTest) -> None:
-        with pytest.raises(NegotiationFailed):
-            managesieve.login(capabilities() + b'BYE (TRYLATER) "later"\r\n')
+    def test_server_that_requires_tls_is_not_the_users_fault(
+        self, managesieve: ProtocolUnderTest
+    ) -> None:
+        with pytest.raises(MechanismUnavailable):
+            managesieve.login(capabilities() + b'NO (ENCRYPT-NEEDED) "use TLS"\r\n')
 
 
 STARTTLS = capabilities(b'"STARTTLS"')
@@ -359,6 +382,25 @@ class TestUpgrade:
         dialogue.receive(capabilities())
         assert dialogue.answers == [b"STARTTLS", b"AUTHENTICATE"]
 
+    def test_capabilities_are_requested_if_they_do_not_come(
+        self, managesieve: ProtocolUnderTest
+    ) -> None:
+        dialogue = managesieve.login(STARTTLS + b"OK\r\n", StartTLSPolicy.REQUIRED)
+        assert dialogue.answers == [b"STARTTLS"]
+        assert dialogue.wait(UNSOLICITED_SECONDS).answers == [b"STARTTLS", b"CAPABILITY"]
+        dialogue.receive(capabilities())
+        assert dialogue.answers[2:] == [b"AUTHENTICATE"]
+        assert dialogue.receive(b'OK "in"\r\n').outcome == Accepted(b'OK "in"')
+
+    @pytest.mark.parametrize("late", [b"", capabilities(b'"STARTTLS"')])
+    def test_capabilities_that_come_late_are_no_reply_to_the_login(
+        self, managesieve: ProtocolUnderTest, late: bytes
+    ) -> None:
+        dialogue = managesieve.login(STARTTLS + b"OK\r\n", StartTLSPolicy.REQUIRED)
+        dialogue.wait(UNSOLICITED_SECONDS).receive(capabilities() + late)
+        with pytest.raises(Rejected):
+            dialogue.receive(b"NO\r\n")
+
     def test_capabilities_from_before_it_are_ignored(self, managesieve: ProtocolUnderTest) -> None:
         dialogue = managesieve.login(STARTTLS + b"OK\r\n", StartTLSPolicy.REQUIRED)
         with pytest.raises(MechanismUnavailable):
@@ -374,7 +416,7 @@ class TestUpgrade:
         self, managesieve: ProtocolUnderTest
     ) -> None:
         dialogue = managesieve.login(b"", StartTLSPolicy.REQUIRED)
-        with pytest.raises(TLSNotPresent):
+        with pytest.raises(ServerTLSNotPresent):
             dialogue.receive(capabilities())
         assert dialogue.sent == b""
 
@@ -408,7 +450,15 @@ class TestAnswers:
         [
             (Rejected(server_line=b'NO "x"'), b'NO "Re-Authentication Failure"\r\n'),
             (NoServer(), b'NO "Re-Authentication Failure"\r\n'),
-            (LoginDisabled(), b'NO "Login Disabled"\r\n'),
+            (LoginDisabled(), b'NO (TRYLATER) "Login Disabled"\r\n'),
+            (TLSNotPresent(), b'NO (ENCRYPT-NEEDED) "TLS not present"\r\n'),
+            (ServerTLSNotPresent(), b"NO (TRYLATER) "),
+            (MechanismUnavailable(), b"NO (TRYLATER) "),
+            (ServerRefused("", b"NO (QUOTA) {3}\r\nx\r\n"), b"NO (QUOTA) {3}\r\nx\r\n\r\n"),
+            (ServerRefused("", b'BYE (X "y") "z"'), b'NO (X "y") "z"\r\n'),
+            (ServerRefused("", b'BYE "z"'), b'NO (TRYLATER) "z"\r\n'),
+            (ServerRefused("", b"bye"), b"NO (TRYLATER)\r\n"),
+            (Rejected(reply='Account "joe" closed'), b'NO "Account \\"joe\\" closed"\r\n'),
             (MapUnavailable("popmap /p: gone"), b"NO (TRYLATER) "),
             (ConnectFailed("h: gone"), b'NO (TRYLATER) "Could not connect to server"\r\n'),
         ],

@@ -289,6 +289,25 @@ class TestEffective:
         assert options(argument).answers_as_server
         assert not options().answers_as_server
 
+    @pytest.mark.parametrize(
+        ("name", "capability", "announced"),
+        [
+            ("perdition.imap4", "IMAP4rev1 AUTH=PLAIN ID auth=login", ["AUTH=PLAIN", "auth=login"]),
+            ("perdition.imap4", "IMAP4rev1 XAUTH=PLAIN", []),
+            ("perdition.pop3", "UIDL  SASL PLAIN LOGIN  USER", ["SASL PLAIN", "SASL LOGIN"]),
+            ("perdition.pop3", "UIDL.USER", []),
+            ("perdition.managesieve", '"SASL" "PLAIN LOGIN"', ["SASL LOGIN"]),
+            ("perdition.managesieve", '"SASL"  "SIEVE" "x"', []),
+        ],
+    )
+    def test_announced_mechanism_that_is_refused_brings_a_warning(
+        self, name: str, capability: str, announced: list[str]
+    ) -> None:
+        warnings = options("-I", capability, name=name).warnings()
+        assert len(warnings) == len(announced)
+        assert all(word in warning for word, warning in zip(announced, warnings, strict=True))
+        assert not options(name=name).warnings()
+
     def test_every_effective_option_is_logged(self) -> None:
         logged = options("-t", "60", "-A", "all,2", "-s", "a:1,b").logged()
         assert "timeout=60" in logged

@@ -9,9 +9,12 @@ from perdition.failure import (
     ConnectFailed,
     Failure,
     LoginDisabled,
+    MechanismUnavailable,
     NegotiationFailed,
     NoServer,
     Rejected,
+    ServerRefused,
+    ServerTLSNotPresent,
     TLSNotPresent,
 )
 from perdition.protocol.dialogue import Accepted, Credentials, LineTooLong, StartTLSPolicy, Terms
@@ -55,6 +58,12 @@ class TestClient:
         self, pop3: ProtocolUnderTest, received: bytes
     ) -> None:
         assert pop3.client(received).outcome == JOE
+
+    def test_trailing_blanks_belong_to_passwords_only(self, pop3: ProtocolUnderTest) -> None:
+        dialogue = pop3.client(b"CAPA \r\nUSER joe  \r\nPASS secret \r\n")
+        assert dialogue.outcome == Credentials("joe", b"secret ")
+        assert pop3.client(b"STLS \r\n", TLS_OFFERED).upgrades == 1
+        assert pop3.client(b"QUIT \r\n").outcome is None
 
     def test_last_user_is_logged_in(self, pop3: ProtocolUnderTest) -> None:
         assert pop3.client(b"USER ann\r\nUSER joe\r\nPASS secret\r\n").outcome == JOE
@@ -191,22 +200,31 @@ class TestRealServer:
         with pytest.raises(LineTooLong):
             pop3.login(b"+OK " + b"x" * 70_000)
 
+    @pytest.mark.parametrize("accepted", [b"", b"+OK\r\n"], ids=["user", "password"])
     @pytest.mark.parametrize(
-        ("received", "sent"),
+        ("line", "failure"),
         [
-            (b"-ERR no such user", b"USER joe\r\n"),
-            (b"+OK\r\n-ERR [AUTH] wrong", b"USER joe\r\nPASS secret\r\n"),
-            (b"garbage", b"USER joe\r\n"),
+            (b"-ERR wrong", Rejected),
+            (b"-ERR", Rejected),
+            (b"-err [auth] wrong", Rejected),
+            (b"-ERR [IN-USE] locked", ServerRefused),
+            (b"-ERR [LOGIN-DELAY 30] later", ServerRefused),
+            (b"-ERR [SYS/TEMP] later", ServerRefused),
+            (b"-ERR [SYS/PERM] never", ServerRefused),
         ],
     )
-    def test_refusal_is_kept_unchanged(
-        self, pop3: ProtocolUnderTest, received: bytes, sent: bytes
+    def test_refusal_is_classified_by_its_code_and_kept_unchanged(
+        self, pop3: ProtocolUnderTest, accepted: bytes, line: bytes, failure: type[Failure]
     ) -> None:
         dialogue = pop3.login(b"+OK hi\r\n")
-        with pytest.raises(Rejected) as refused:
-            dialogue.receive(received + b"\r\n")
-        assert refused.value.server_line == received.rpartition(b"\r\n")[2]
-        assert dialogue.sent == sent
+        with pytest.raises(failure) as refused:
+            dialogue.receive(accepted + line + b"\r\n")
+        assert refused.value.server_line == line
+        assert dialogue.answers == [b"USER", b"PASS"] if accepted else [b"USER"]
+
+    def test_unexpected_reply_ends_the_login(self, pop3: ProtocolUnderTest) -> None:
+        with pytest.raises(NegotiationFailed):
+            pop3.login(b"+OK hi\r\n+OK\r\ngarbage\r\n")
 
 
 CAPA_WITH_STLS = b"+OK\r\nUIDL\r\nstls\r\n.\r\n"
@@ -236,7 +254,7 @@ class TestUpgrade:
         self, pop3: ProtocolUnderTest, capabilities: bytes
     ) -> None:
         dialogue = pop3.login(b"", StartTLSPolicy.REQUIRED)
-        with pytest.raises(TLSNotPresent):
+        with pytest.raises(ServerTLSNotPresent):
             dialogue.receive(b"+OK hi\r\n" + capabilities)
         assert dialogue.sent == b"CAPA\r\n"
 
@@ -273,6 +291,10 @@ class TestAnswers:
             (ConnectFailed("h:110: gone"), b"-ERR [SYS/TEMP] Could not connect to server\r\n"),
             (ConnectedToItself(), b"-ERR [SYS/PERM] Re-Authentication Failure\r\n"),
             (TLSNotPresent(), b"-ERR TLS not present\r\n"),
+            (MechanismUnavailable(), b"-ERR [SYS/PERM] SASL mechanism unavailable\r\n"),
+            (ServerTLSNotPresent(), b"-ERR [SYS/PERM] The mail server is not available\r\n"),
+            (ServerRefused("", b"-ERR [IN-USE] locked"), b"-ERR [IN-USE] locked\r\n"),
+            (Rejected(reply="Account closed"), b"-ERR [AUTH] Account closed\r\n"),
         ],
     )
     def test_refusal_has_a_response_code(self, failure: Failure, answer: bytes) -> None:

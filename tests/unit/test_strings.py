@@ -37,6 +37,10 @@ def test_quoted_text_is_unquoted_unchanged(text: bytes) -> None:
         (INVITING, b" a", b"", [b"a"]),
         (INVITING, b' a "b c"', b"", [b"a", b"b c"]),
         (INVITING, b' a"b', b"", [b'a"b']),
+        (INVITING, b' "DOM\\user\\\\"', b"", [b"DOM\\user\\"]),
+        (INVITING, b" a  ", b"", [b"a"]),
+        (INVITING, b" {1}", b"x  \r\n", [b"x"]),
+        (INVITING, b" ", b"", []),
         (INVITING, b" {2} x", b"", [b"{2}", b"x"]),
         (INVITING, b" {2}", b"xy z\r\n", [b"xy", b"z"]),
         (INVITING, b" a {1+}", b"x {1}\r\ny\r\n", [b"a", b"x", b"y"]),
@@ -63,7 +67,6 @@ def test_only_synchronizing_literals_are_invited(start_dialogue: DialogueStarter
 @pytest.mark.parametrize(
     ("grammar", "line"),
     [
-        (INVITING, b" "),
         (INVITING, b"  a"),
         (INVITING, b"a"),
         (INVITING, b' "a'),

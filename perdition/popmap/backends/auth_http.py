@@ -19,6 +19,8 @@ from perdition.popmap.secret import secret, url_with_secret
 from perdition.popmap.server import ServerMap
 
 MAX_BODY = 65_536
+MAX_REPLY_LENGTH = 400
+"""Maximum characters of an Auth-Status in a reply; a POP3 reply has 512 octets (RFC 2449)."""
 
 PLAIN = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
 """What nginx does not percent-encode in a header's value."""
@@ -48,6 +50,10 @@ def header(word: str) -> tuple[str, str]:
         f"map_library_opt: after the URL, expected {PASS} or a header such as X-Auth-Key:value "
         "with printable ASCII characters"
     )
+
+
+class TemporaryFailure(HTTPException):
+    """The service cannot decide now; the text is for the client."""
 
 
 class AuthServer(NamedTuple):
@@ -149,11 +155,13 @@ class HTTPMap(ServerMap[ServiceConnection]):
         status = value(response, "Auth-Status")
         if not status:
             raise HTTPException(f"HTTP status {response.status} without Auth-Status")
-        if status == "WAIT" or value(response, "Auth-Error-Code").startswith("4"):
+        if status == "WAIT":
             raise HTTPException(status)
+        if value(response, "Auth-Error-Code").startswith("4"):
+            raise TemporaryFailure(status)
         if status != "OK":
             if self.wants_password:
-                raise Rejected(f"popmap: {status}")
+                raise Rejected(f"popmap: {status}", reply=reply_text(status))
             return None
         host = value(response, "Auth-Server").removeprefix("[").removesuffix("]")
         server = Endpoint(host, value(response, "Auth-Port"))
@@ -165,8 +173,16 @@ class HTTPMap(ServerMap[ServiceConnection]):
     def cache_key(self, query: Query) -> Hashable:
         return query.key, query.ends.source, query.secure, query.attempt
 
+    def reply(self, error: Exception) -> str:
+        return reply_text(str(error)) if isinstance(error, TemporaryFailure) else ""
+
     def disconnect(self, connection: ServiceConnection) -> None:
         connection.connection.close()
+
+
+def reply_text(status: str) -> str:
+    """Return an Auth-Status as one line of a reply to a client."""
+    return "".join(char if char.isprintable() else " " for char in status[:MAX_REPLY_LENGTH])
 
 
 def value(response: HTTPResponse, name: str) -> str:
