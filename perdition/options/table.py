@@ -138,6 +138,12 @@ class Options:
         "Log the Auth line of an open session again each time so many seconds have passed, for "
         "mail relays that let in whoever reads mail. 0: never.",
     )
+    connect_timeout: int = option(
+        TIME_LIMIT,
+        10,
+        "Time limit for a connection to one address of a real server, including the server's "
+        "greeting.",
+    )
     client_server_specification: bool = option(
         FLAG,
         False,
