@@ -50,6 +50,9 @@ class Upstream:
         self.tls = tls
         self.counters = counters
         self.connect_limit = shorter_limit(options, "connect_timeout", "authenticate_timeout")
+        option, seconds = shorter_limit(options, "login_timeout", "authenticate_timeout")
+        self.silence_limit = 0 if option == "login_timeout" else seconds
+        """Limits each wait for a server, unless ``login_timeout`` ends the login earlier."""
 
     async def log_in(
         self, server: Endpoint, credentials: Credentials, own_greeting: bytes
@@ -104,7 +107,7 @@ class Upstream:
     async def connect_to(self, address: Address) -> Stream:
         """Connect to an address; raises OSError (a TimeoutError among them)."""
         sock = socket.socket(address.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        stream = Stream(self.loop, sock, self.options.authenticate_timeout)
+        stream = Stream(self.loop, sock, self.silence_limit)
         greets = self.options.tls.outgoing is not TLSUse.SSL
         option, seconds = self.connect_limit
         try:
@@ -138,7 +141,11 @@ class Upstream:
         except PeerClosed as error:
             raise ServerGone("the real server closed the connection") from error
         except TimeoutError as error:
-            raise ServerGone("the real server did not answer in time") from error
+            seconds = options.authenticate_timeout
+            raise ServerGone(
+                "the real server did not answer in time: "
+                f"authenticate_timeout ({seconds} s) exceeded"
+            ) from error
         except LineTooLong as error:
             raise NegotiationFailed("the real server sent a line that is too long") from error
 

@@ -236,6 +236,23 @@ class Options:
     login_disabled: bool = option(
         FLAG, False, "Refuse every login; IMAP clients are told by LOGINDISABLED."
     )
+    login_deadline: int = option(
+        SECONDS,
+        180,
+        "Close the connection of a client that is not logged in after this time, whatever it "
+        "sends. 0: no limit.",
+    )
+    login_timeout: int = option(
+        SECONDS,
+        60,
+        "Fail a login temporarily if popmap, PAM and real server together take longer than this. "
+        "0: no limit.",
+    )
+    max_login_attempts: int = option(
+        COUNT,
+        0,
+        "Close a client's connection after this number of failed logins. 0: unlimited.",
+    )
     log_passwd: LogPassword = option(
         LOG_PASSWORD,
         LogPassword.NEVER,

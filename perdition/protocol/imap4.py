@@ -76,6 +76,9 @@ class IMAP4(Protocol):
     def greeting(self, hostname: str, terms: Terms) -> bytes:
         return b"* OK [CAPABILITY %b] %b\r\n" % (capability(terms), self.own_greeting(hostname))
 
+    def closing_notice(self, reason: str) -> bytes:
+        return b"* BYE %b\r\n" % fsencode(reason)
+
     def client(self, terms: Terms, secured: Terms) -> Dialogue[Credentials | None]:
         while True:
             tag = UNTAGGED

@@ -77,6 +77,9 @@ class ManageSieve(Protocol):
     def greeting(self, hostname: str, terms: Terms) -> bytes:
         return capabilities(terms) + b"OK " + self.own_greeting(hostname) + b"\r\n"
 
+    def closing_notice(self, reason: str) -> bytes:
+        return b"BYE %b\r\n" % quote(fsencode(reason))
+
     def client(self, terms: Terms, secured: Terms) -> Dialogue[Credentials | None]:
         while True:
             try:

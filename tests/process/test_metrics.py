@@ -142,6 +142,7 @@ OPTIONS: dict[type[Failure], tuple[str, ...]] = {
     failure.LocalAuthenticationFailed: ("-M", "", "-s", "{server}", "-a"),
     failure.LocalAuthenticationUnavailable: ("-M", "", "-s", "{server}", "-a"),
     failure.ConnectFailed: ("-M", "", "-s", "127.0.0.1:1"),
+    failure.LoginTimedOut: ("-M", "", "-s", "127.0.0.1:{silent}", "--login_timeout", "1"),
     failure.NegotiationFailed: ("-M", ""),
     failure.ServerGone: ("-M", ""),
     failure.MechanismUnavailable: ("-M", ""),
@@ -155,7 +156,8 @@ def test_each_failure_is_told(
     failed: type[Failure], folder: Path, server: RealServer, scraper: Scraper, stack: ExitStack
 ) -> None:
     proxy = Proxy("imap4", folder, *scraper.option)
-    where = {"server": server.server("imap4"), "port": proxy.port}
+    silent = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+    where = {"server": server.server("imap4"), "port": proxy.port, "silent": silent}
     proxy.command += [option.format(**where) for option in OPTIONS[failed]]
     if failed in MEETINGS:
         proxy.command += stack.enter_context(greeter(*MEETINGS[failed])).option
