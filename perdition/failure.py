@@ -173,6 +173,17 @@ class ConnectFailed(Failure):
     send_logout = False
 
 
+class LoginTimedOut(Failure):
+    """Popmap, PAM and the real server together took longer than ``login_timeout``."""
+
+    label = "login_timeout"
+    status = "Login Timeout"
+    pop3_code = "SYS/TEMP"
+    imap4_code = "UNAVAILABLE"
+    managesieve_code = "TRYLATER"
+    send_logout = False
+
+
 class NegotiationFailed(Failure):
     """The real server's reply is not valid, or it is closing the connection."""
 

@@ -1,6 +1,7 @@
 """A login attempt: from the client's credentials to the real server's reply."""
 
 from collections.abc import Iterator
+from functools import partial
 from os import fsdecode
 from typing import NamedTuple
 
@@ -8,12 +9,14 @@ from perdition.endpoint import ConnectionEnds, Endpoint
 from perdition.failure import (
     Failure,
     LoginDisabled,
+    LoginTimedOut,
     MapUnavailable,
     NoServer,
     Rejected,
     TLSNotPresent,
 )
 from perdition.log import printable
+from perdition.net.loop import Task
 from perdition.net.stream import Stream
 from perdition.options.values import State, TLSUse
 from perdition.popmap import Destination, Query
@@ -66,12 +69,30 @@ class LoginAttempt:
         self.number = number
         self.server = ""
         """The server that is or was tried, as the Auth line shows it."""
+        self.waits_for = "popmap"
 
     async def log_in(self) -> tuple[Stream, Accepted]:
         """Return a stream on which the user is logged in, and the real server's reply.
 
-        Raises a Failure.
+        Raises a Failure, at the latest after ``login_timeout``.
         """
+        loop = self.site.loop
+        if not (seconds := self.options.login_timeout):
+            return await self.run_steps()
+        assert loop.current
+        timer = loop.call_later(seconds, partial(self.time_out, loop.current))
+        try:
+            return await self.run_steps()
+        finally:
+            loop.timers.cancel(timer)
+
+    def time_out(self, task: Task) -> None:
+        """End the attempt, which runs in that task, wherever it waits."""
+        limit = f"login_timeout ({self.options.login_timeout} s)"
+        task.answer(error=LoginTimedOut(f"{limit} exceeded while waiting for {self.waits_for}"))
+
+    async def run_steps(self) -> tuple[Stream, Accepted]:
+        """Return what ``log_in`` returns; raises a Failure."""
         if self.options.login_disabled:
             raise LoginDisabled
         if self.options.tls.listen is TLSUse.TLS_FORCE and self.secure == "plaintext":
@@ -153,6 +174,7 @@ class LoginAttempt:
         The password is that of the user, also if an authorisation id names another one.
         """
         if self.site.local_authentication:
+            self.waits_for = "PAM"
             typed, _ = split_server(self.credentials.user, self.options)
             user = in_state(typed, State.LOCAL_AUTHENTICATION, domain, self.options)
             password = self.credentials.password
@@ -175,14 +197,14 @@ class LoginAttempt:
         *others, last = map(self.with_port, self.route.servers)
         upstream = self.site.upstream
         for server in others:
-            self.server = self.shown(server)
+            self.server = self.waits_for = self.shown(server)
             try:
                 return await upstream.log_in(server, credentials, self.own_greeting)
             except Failure as failure:
                 if not failure.try_next_server:
                     raise
                 self.site.log.error(f"{self.ends}: {failure.detail}; trying another server")
-        self.server = self.shown(last)
+        self.server = self.waits_for = self.shown(last)
         return await upstream.log_in(last, credentials, self.own_greeting)
 
     def with_port(self, server: Endpoint) -> Endpoint:

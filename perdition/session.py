@@ -13,7 +13,7 @@ from perdition.log import describe_error, printable
 from perdition.login import LoginAttempt, rotated
 from perdition.net.loop import Timer
 from perdition.net.splice import Splice
-from perdition.net.stream import Abandoned, PeerClosed, Stream
+from perdition.net.stream import Abandoned, DeadlineExceeded, PeerClosed, Stream
 from perdition.net.transport import TLSHandshakeFailed
 from perdition.options.values import TLSUse
 from perdition.protocol.dialogue import Credentials, Dialogue, Terms
@@ -42,7 +42,8 @@ class Session:
         self.protocol = site.options.service.protocol
         self.ends = ends
         self.on_end = on_end
-        self.stream = Stream(site.loop, sock, site.options.authenticate_timeout)
+        options = site.options
+        self.stream = Stream(site.loop, sock, options.authenticate_timeout, options.login_deadline)
         tls = site.tls.listening
         self.client = DialogueRunner(
             self.stream,
@@ -62,9 +63,12 @@ class Session:
             established = await self.serve()
         except (PeerClosed, Abandoned):
             pass
+        except DeadlineExceeded:
+            seconds = self.options.login_deadline
+            self.note_limit(f"login_deadline ({seconds} s) exceeded", "no login in time, closing")
         except TimeoutError:
             seconds = self.options.authenticate_timeout
-            log.notice(f"{self.ends}: authenticate_timeout ({seconds} s) exceeded")
+            self.note_limit(f"authenticate_timeout ({seconds} s) exceeded", "idle for too long")
         except TLSHandshakeFailed as error:
             log.notice(f"{self.ends}: TLS handshake with client failed: {error}")
         except Exception as error:  # noqa: BLE001 - one session must not end others
@@ -102,6 +106,10 @@ class Session:
                 await self.stream.pause(self.delay(credentials, failure))
                 verbatim = self.options.answers_as_server
                 await self.client.send(self.protocol.refusal(credentials, failure, verbatim))
+                if attempt.number == self.options.max_login_attempts:
+                    limit = f"max_login_attempts ({attempt.number}) reached"
+                    self.note_limit(limit, "too many failed logins, closing")
+                    return False
             else:
                 ok_line = None if self.options.answers_as_server else self.options.ok_line
                 welcome = self.protocol.welcome(credentials, accepted, ok_line)
@@ -146,6 +154,11 @@ class Session:
         return max(
             PAUSE_SECONDS, limits.record_failure(self.ends.source, user, credentials.password)
         )
+
+    def note_limit(self, limit: str, reason: str) -> None:
+        """Log the limit that ends the connection, and tell the client the reason."""
+        self.site.log.notice(f"{self.ends}: {limit}")
+        self.stream.send_last(self.protocol.closing_notice(reason))
 
     def log_failure(self, attempt: LoginAttempt, failure: Failure) -> None:
         """Log and count a failed login, with its detail for the operator."""

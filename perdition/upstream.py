@@ -1,12 +1,16 @@
 """Connects to real servers and logs in there."""
 
+import errno
 import socket
+from functools import partial
+from math import inf
 from typing import TYPE_CHECKING
 
 from perdition.dialogue_runner import DialogueRunner
 from perdition.endpoint import Endpoint
 from perdition.failure import ConnectFailed, Failure, NegotiationFailed, ServerGone
 from perdition.log import Log
+from perdition.net.connection_race import AllAttemptsFailed, first_success, interleaved
 from perdition.net.loop import Loop
 from perdition.net.resolver import Address, Resolver
 from perdition.net.stream import PeerClosed, Stream
@@ -25,10 +29,6 @@ START_TLS = {
     TLSUse.TLS: StartTLSPolicy.IF_OFFERED,
     TLSUse.TLS_FORCE: StartTLSPolicy.REQUIRED,
 }
-
-CONNECT_SECONDS = 30.0
-"""Time limit for a connection to one address, and for the greeting if the protocol has one; unless
-authenticate_timeout is shorter."""
 
 
 class Upstream:
@@ -49,6 +49,10 @@ class Upstream:
         self.log = log
         self.tls = tls
         self.counters = counters
+        self.connect_limit = shorter_limit(options, "connect_timeout", "authenticate_timeout")
+        option, seconds = shorter_limit(options, "login_timeout", "authenticate_timeout")
+        self.silence_limit = 0 if option == "login_timeout" else seconds
+        """Limits each wait for a server, unless ``login_timeout`` ends the login earlier."""
 
     async def log_in(
         self, server: Endpoint, credentials: Credentials, own_greeting: bytes
@@ -74,32 +78,49 @@ class Upstream:
         return stream, accepted
 
     async def connect(self, server: Endpoint) -> Stream:
-        """Connect to the first of the server's addresses that answers; raises ConnectFailed."""
-        reason = "no address found"
+        """Connect to the first of the server's addresses that answers; raises ConnectFailed.
+
+        Attempts overlap (RFC 8305). None of them sends credentials: they end with the greeting.
+        """
         try:
             addresses = await self.resolver.addresses(server)
         except OSError as error:
             raise ConnectFailed(f"{server}: {error.strerror or error}") from error
-        for address in addresses:
+        if len(addresses) == 1:
             try:
-                return await self.connect_to(address)
+                return await self.connect_to(addresses[0])
             except OSError as error:
-                reason = error.strerror or "connection timed out"
-        raise ConnectFailed(f"{server}: {reason}")
+                raise ConnectFailed(f"{server}: {error.strerror}") from error
+        attempts = [partial(self.attempt, address) for address in interleaved(addresses)]
+        try:
+            return await first_success(self.loop, attempts)
+        except AllAttemptsFailed as failed:
+            raise ConnectFailed(f"{server}: {'; '.join(map(str, failed.errors))}") from failed
+
+    async def attempt(self, address: Address) -> Stream:
+        """Connect to one of several addresses; raises ConnectFailed that names the address."""
+        try:
+            return await self.connect_to(address)
+        except OSError as error:
+            raise ConnectFailed(f"{address.sockaddr[0]}: {error.strerror}") from error
 
     async def connect_to(self, address: Address) -> Stream:
         """Connect to an address; raises OSError (a TimeoutError among them)."""
         sock = socket.socket(address.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        stream = Stream(self.loop, sock, self.options.authenticate_timeout)
+        stream = Stream(self.loop, sock, self.silence_limit)
+        greets = self.options.tls.outgoing is not TLSUse.SSL
+        option, seconds = self.connect_limit
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self.options.tcp_keepalive:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            limit = self.options.authenticate_timeout or CONNECT_SECONDS
-            greets = self.options.tls.outgoing is not TLSUse.SSL
-            await stream.connect(address.sockaddr, min(limit, CONNECT_SECONDS), greets)
-        except BaseException:
+            await stream.connect(address.sockaddr, seconds, greets)
+        except BaseException as error:
+            if greets:  # otherwise the server expects TLS
+                stream.send_last(self.options.service.protocol.logout_command)
             stream.close()
+            if isinstance(error, TimeoutError) and not error.strerror:
+                raise TimeoutError(errno.ETIMEDOUT, f"{option} ({seconds} s) exceeded") from error
             raise
         return stream
 
@@ -120,6 +141,16 @@ class Upstream:
         except PeerClosed as error:
             raise ServerGone("the real server closed the connection") from error
         except TimeoutError as error:
-            raise ServerGone("the real server did not answer in time") from error
+            seconds = options.authenticate_timeout
+            raise ServerGone(
+                "the real server did not answer in time: "
+                f"authenticate_timeout ({seconds} s) exceeded"
+            ) from error
         except LineTooLong as error:
             raise NegotiationFailed("the real server sent a line that is too long") from error
+
+
+def shorter_limit(options: Options, *names: str) -> tuple[str, int]:
+    """Return the option with the lowest time limit in seconds, and its value; 0 is no limit."""
+    limits = [(name, getattr(options, name)) for name in names]
+    return min(limits, key=lambda limit: limit[1] or inf)

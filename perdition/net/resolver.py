@@ -77,6 +77,10 @@ class Resolver:
         if found is None:
             try:
                 found = await self.pool.call(RESOLVE_SECONDS, resolve, endpoint)
+            except TimeoutError as error:
+                raise TimeoutError(
+                    errno.ETIMEDOUT, f"name lookup took longer than {RESOLVE_SECONDS:g} s"
+                ) from error
             except ThreadPoolFull as error:
                 raise OSError(f"resolver: {error}") from error
             self.remember(endpoint, found, ADDRESS_CACHE_SECONDS)

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from math import inf
 from typing import Any
 
 from perdition.net.loop import READ, WRITE, Handler, Loop, Task, Timer, suspend
@@ -39,19 +40,24 @@ class Abandoned(Exception):
     """Thrown into a task that works for a peer that has left."""
 
 
+class DeadlineExceeded(TimeoutError):
+    """The stream's deadline has passed, whatever the peer has sent."""
+
+
 class LineLimitExceeded(Exception):
     """A line is longer than the limit; the stream cannot be read any further."""
 
 
 class Stream(Handler):
-    """A non-blocking socket with a read buffer, line limits and a timeout.
+    """A non-blocking socket with a read buffer, line limits, a timeout and a deadline.
 
-    Each coroutine raises PeerClosed, and TimeoutError after ``seconds`` without progress
-    (0: no limit).
+    Each coroutine raises PeerClosed, TimeoutError after ``seconds`` without progress, and
+    DeadlineExceeded when ``deadline`` seconds have passed since the stream was made (0: no limit).
     """
 
     __slots__ = (
         "buffer",
+        "deadline",
         "events",
         "guard",
         "half_close_timer",
@@ -64,11 +70,14 @@ class Stream(Handler):
         "tls",
     )
 
-    def __init__(self, loop: Loop, sock: socket.socket, seconds: float) -> None:
+    def __init__(
+        self, loop: Loop, sock: socket.socket, seconds: float, deadline: float = 0
+    ) -> None:
         self.loop = loop
         self.sock: socket.socket | TLSTransport = sock
         self.tls: TLSTransport | None = None
         self.seconds = seconds
+        self.deadline = loop.now + deadline if deadline else inf
         self.secure = "plaintext"
         self.buffer = bytearray()
         self.events = 0
@@ -102,6 +111,7 @@ class Stream(Handler):
         Raises LineLimitExceeded if it has more than ``limit`` octets.
         """
         searched = 0
+        self.check_deadline()
         while True:
             if not self.tls and self.buffer.startswith(TLS_HANDSHAKE):
                 raise TLSHandshakeFailed("received a TLS handshake, expected plain text")
@@ -182,15 +192,21 @@ class Stream(Handler):
         self.secure = secure
 
     async def wait(self, events: int, seconds: float) -> None:
-        """Wait until the socket is ready for one of the events; raises TimeoutError."""
+        """Wait until the socket is ready for one of the events; raises TimeoutError.
+
+        One timer serves for both limits. The deadline is checked here as well, because a peer that
+        sends all the time ends each wait before a timer can expire.
+        """
+        self.check_deadline()
+        expiry = min(self.loop.now + seconds if seconds else inf, self.deadline)
 
         def arm(task: Task) -> Callable[[], None]:
             self.task = task
             if events != self.events:
                 self.events = events
                 self.loop.watch(self.sock.fileno(), events, self)
-            if seconds:
-                self.timer = self.loop.call_later(seconds, self.time_out)
+            if expiry < inf:
+                self.timer = self.loop.timers.add(expiry, self.time_out)
             return self.disarm
 
         await suspend(arm)
@@ -258,10 +274,16 @@ class Stream(Handler):
             self.half_close_timer = self.loop.call_later(HALF_CLOSED_SECONDS, give_up)
 
     def time_out(self) -> None:
-        """Raise TimeoutError in the task that waits."""
+        """Raise TimeoutError or DeadlineExceeded in the task that waits."""
         if task := self.task:
             self.disarm()
-            task.wake(error=TimeoutError())
+            expired = self.loop.now >= self.deadline
+            task.wake(error=DeadlineExceeded() if expired else TimeoutError())
+
+    def check_deadline(self) -> None:
+        """Raise DeadlineExceeded after the deadline."""
+        if self.loop.now >= self.deadline:
+            raise DeadlineExceeded
 
     def detach(self) -> None:
         """Stop watching the socket."""

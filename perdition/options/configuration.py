@@ -1,6 +1,7 @@
 """The effective options of command line and configuration file, at startup and after SIGHUP."""
 
 import os
+import socket
 from collections.abc import Callable
 from os import fsdecode
 
@@ -11,6 +12,8 @@ from perdition.options.option_types import FLAG
 from perdition.options.table import OPTIONS, SHORT, GivenOptions, Options, merge
 
 Read = Callable[[str], bytes]
+
+NUMERIC = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
 
 NAMES = {
     "perdition.pop3": "POP3",
@@ -67,7 +70,9 @@ class Configuration:
         self.path = self.path or self.find()
         if self.path:
             self.read_entries(self.path, read(self.path), file)
-        return merge(self.command_line, file, NAMES.get(self.name))
+        options = merge(self.command_line, file, NAMES.get(self.name))
+        self.warnings += no_lookup_warnings(options)
+        return options
 
     def read_entries(self, path: str, content: bytes, given: GivenOptions) -> None:
         """Add the entries of a configuration file to ``given``; raises StartupError."""
@@ -105,3 +110,28 @@ class Configuration:
         if fixed:
             self.warnings.append(f"{', '.join(fixed)}: changed; restart perdition to apply this")
         return wanted.replace(**fixed)
+
+
+def no_lookup_warnings(options: Options) -> list[str]:
+    """Return what is wrong with the options for real servers if ``no_lookup`` is set.
+
+    It is no reason not to start: the popmap may have numbers for all users.
+    """
+    if not options.no_lookup:
+        return []
+    servers = [(f"outgoing_server {server}", *server) for server in options.outgoing_server]
+    ports = [(f"outgoing_port {options.outgoing_port}", "", options.outgoing_port)]
+    return [
+        f"no_lookup: {option}: expected {expected}; logins there will fail"
+        for option, host, port in servers + ports
+        if (expected := expected_number(host, port))
+    ]
+
+
+def expected_number(host: str, port: str) -> str:
+    """Return what is expected in place of a name, or "" if host and port are numbers."""
+    try:
+        socket.getaddrinfo(host or None, port or "0", flags=NUMERIC)
+    except (OSError, UnicodeError):
+        return "an IP address and a port number" if host else "a port number"
+    return ""

@@ -137,6 +137,12 @@ class Options:
         300,
         "Repeat a session's Auth line every SECONDS, for POP-before-SMTP relays. 0: never.",
     )
+    connect_timeout: int = option(
+        TIME_LIMIT,
+        10,
+        "Time limit for a connection to one address of a real server, including the server's "
+        "greeting.",
+    )
     client_server_specification: bool = option(
         FLAG,
         False,
@@ -232,6 +238,23 @@ class Options:
     )
     login_disabled: bool = option(
         FLAG, False, "Refuse all logins. IMAP clients see the capability LOGINDISABLED."
+    )
+    login_deadline: int = option(
+        SECONDS,
+        180,
+        "Close the connection of a client that is not logged in after this time, whatever it "
+        "sends. 0: no limit.",
+    )
+    login_timeout: int = option(
+        SECONDS,
+        60,
+        "Fail a login temporarily if popmap, PAM and real server together take longer than this. "
+        "0: no limit.",
+    )
+    max_login_attempts: int = option(
+        COUNT,
+        0,
+        "Close a client's connection after this number of failed logins. 0: unlimited.",
     )
     log_passwd: LogPassword = option(
         LOG_PASSWORD,

@@ -28,6 +28,13 @@ class Protocol(ABC):
     def greeting(self, hostname: str, terms: Terms) -> bytes:
         """Return the greeting for a client, line ends included."""
 
+    def closing_notice(self, reason: str) -> bytes:
+        """Return what a client that is not logged in is told before we close its connection.
+
+        POP3 has no such notice (RFC 1939, section 3).
+        """
+        return b""
+
     @abstractmethod
     def own_greeting(self, hostname: str) -> bytes:
         """Return the part of our greeting by which a connection to ourselves is detected."""

@@ -86,6 +86,9 @@ class IMAP4(Protocol):
     def refused_mechanisms(self, capability: str) -> list[str]:
         return re.findall(r"(?<!\S)AUTH=\S+", capability, re.IGNORECASE)
 
+    def closing_notice(self, reason: str) -> bytes:
+        return b"* BYE %b\r\n" % fsencode(reason)
+
     def client(self, terms: Terms, secured: Terms) -> Dialogue[Credentials | None]:
         asked = False
         while True:

@@ -91,6 +91,9 @@ class ManageSieve(Protocol):
         names = fsdecode(listed[1] or b"").split() if listed else []
         return [f"SASL {name}" for name in names if name.upper() != "PLAIN"]
 
+    def closing_notice(self, reason: str) -> bytes:
+        return b"BYE %b\r\n" % quote(fsencode(reason))
+
     def client(self, terms: Terms, secured: Terms) -> Dialogue[Credentials | None]:
         while True:
             try:

@@ -145,6 +145,7 @@ OPTIONS: dict[type[Failure], tuple[str, ...]] = {
     failure.LocalAuthenticationFailed: ("-M", "", "-s", "{server}", "-a"),
     failure.LocalAuthenticationUnavailable: ("-M", "", "-s", "{server}", "-a"),
     failure.ConnectFailed: ("-M", "", "-s", "127.0.0.1:1"),
+    failure.LoginTimedOut: ("-M", "", "-s", "127.0.0.1:{silent}", "--login_timeout", "1"),
     failure.NegotiationFailed: ("-M", ""),
     failure.ServerGone: ("-M", ""),
     failure.MechanismUnavailable: ("-M", ""),
@@ -159,9 +160,11 @@ def test_each_failure_is_counted(
 ) -> None:
     proxy = PerditionProcess("imap4", folder, *scraper.option)
     certificate, key = make_certificate(folder)
+    silent = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
     where = {
         "server": server.server("imap4"),
         "port": proxy.port,
+        "silent": silent,
         "certificate": certificate,
         "key": key,
     }

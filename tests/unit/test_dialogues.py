@@ -30,6 +30,19 @@ CAPABILITIES = [
 every_server = pytest.mark.parametrize(("protocol", "capability"), CAPABILITIES)
 
 
+@pytest.mark.parametrize(
+    ("protocol", "notice"),
+    [
+        (POP3, b""),
+        (IMAP4, b"* BYE too many failed logins\r\n"),
+        (SIEVE, b'BYE "too many failed logins"\r\n'),
+    ],
+    ids=["pop3", "imap4", "managesieve"],
+)
+def test_client_is_told_that_its_connection_is_closed(protocol: Protocol, notice: bytes) -> None:
+    assert protocol.closing_notice("too many failed logins") == notice
+
+
 def log_in_at_ourselves(
     start_dialogue: DialogueStarter,
     protocol: Protocol,

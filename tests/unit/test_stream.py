@@ -10,7 +10,14 @@ import pytest
 
 from perdition.net import stream as stream_module
 from perdition.net.loop import Loop
-from perdition.net.stream import CHUNK, Abandoned, LineLimitExceeded, PeerClosed, Stream
+from perdition.net.stream import (
+    CHUNK,
+    Abandoned,
+    DeadlineExceeded,
+    LineLimitExceeded,
+    PeerClosed,
+    Stream,
+)
 from perdition.net.transport import TLSHandshakeFailed
 from tests.unit.loops import run
 
@@ -203,3 +210,71 @@ def test_lines_sent_during_a_pause_are_read_after_it(
         return [await stream.read_line(LIMIT) for _ in range(2)]
 
     assert run(loop, listen()) == [b"one", b"two"]
+
+
+@pytest.fixture
+def hurried(loop: Loop, ends: tuple[socket.socket, socket.socket]) -> Stream:
+    """A stream with a deadline and no timeout."""
+    return Stream(loop, ends[0], seconds=0, deadline=0.3)
+
+
+@every_read
+def test_silent_peer_exceeds_the_deadline(loop: Loop, hurried: Stream, read: Read) -> None:
+    with pytest.raises(DeadlineExceeded):
+        run(loop, read(hurried))
+
+
+@pytest.mark.parametrize("read", [lambda s: s.read_line(10**9), lambda s: s.read_exactly(10**9)])
+def test_trickling_peer_exceeds_the_deadline(
+    loop: Loop, hurried: Stream, peer: socket.socket, read: Read
+) -> None:
+    def send() -> None:
+        peer.send(b"x")
+        loop.call_later(0, send)
+
+    async def trickle() -> bytes:
+        send()
+        return await read(hurried)
+
+    with pytest.raises(DeadlineExceeded):
+        run(loop, trickle())
+
+
+def test_peer_whose_next_line_is_always_there_exceeds_the_deadline(
+    loop: Loop, hurried: Stream, peer: socket.socket
+) -> None:
+    async def answer() -> None:
+        while True:
+            peer.send(b"NOOP\r\n")
+            await hurried.read_line(LIMIT)
+
+    with pytest.raises(DeadlineExceeded):
+        run(loop, answer())
+
+
+def test_lines_sent_in_advance_do_not_extend_the_deadline(
+    loop: Loop, hurried: Stream, peer: socket.socket
+) -> None:
+    peer.send(b"a\r\n" * CHUNK)
+
+    async def refuse() -> None:
+        while True:
+            await hurried.read_line(LIMIT)
+            await hurried.pause(0.1)
+
+    with pytest.raises(DeadlineExceeded):
+        run(loop, refuse())
+
+
+def test_peer_that_reads_nothing_exceeds_the_deadline(loop: Loop, hurried: Stream) -> None:
+    with pytest.raises(DeadlineExceeded):
+        run(loop, hurried.write(bytes(5_000_000)))
+
+
+def test_timeout_before_the_deadline_is_a_timeout(
+    loop: Loop, ends: tuple[socket.socket, socket.socket]
+) -> None:
+    stream = Stream(loop, ends[0], seconds=0.1, deadline=60)
+    with pytest.raises(TimeoutError) as raised:
+        run(loop, stream.read_line(LIMIT))
+    assert not isinstance(raised.value, DeadlineExceeded)
