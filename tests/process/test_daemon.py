@@ -189,7 +189,7 @@ def test_fifo_as_pid_file_is_refused(perditions: Perditions) -> None:
     daemon.pid_file.parent.mkdir()
     os.mkfifo(daemon.pid_file)
 
-    assert "this is no file" in daemon.expect_refusal()
+    assert "not a regular file" in daemon.expect_refusal()
 
 
 def test_pid_file_must_be_absolute(perditions: Perditions) -> None:
@@ -410,7 +410,7 @@ def test_sighups_that_come_as_one(
         for count, line in enumerate(("two", "three"), 1):
             configuration.write_text(f"ok_line {line}\n")
             os.kill(proxy.pid, signal.SIGHUP)
-            proxy.wait_for_log("SIGHUP: configuration", count)
+            proxy.wait_for_log("configuration reloaded", count)
     finally:
         os.kill(worker.pid, signal.SIGCONT)
 
@@ -429,7 +429,7 @@ def test_configuration_only_root_can_read(
 
     os.kill(daemon.pid, signal.SIGHUP)
 
-    daemon.wait_for_log("SIGHUP: configuration")
+    daemon.wait_for_log("configuration reloaded")
     until(lambda: hears(daemon, clients, b"two"), daemon.evidence)
 
 

@@ -305,7 +305,7 @@ def test_reload(host: InitScriptHost, verb: str) -> None:
     host.run_script("start")
     pid = host.pid("IMAP4")
     assert host.run_script(verb).returncode == 0
-    until(lambda: host.log.read_text().count("SIGHUP") >= 2, host.evidence)
+    until(lambda: host.log.read_text().count("configuration reloaded") >= 2, host.evidence)
     assert host.pid("IMAP4") == pid
 
 
@@ -380,7 +380,7 @@ def test_one_that_cannot_start(host: InitScriptHost) -> None:
     with socket.create_server(("127.0.0.1", host.ports["POP3"])):
         started = host.run_script("start")
     assert started.returncode == 1
-    assert f"cannot listen to 127.0.0.1:{host.ports['POP3']}" in started.stdout
+    assert f"cannot listen on 127.0.0.1:{host.ports['POP3']}" in started.stdout
     assert "perdition.pop3 cannot start" in started.stdout
     assert host.listens("IMAP4"), "the other one is started all the same"
 
@@ -423,7 +423,7 @@ def test_supervisor_asks_what_is_enabled(host: InitScriptHost) -> None:
     assert host.run_script("wanted", "perdition.imap").returncode == 1
     with host.start_script("run", "perdition.pop3") as service:
         until(
-            lambda: host.run_script("status").stdout.startswith("perdition.pop3 runs"),
+            lambda: host.run_script("status").stdout.startswith("perdition.pop3 is running"),
             host.evidence,
         )
         assert host.pid("POP3") == service.pid, "the supervisor looks after another process"

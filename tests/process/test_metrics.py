@@ -324,7 +324,7 @@ def test_metrics_process_that_dies_at_once_is_replaced_later(proxy: PerditionPro
         pid = process_of(proxy, "metrics").pid
         os.kill(pid, signal.SIGKILL)
         [death] = proxy.wait_for_log(rf"metrics \(pid {pid}\) was killed by SIGKILL")
-        return death.endswith("a new one starts in 1 s")
+        return death.endswith("restarting in 1 s")
 
     until(waits_after_another_death, proxy.evidence)
 
