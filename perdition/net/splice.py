@@ -68,10 +68,23 @@ class Flow(Handler):
     """One direction of a session, and the handler of the socket that it reads from.
 
     What the sink does not accept at once is held in ``held`` or (in bulk transfers) in ``pipe``,
-    and nothing more is read until it has been sent (back-pressure).
+    and nothing more is read until it has been sent (back-pressure). ``octets`` counts what the sink
+    has accepted, except for the first ``uncounted`` octets.
     """
 
-    __slots__ = ("ended", "held", "octets", "pipe", "piped", "sink", "source", "splice", "total")
+    __slots__ = (
+        "closed",
+        "ended",
+        "held",
+        "octets",
+        "pipe",
+        "piped",
+        "sink",
+        "source",
+        "splice",
+        "total",
+        "uncounted",
+    )
 
     def __init__(
         self, splice: "Splice", source: Connection, sink: Connection, total: Total
@@ -83,8 +96,10 @@ class Flow(Handler):
         self.pipe: Pipe | None = None
         self.piped = 0
         self.octets = 0
+        self.uncounted = 0
         self.total = total
         self.ended = False
+        self.closed = False
 
     @property
     def blocked(self) -> bool:
@@ -93,24 +108,29 @@ class Flow(Handler):
 
     def ready(self, events: int) -> None:
         """Forward what can be forwarded, to and from the socket that is our source."""
+        if self.closed:
+            return  # by an earlier event of the same batch
         splice = self.splice
-        if splice.closed:
-            return  # an earlier event of the same batch has closed it
         splice.last = splice.loop.now
         try:
             if events & WRITE:
                 splice.opposite(self).flush()
-            if events & READ and not (self.ended or self.blocked or splice.closed):
+            if events & READ and not (self.ended or self.blocked or self.closed):
                 self.move()
         except ConnectionBroken as broken:
             splice.handle_broken(broken.connection)
 
     def fail(self) -> None:
         """End the session after an internal error."""
-        self.splice.close()
+        if not self.closed:
+            self.splice.close()
 
     def count(self, octets: int) -> None:
-        """Count octets that were read from the source."""
+        """Count octets that the sink has accepted."""
+        if self.uncounted:
+            skipped = min(self.uncounted, octets)
+            self.uncounted -= skipped
+            octets -= skipped
         self.octets += octets
         self.total[0] += octets
 
@@ -128,7 +148,6 @@ class Flow(Handler):
         if not count:
             self.handle_end()
             return
-        self.count(count)
         self.send(BUFFER[:count])
         if count == len(BUFFER) and not self.held and not tls_of(self.sink):
             self.move_in_bulk()
@@ -148,16 +167,10 @@ class Flow(Handler):
             pass
         except OSError as error:
             raise ConnectionBroken(self.source) from error
-        self.count(filled)
         if filled:
             self.send(BUFFER[:filled])
         if ended:
             self.handle_end()
-
-    def forward_unread(self, octets: bytes) -> None:
-        """Forward octets that the login dialogue has read but not used."""
-        self.count(len(octets))
-        self.send(memoryview(octets))
 
     def send(self, octets: memoryview) -> None:
         """Send as much as the sink accepts, and hold the rest."""
@@ -169,8 +182,8 @@ class Flow(Handler):
         except NOT_NOW:
             sent = 0
         except OSError as error:
-            self.octets -= len(octets)
             raise ConnectionBroken(self.sink) from error
+        self.count(sent)
         if sent < len(octets):
             self.held = bytes(octets[sent:])
             self.splice.watch()
@@ -190,7 +203,6 @@ class Flow(Handler):
                 raise ConnectionBroken(self.source) from error
             if not count:
                 break  # end of file: the next read reports it
-            self.count(count)
             self.piped += count
             if not self.drain_pipe():
                 self.splice.watch()
@@ -202,11 +214,13 @@ class Flow(Handler):
         assert self.pipe
         while self.piped:
             try:
-                self.piped -= os.splice(self.pipe[0], self.sink.fileno(), self.piped)
+                sent = os.splice(self.pipe[0], self.sink.fileno(), self.piped)
             except BlockingIOError:
                 return False
             except OSError as error:
                 raise ConnectionBroken(self.sink) from error
+            self.piped -= sent
+            self.count(sent)
         return True
 
     def release_pipe(self) -> None:
@@ -217,11 +231,19 @@ class Flow(Handler):
             self.piped = 0
 
     def discard(self) -> None:
-        """Stop forwarding. Octets that are still held do not count as forwarded."""
+        """Stop forwarding, and discard what is held."""
         self.ended = True
-        self.octets -= len(self.held) + self.piped
         self.held = b""
         self.release_pipe()
+
+    def close(self) -> None:
+        """Close the source. The reference to the splice goes, so that they form no cycle."""
+        self.closed = True
+        self.discard()
+        if tls := tls_of(self.source):
+            send_close_notify(tls)
+        self.source.close()
+        del self.splice
 
     def flush(self) -> None:
         """Send what is held, now that the sink accepts more."""
@@ -230,24 +252,27 @@ class Flow(Handler):
         if self.held:
             held, self.held = self.held, b""
             self.send(memoryview(held))
-        if not self.blocked:
-            if self.ended:
-                self.forward_end()
-            else:
-                self.move_pending()
-            self.splice.watch()
+        if self.blocked:
+            return
+        splice = self.splice
+        if self.ended:
+            self.forward_end()
+        else:
+            self.move_pending()
+        splice.watch()
 
     def move_pending(self) -> None:
         """Forward what TLS has decrypted already, which no selector reports."""
-        if tls_of(self.source) and not (self.blocked or self.splice.closed):
+        if tls_of(self.source) and not (self.blocked or self.closed):
             self.move_records()
 
     def handle_end(self) -> None:
         """Handle the end of file from the source."""
+        splice = self.splice
         self.ended = True
         if not self.blocked:
             self.forward_end()
-        self.splice.watch()
+        splice.watch()
 
     def forward_end(self) -> None:
         """Forward the end of file.
@@ -307,11 +332,12 @@ class Splice(ABC):
         if self.timeout:
             self.timer = self.loop.call_later(self.timeout, self.check_idle)
         try:
+            self.down.uncounted = len(welcome)
             self.down.send(memoryview(welcome))
             if from_server:
-                self.down.forward_unread(from_server)
+                self.down.send(memoryview(from_server))
             if from_client:
-                self.up.forward_unread(from_client)
+                self.up.send(memoryview(from_client))
             for flow in (self.up, self.down):
                 flow.move_pending()
             self.watch()
@@ -369,6 +395,7 @@ class Splice(ABC):
         self.closed = True
         if self.timer:
             self.loop.timers.cancel(self.timer)
+            self.timer = None
         with suppress(OSError):
             # With unread octets the system would reset the connection, and the client could lose
             # what it has not read yet.
@@ -377,8 +404,5 @@ class Splice(ABC):
                     break
         for flow in (self.up, self.down):
             self.loop.watch(flow.source.fileno(), 0, flow)
-            flow.discard()
-            if tls := tls_of(flow.source):
-                send_close_notify(tls)
-            flow.source.close()
+            flow.close()
         self.note_end()

@@ -1,5 +1,6 @@
 """The splice: an established session's octets in both directions."""
 
+import gc
 import os
 import random
 import socket
@@ -15,7 +16,7 @@ from perdition.net import splice as module
 from perdition.net import tls
 from perdition.net.loop import Loop
 from perdition.net.splice import BUFFER, PIPE_SIZE, SPARE_PIPES, Connection, Flow, Splice
-from perdition.net.tls import MOVING_WRITE_BUFFER
+from perdition.net.tls import MOVING_WRITE_BUFFER, PARTIAL_WRITE
 from perdition.net.transport import NOT_NOW, WantRead
 
 DEADLINE = 20.0
@@ -25,8 +26,8 @@ BIG = 8 << 20
 """Octets: more than the kernel buffers for both connections of a session."""
 
 
-def connected_pair() -> tuple[socket.socket, socket.socket]:
-    """Both ends of a TCP connection, non-blocking."""
+def connected_pair(tls: bool = False) -> tuple[Connection, Connection]:
+    """Both ends of a connection, non-blocking."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         near = socket.create_connection(listener.getsockname())
         far, _ = listener.accept()
@@ -34,7 +35,7 @@ def connected_pair() -> tuple[socket.socket, socket.socket]:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BUFFER)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BUFFER)
-    return near, far
+    return secured(near, far) if tls else (near, far)
 
 
 def anonymous() -> SSL.Context:
@@ -43,6 +44,7 @@ def anonymous() -> SSL.Context:
     context.set_max_proto_version(SSL.TLS1_2_VERSION)
     context.set_cipher_list(b"AECDH:@SECLEVEL=0")
     context.set_mode(MOVING_WRITE_BUFFER)
+    SSL._lib.SSL_CTX_clear_mode(context._context, PARTIAL_WRITE)  # as net.tls does
     return context
 
 
@@ -113,9 +115,10 @@ class SplicePeer:
 
     def reset(self) -> None:
         """Close the connection with a reset."""
-        assert isinstance(self.sock, socket.socket)
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.sock.close()
+        sock = self.sock.sock if isinstance(self.sock, tls.Connection) else self.sock
+        assert isinstance(sock, socket.socket)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()
 
 
 class RecordedSplice(Splice):
@@ -138,10 +141,11 @@ class RecordedSplice(Splice):
 class SpliceUnderTest:
     """A splice between a client and a real server, and its events."""
 
-    def __init__(self, loop: Loop, timeout: float = 0, tls: bool = False) -> None:
-        near_client, far_client = connected_pair()
-        bare = connected_pair()
-        near_server, far_server = secured(*bare) if tls else bare
+    def __init__(
+        self, loop: Loop, timeout: float = 0, tls: bool = False, client_tls: bool = False
+    ) -> None:
+        near_client, far_client = connected_pair(client_tls)
+        near_server, far_server = connected_pair(tls)
         self.loop = loop
         self.client, self.server = SplicePeer(far_client), SplicePeer(far_server)
         self.splice = RecordedSplice(loop, near_client, near_server, timeout)
@@ -150,9 +154,13 @@ class SpliceUnderTest:
     def turn(self) -> int:
         """Run the peers and the loop once; return how many octets the peers moved."""
         moved = self.client.move() + self.server.move()
+        self.run_loop()
+        return moved
+
+    def run_loop(self) -> None:
+        """Handle the events that are pending."""
         self.loop.call_soon_from_thread(self.stop)
         self.loop.run()
-        return moved
 
     def stop(self) -> None:
         self.loop.running = False
@@ -179,6 +187,19 @@ class SpliceUnderTest:
         while not (self.client.received_end and self.server.received_end):
             assert time.monotonic() < deadline, f"no end; {self.events}"
             self.turn()
+
+    def until_closed(self) -> None:
+        """Run until the splice has closed and both peers have read all that it sent."""
+        deadline = time.monotonic() + DEADLINE
+        while not self.splice.closed:
+            assert time.monotonic() < deadline, f"not closed; {self.events}"
+            with suppress(OSError):  # from a peer that a test has closed
+                self.turn()
+            self.run_loop()
+        for peer in (self.client, self.server):
+            with suppress(OSError):  # a test may have closed it
+                while peer.move():
+                    pass
 
     def until_stuck(self) -> None:
         still = 0
@@ -432,6 +453,27 @@ def test_last_notice_is_not_sent_amid_other_octets(session: SpliceUnderTest) -> 
     session.splice.send_last(b"BYE in the middle")
     session.until_client_has(12 + BIG)
     assert b"BYE" not in session.client.received[12:]
+
+
+@pytest.mark.parametrize("ending", ["client", "server", "timeout"])
+def test_finished_sessions_leave_nothing_for_the_garbage_collector(loop: Loop, ending: str) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(10):
+            with closing(SpliceUnderTest(loop, timeout=60)) as session:
+                session.splice.start(b"OK in\r\n", b"from client", b"from server")
+                session.until_client_has(18)
+                session.until_server_has(11)
+                if ending == "timeout":
+                    session.splice.close()
+                else:
+                    getattr(session, ending).reset()
+                session.until_closed()
+            del session
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 def test_session_does_not_get_events_of_a_closed_one(loop: Loop) -> None:
