@@ -205,7 +205,7 @@ class LoginAttempt:
             protocol=self.options.service.name,
             client_secure=self.secure,
             server_secure=server_secure,
-            status=f'"failed: {failure.status}"' if failure else "ok",
+            status=f'"failed: {failure.status}"' if failure else '"ok"',
             password=password,
         )
 

@@ -207,7 +207,7 @@ def test_right_password(protocol: str, started: Started, clients: Clients, unix:
     session = clients.log_in(proxy, ACCOUNT)
     session.use()
 
-    assert auth_line(proxy, session).endswith("status=ok")
+    assert auth_line(proxy, session).endswith('status="ok"')
     for worker in proxy.workers():
         uids, gids, groups = Member(worker.pid).ids()
         assert "0" not in uids | gids, worker

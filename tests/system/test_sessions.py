@@ -63,7 +63,7 @@ def expect_close(proxy: Proxy, wire: Wire, user: str = "joe") -> None:
     [line] = proxy.wait_for_log(f"Close: {wire.own_address}->")
     close = (
         f"Close: {wire.own_address}->127.0.0.1:{proxy.port} "
-        f'authorisation_id="" authentication_id="{user}" '
+        f'authorisation_id=NONE authentication_id="{user}" '
         f"received={wire.sent} sent={wire.received}"
     )
     assert line.endswith(close), f"{line!r} does not end in {close!r}"
@@ -86,8 +86,8 @@ def test_three_log_lines(
     assert connect.endswith(f"Connect: {from_to}")
     assert auth.endswith(
         f"Auth: {from_to} client-secure=plaintext "
-        f'authorisation_id="" authentication_id="ann" server="{site.south.server(protocol)}" '
-        f"protocol={protocol.upper()} server-secure=plaintext status=ok"
+        f'authorisation_id=NONE authentication_id="ann" server="{site.south.server(protocol)}" '
+        f'protocol={protocol.upper()} server-secure=plaintext status="ok"'
     )
 
 
