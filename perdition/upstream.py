@@ -4,7 +4,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from perdition.dialogue_runner import DialogueRunner
-from perdition.endpoint import Endpoint
+from perdition.endpoint import ConnectionEnds, Endpoint
 from perdition.failure import ConnectFailed, Failure, NegotiationFailed, ServerGone
 from perdition.log import Log
 from perdition.net.loop import Loop
@@ -51,14 +51,18 @@ class Upstream:
         self.counters = counters
 
     async def log_in(
-        self, server: Endpoint, credentials: Credentials, own_greeting: bytes
+        self, server: Endpoint, credentials: Credentials, own_greeting: bytes, client: object
     ) -> tuple[Stream, Accepted]:
         """Return a stream on which the user is logged in, and the server's reply.
+
+        ``client`` is the client's connection, as the log calls it.
 
         Raises a Failure; the connection is then closed.
         """
         with self.counters.timed(Stage.CONNECT):
             stream = await self.connect(server)
+        if self.log.debugging:
+            self.log.debug(f"{client}: real server: {connection_text(stream)}")
         try:
             with self.counters.timed(Stage.LOGIN):
                 accepted = await self.negotiate(stream, server.host, credentials, own_greeting)
@@ -123,3 +127,12 @@ class Upstream:
             raise ServerGone("the real server did not answer in time") from error
         except LineTooLong as error:
             raise NegotiationFailed("the real server sent a line that is too long") from error
+
+
+def connection_text(stream: Stream) -> str:
+    """Return both ends of a connection that has no TLS yet, for the log."""
+    assert isinstance(stream.sock, socket.socket)
+    try:
+        return str(ConnectionEnds.between(stream.sock.getsockname(), stream.sock.getpeername()))
+    except OSError as error:  # the real server has reset the connection
+        return error.strerror
