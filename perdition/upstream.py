@@ -135,4 +135,4 @@ def connection_text(stream: Stream) -> str:
     try:
         return str(ConnectionEnds.between(stream.sock.getsockname(), stream.sock.getpeername()))
     except OSError as error:  # the real server has reset the connection
-        return error.strerror
+        return f"connection lost: {error.strerror}"

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import socket
 from abc import ABC, abstractmethod
 from contextlib import suppress
@@ -21,6 +22,8 @@ BULK_ROUNDS = 4
 """How often one session may fill a pipe before other sessions get their turn."""
 UNREAD_ROUNDS = 16
 """How many buffers of unread octets are read and discarded before a connection is closed."""
+TAIL_SIZE = 256
+"""How many of the octets sent last are remembered, to recognise the end of a response."""
 SPARE_PIPES = 16
 """Maximum number of empty pipes that are kept for reuse."""
 
@@ -290,6 +293,26 @@ class Flow(Handler):
             raise ConnectionBroken(self.sink) from error
 
 
+class DownFlow(Flow):
+    """The flow to the client. ``tail`` is the end of what was sent last, b"" if that is unknown."""
+
+    __slots__ = ("tail",)
+
+    def __init__(
+        self, splice: "Splice", source: Connection, sink: Connection, total: Total
+    ) -> None:
+        super().__init__(splice, source, sink, total)
+        self.tail = b""
+
+    def send(self, octets: memoryview) -> None:
+        self.tail = bytes(octets[-TAIL_SIZE:])
+        super().send(octets)
+
+    def move_in_bulk(self) -> None:
+        self.tail = b""
+        super().move_in_bulk()
+
+
 class Splice(ABC):
     """A session after its login: two connections, both directions, and an idle timeout.
 
@@ -311,7 +334,7 @@ class Splice(ABC):
         self.server = server
         self.timeout = timeout
         self.up = Flow(self, client, server, totals[0])
-        self.down = Flow(self, server, client, totals[1])
+        self.down = DownFlow(self, server, client, totals[1])
         self.closed = False
         self.last = loop.now
         self.timer: Timer | None = None
@@ -319,6 +342,10 @@ class Splice(ABC):
     @abstractmethod
     def note_idle(self) -> None:
         """Called before the session is closed because of the idle timeout."""
+
+    @abstractmethod
+    def note_shutdown(self) -> None:
+        """Called before the session is closed because perdition stops."""
 
     @abstractmethod
     def note_end(self) -> None:
@@ -334,6 +361,7 @@ class Splice(ABC):
         try:
             self.down.uncounted = len(welcome)
             self.down.send(memoryview(welcome))
+            self.down.tail = welcome
             if from_server:
                 self.down.send(memoryview(from_server))
             if from_client:
@@ -366,11 +394,23 @@ class Splice(ABC):
         else:
             self.timer = self.loop.call_later(self.timeout - idle, self.check_idle)
 
-    def send_last(self, octets: bytes) -> None:
-        """Send the client a last notice, if nothing is held that must precede it."""
-        if not self.down.blocked:
+    def send_notice(self, notice: bytes, response_end: re.Pattern[bytes]) -> None:
+        """Send the client a last notice, unless that could be in the middle of a response.
+
+        ``response_end`` matches the end of a complete response, and what precedes the line only if
+        it begins with a line end.
+        """
+        tail = self.down.tail
+        if len(tail) == TAIL_SIZE:  # it may begin in the middle of a line
+            tail = tail[tail.find(b"\n") :]
+        if notice and not self.down.blocked and response_end.search(tail):
             with suppress(OSError):
-                self.client.send(octets)
+                self.client.send(notice)
+
+    def shut_down(self) -> None:
+        """End the session because perdition stops."""
+        self.note_shutdown()
+        self.close()
 
     def handle_broken(self, broken: Connection) -> None:
         """Handle a broken connection.

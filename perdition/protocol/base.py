@@ -1,5 +1,6 @@
 """What every protocol has: its two dialogues, and the words around them."""
 
+import re
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
@@ -19,6 +20,11 @@ class Protocol(ABC):
     """What ends a connection to a real server politely."""
     idle_notice: ClassVar[bytes] = b""
     """What a client is told before its idle connection is closed."""
+    shutdown_notice: ClassVar[bytes] = b""
+    """What a client is told before its connection is closed because perdition stops."""
+    response_end: ClassVar[re.Pattern[bytes]] = re.compile(rb"(?!)")
+    """Matches the end of a real server's octets after which a notice may follow: a complete line
+    that is a response of its own, not one within a literal, nor one that announces a literal."""
     unsendable: ClassVar[bytes] = b"\r\n\0"
     """Octets that no user name and no password sent to a real server may hold."""
 

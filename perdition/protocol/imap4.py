@@ -63,11 +63,24 @@ def capability(terms: Terms) -> bytes:
     return fsencode(listed)
 
 
+RESPONSE_END = re.compile(
+    rb"(?:\A|\n)"
+    rb"(?:\* (?:OK|NO|BAD|FLAGS|STATUS|VANISHED|[0-9]+ [A-Z]+)|[^ \r\n*+]+ (?:OK|NO|BAD))\b"
+    rb"[^\r\n]*(?<!\})\r\n\Z"
+    rb"|\A\+[^\r\n]*\r\n\Z",  # as after IDLE; in a literal, + may begin a line of a patch
+    re.IGNORECASE,
+)
+"""A response that may be the last one for a while."""
+
+
 class IMAP4(Protocol):
     """The Internet Message Access Protocol."""
 
     alpn = "imap"
     farewell = OUR_TAG + b" LOGOUT\r\n"
+    idle_notice = b"* BYE idle for too long\r\n"
+    shutdown_notice = b"* BYE server is shutting down\r\n"
+    response_end = RESPONSE_END
     unsendable = b"\0"  # CR and LF go in a literal
 
     def own_greeting(self, hostname: str) -> bytes:

@@ -70,6 +70,8 @@ class ManageSieve(Protocol):
     alpn = "managesieve"
     farewell = b"LOGOUT\r\n"
     idle_notice = b'BYE "idle for too long"\r\n'
+    shutdown_notice = b'BYE "server is shutting down"\r\n'
+    response_end = re.compile(rb"(?:\A|\n)(?:OK|NO)\b[^\r\n]*(?<!\})\r\n\Z", re.IGNORECASE)
 
     def own_greeting(self, hostname: str) -> bytes:
         return quote(b"ManageSieve Ready " + fsencode(hostname))

@@ -3,6 +3,7 @@
 import gc
 import os
 import random
+import re
 import socket
 import struct
 import time
@@ -18,6 +19,9 @@ from perdition.net.loop import Loop
 from perdition.net.splice import BUFFER, PIPE_SIZE, SPARE_PIPES, Connection, Flow, Splice
 from perdition.net.tls import MOVING_WRITE_BUFFER, PARTIAL_WRITE
 from perdition.net.transport import NOT_NOW, WantRead
+from perdition.protocol.base import Protocol
+from perdition.protocol.imap4 import IMAP4
+from perdition.protocol.managesieve import ManageSieve
 
 DEADLINE = 20.0
 CHUNK = 200_000
@@ -132,6 +136,9 @@ class RecordedSplice(Splice):
 
     def note_idle(self) -> None:
         self.events.append("idle")
+
+    def note_shutdown(self) -> None:
+        self.events.append("shutdown")
 
     def note_end(self) -> None:
         self.events.append("closed")
@@ -425,6 +432,12 @@ def test_idle_session_is_reported_and_then_closed(loop: Loop) -> None:
         session.until_end()
 
 
+def test_shutdown_is_reported_and_then_the_session_closed(session: SpliceUnderTest) -> None:
+    session.splice.start(b"", b"", b"")
+    session.splice.shut_down()
+    assert session.events == ["shutdown", "closed"]
+
+
 def test_session_with_traffic_is_not_idle(loop: Loop) -> None:
     with closing(SpliceUnderTest(loop, timeout=0.2)) as session:
         session.splice.start(b"", b"", b"")
@@ -439,9 +452,63 @@ def test_session_with_traffic_is_not_idle(loop: Loop) -> None:
         assert session.events == []
 
 
+@pytest.mark.parametrize(
+    ("protocol", "from_server"),
+    [
+        (IMAP4(), b""),
+        (IMAP4(), b"a2 OK Fetch completed.\r\n"),
+        (IMAP4(), b"* 1 FETCH (BODY[] {6}\r\n* 1 X\r\n)\r\na2 OK [X] done\r\n"),
+        (IMAP4(), b"+ idling\r\n"),
+        (IMAP4(), b"* OK Still here\r\n"),
+        (IMAP4(), b"* 23 EXISTS\r\n* 1 RECENT\r\n"),
+        (ManageSieve(), b""),
+        (ManageSieve(), b'"a" ACTIVE\r\nOK\r\n'),
+        (ManageSieve(), b'NO (NONEXISTENT) "no such script"\r\n'),
+    ],
+)
+def test_last_notice_follows_a_complete_response(
+    session: SpliceUnderTest, protocol: Protocol, from_server: bytes
+) -> None:
+    welcome = b"a1 OK [CAPABILITY %b] in\r\n" % (b"IMAP4rev1 " * 100)
+    if isinstance(protocol, ManageSieve):
+        welcome = b'OK "in"\r\n'
+    session.splice.start(welcome, b"", b"")
+    session.server.queue(from_server)
+    expected = welcome + from_server
+    session.until_client_has(len(expected))
+    session.splice.send_notice(b"BYE\r\n", protocol.response_end)
+    assert session.until_client_has(len(expected) + 5) == expected + b"BYE\r\n"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "from_server"),
+    [
+        (IMAP4(), b"* 1 FETCH (BODY[] {6000}\r\n"),
+        (IMAP4(), b"* 1 FETCH (BODY[] {6000}\r\nDear Joe,\r\n"),
+        (IMAP4(), b"* 1 FETCH (BODY[] {6000}\r\nDear Joe,\r\n+ more\r\n"),
+        (IMAP4(), b"a2 OK Fetch comple"),
+        (IMAP4(), b"* 1 FETCH (BODY[] {6000}\r\n" + b"x" * 1000 + b" OK\r\n"),
+        (IMAP4(), b"a2 OK Fetch completed.\n"),
+        (ManageSieve(), b'{1000}\r\nrequire "fileinto";\r\n'),
+        (ManageSieve(), b"NO {20}\r\n"),
+    ],
+)
+def test_last_notice_is_not_sent_within_a_response(
+    session: SpliceUnderTest, protocol: Protocol, from_server: bytes
+) -> None:
+    session.splice.start(b"a1 OK in\r\n", b"", b"")
+    session.server.queue(from_server)
+    session.until_client_has(10 + len(from_server))
+    session.splice.send_notice(b"BYE\r\n", protocol.response_end)
+    session.splice.close()
+    session.until_end()
+    assert session.client.received == b"a1 OK in\r\n" + from_server
+
+
 def test_last_notice_is_not_sent_amid_other_octets(session: SpliceUnderTest) -> None:
+    anything = re.compile(b"")
     session.splice.start(b"", b"", b"")
-    session.splice.send_last(b'BYE "idle"\r\n')
+    session.splice.send_notice(b'BYE "idle"\r\n', anything)
     assert session.until_client_has(12) == b'BYE "idle"\r\n'
 
     session.client.reads = False
@@ -450,7 +517,7 @@ def test_last_notice_is_not_sent_amid_other_octets(session: SpliceUnderTest) -> 
     session.client.reads = True
     while session.client.move():
         pass
-    session.splice.send_last(b"BYE in the middle")
+    session.splice.send_notice(b"BYE in the middle", anything)
     session.until_client_has(12 + BIG)
     assert b"BYE" not in session.client.received[12:]
 
