@@ -1,7 +1,6 @@
 """The log: syslog, a file, standard output or standard error."""
 
 import os
-import re
 import select
 import socket
 import stat
@@ -155,21 +154,33 @@ def open_sink(facility: str) -> Sink:
     return Syslog(FACILITIES[facility.lower()])
 
 
-CONTROLS = re.compile(r"[\0-\x1f\x7f-\x9f\ud800-\udfff]")
-UNPRINTABLE = re.compile(r'[\0-\x1f"\x7f-\x9f\ud800-\udfff]')
-
-
 def printable(text: str) -> str:
     """Return a peer's text for use between quotes in a log line.
 
-    Quotes, control characters and undecodable octets become ``\\xNN``.
+    Quotes become ``\\x22``; other characters are escaped as in ``one_line``.
     """
-    return UNPRINTABLE.sub(escaped, text)
+    return one_line(text).replace('"', r"\x22")
 
 
-def escaped(found: re.Match[str]) -> str:
-    """Return the escape sequence of a character."""
-    return f"\\x{ord(found[0]) & 0xFF:02x}"
+def one_line(text: str) -> str:
+    """Escape whatever a log reader or a terminal could take for more than text.
+
+    That is all that Unicode does not call printable: control and format characters, separators
+    other than the space, unassigned characters, and octets that are not UTF-8.
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else escape_sequence(one) for one in text)
+
+
+def escape_sequence(character: str) -> str:
+    """Return ``\\xNN``, ``\\uNNNN`` or ``\\UNNNNNNNN``."""
+    number = ord(character)
+    if 0xDC80 <= number <= 0xDCFF:  # an octet that is not UTF-8 (surrogateescape)
+        number &= 0xFF
+    if number <= 0xFF:
+        return f"\\x{number:02x}"
+    return f"\\u{number:04x}" if number <= 0xFFFF else f"\\U{number:08x}"
 
 
 def describe_error(error: BaseException) -> str:
@@ -207,7 +218,7 @@ class Log:
             return
         if self.quiet and priority > Priority.ERROR:
             return
-        line = f"{self.timestamp()} {self.name}[{self.pid}]: {CONTROLS.sub(escaped, text)}"
+        line = f"{self.timestamp()} {self.name}[{self.pid}]: {one_line(text)}"
         self.sink.write(priority, line)
 
     def timestamp(self) -> str:

@@ -199,13 +199,13 @@ class LoginAttempt:
         for server in others:
             self.server = self.waits_for = self.shown(server)
             try:
-                return await upstream.log_in(server, credentials, self.own_greeting)
+                return await upstream.log_in(server, credentials, self.own_greeting, self.ends)
             except Failure as failure:
                 if not failure.try_next_server:
                     raise
                 self.site.log.error(f"{self.ends}: {failure.detail}; trying another server")
         self.server = self.waits_for = self.shown(last)
-        return await upstream.log_in(last, credentials, self.own_greeting)
+        return await upstream.log_in(last, credentials, self.own_greeting, self.ends)
 
     def with_port(self, server: Endpoint) -> Endpoint:
         """Return a server with the default port if it has none."""
@@ -228,7 +228,7 @@ class LoginAttempt:
             protocol=self.options.service.name,
             client_secure=self.secure,
             server_secure=server_secure,
-            status=f'"failed: {printable(failure.status)}"' if failure else "ok",
+            status=f'"failed: {printable(failure.status)}"' if failure else '"ok"',
             password=password,
         )
 

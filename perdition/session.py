@@ -206,12 +206,20 @@ class EstablishedSession(Splice):
         """Log that the session has been idle for too long, and tell the client."""
         options = self.site.options
         self.site.log.notice(f"{self.ends}: idle timeout ({options.timeout} s) exceeded")
-        self.send_last(options.service.protocol.idle_notice)
+        protocol = options.service.protocol
+        self.send_notice(protocol.closing_notice("idle for too long"), protocol.response_end)
+
+    def note_shutdown(self) -> None:
+        """Tell the client."""
+        protocol = self.site.options.service.protocol
+        notice = protocol.closing_notice("server is stopping", temporary=True)
+        self.send_notice(notice, protocol.response_end)
 
     def note_end(self) -> None:
         """Log the Close line, and release what the session has held."""
         if self.relog_timer:
             self.loop.timers.cancel(self.relog_timer)
+            self.relog_timer = None  # its action refers to this session
         self.site.splices.discard(self)
         self.site.counters.logged_out()
         moved = (self.up.octets, self.down.octets)

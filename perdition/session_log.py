@@ -24,8 +24,9 @@ def connect_line(ends: object, inetd_pid: int = 0) -> str:
 
 
 def identities(authorisation: str, user: str) -> str:
-    """Return the user's part of Auth and Close lines."""
-    return f'authorisation_id="{printable(authorisation)}" authentication_id="{printable(user)}"'
+    """Return the user's part of Auth and Close lines; NONE stands for no authorisation id."""
+    authorised = f'"{printable(authorisation)}"' if authorisation else "NONE"
+    return f'authorisation_id={authorised} authentication_id="{printable(user)}"'
 
 
 def auth_line(ends: object, login: LoginRecord) -> str:

@@ -98,4 +98,4 @@ class Site(NamedTuple):
         for task in list(self.loop.tasks):
             task.cancel()
         for splice in list(self.splices):
-            splice.close()
+            splice.shut_down()

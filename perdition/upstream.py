@@ -7,7 +7,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from perdition.dialogue_runner import DialogueRunner
-from perdition.endpoint import Endpoint
+from perdition.endpoint import ConnectionEnds, Endpoint
 from perdition.failure import ConnectFailed, Failure, NegotiationFailed, ServerGone
 from perdition.log import Log
 from perdition.net.connection_race import AllAttemptsFailed, first_success, interleaved
@@ -55,14 +55,18 @@ class Upstream:
         """Limits each wait for a server, unless ``login_timeout`` ends the login earlier."""
 
     async def log_in(
-        self, server: Endpoint, credentials: Credentials, own_greeting: bytes
+        self, server: Endpoint, credentials: Credentials, own_greeting: bytes, client: object
     ) -> tuple[Stream, Accepted]:
         """Return a stream on which the user is logged in, and the server's reply.
+
+        ``client`` is the client's connection, as the log calls it.
 
         Raises a Failure; the connection is then closed.
         """
         with self.counters.timed(Stage.CONNECT):
             stream = await self.connect(server)
+        if self.log.debugging:
+            self.log.debug(f"{client}: real server: {connection_text(stream)}")
         try:
             with self.counters.timed(Stage.LOGIN):
                 accepted = await self.negotiate(stream, server.host, credentials, own_greeting)
@@ -154,3 +158,12 @@ def shorter_limit(options: Options, *names: str) -> tuple[str, int]:
     """Return the option with the lowest time limit in seconds, and its value; 0 is no limit."""
     limits = [(name, getattr(options, name)) for name in names]
     return min(limits, key=lambda limit: limit[1] or inf)
+
+
+def connection_text(stream: Stream) -> str:
+    """Return both ends of a connection that has no TLS yet, for the log."""
+    assert isinstance(stream.sock, socket.socket)
+    try:
+        return str(ConnectionEnds.between(stream.sock.getsockname(), stream.sock.getpeername()))
+    except OSError as error:  # the real server has reset the connection
+        return f"connection lost: {error.strerror}"

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import socket
 from abc import ABC, abstractmethod
 from contextlib import suppress
@@ -21,6 +22,8 @@ BULK_ROUNDS = 4
 """How often one session may fill a pipe before other sessions get their turn."""
 UNREAD_ROUNDS = 16
 """How many buffers of unread octets are read and discarded before a connection is closed."""
+TAIL_SIZE = 128
+"""How many of the octets sent last are remembered, to recognise the end of a response."""
 SPARE_PIPES = 16
 """Maximum number of empty pipes that are kept for reuse."""
 
@@ -68,10 +71,23 @@ class Flow(Handler):
     """One direction of a session, and the handler of the socket that it reads from.
 
     What the sink does not accept at once is held in ``held`` or (in bulk transfers) in ``pipe``,
-    and nothing more is read until it has been sent (back-pressure).
+    and nothing more is read until it has been sent (back-pressure). ``octets`` counts what the sink
+    has accepted, except for the first ``uncounted`` octets.
     """
 
-    __slots__ = ("ended", "held", "octets", "pipe", "piped", "sink", "source", "splice", "total")
+    __slots__ = (
+        "closed",
+        "ended",
+        "held",
+        "octets",
+        "pipe",
+        "piped",
+        "sink",
+        "source",
+        "splice",
+        "total",
+        "uncounted",
+    )
 
     def __init__(
         self, splice: "Splice", source: Connection, sink: Connection, total: Total
@@ -83,8 +99,10 @@ class Flow(Handler):
         self.pipe: Pipe | None = None
         self.piped = 0
         self.octets = 0
+        self.uncounted = 0
         self.total = total
         self.ended = False
+        self.closed = False
 
     @property
     def blocked(self) -> bool:
@@ -93,24 +111,29 @@ class Flow(Handler):
 
     def ready(self, events: int) -> None:
         """Forward what can be forwarded, to and from the socket that is our source."""
+        if self.closed:
+            return  # by an earlier event of the same batch
         splice = self.splice
-        if splice.closed:
-            return  # an earlier event of the same batch has closed it
         splice.last = splice.loop.now
         try:
             if events & WRITE:
                 splice.opposite(self).flush()
-            if events & READ and not (self.ended or self.blocked or splice.closed):
+            if events & READ and not (self.ended or self.blocked or self.closed):
                 self.move()
         except ConnectionBroken as broken:
             splice.handle_broken(broken.connection)
 
     def fail(self) -> None:
         """End the session after an internal error."""
-        self.splice.close()
+        if not self.closed:
+            self.splice.close()
 
     def count(self, octets: int) -> None:
-        """Count octets that were read from the source."""
+        """Count octets that the sink has accepted."""
+        if self.uncounted:
+            skipped = min(self.uncounted, octets)
+            self.uncounted -= skipped
+            octets -= skipped
         self.octets += octets
         self.total[0] += octets
 
@@ -128,7 +151,6 @@ class Flow(Handler):
         if not count:
             self.handle_end()
             return
-        self.count(count)
         self.send(BUFFER[:count])
         if count == len(BUFFER) and not self.held and not tls_of(self.sink):
             self.move_in_bulk()
@@ -148,16 +170,10 @@ class Flow(Handler):
             pass
         except OSError as error:
             raise ConnectionBroken(self.source) from error
-        self.count(filled)
         if filled:
             self.send(BUFFER[:filled])
         if ended:
             self.handle_end()
-
-    def forward_unread(self, octets: bytes) -> None:
-        """Forward octets that the login dialogue has read but not used."""
-        self.count(len(octets))
-        self.send(memoryview(octets))
 
     def send(self, octets: memoryview) -> None:
         """Send as much as the sink accepts, and hold the rest."""
@@ -169,8 +185,8 @@ class Flow(Handler):
         except NOT_NOW:
             sent = 0
         except OSError as error:
-            self.octets -= len(octets)
             raise ConnectionBroken(self.sink) from error
+        self.count(sent)
         if sent < len(octets):
             self.held = bytes(octets[sent:])
             self.splice.watch()
@@ -190,7 +206,6 @@ class Flow(Handler):
                 raise ConnectionBroken(self.source) from error
             if not count:
                 break  # end of file: the next read reports it
-            self.count(count)
             self.piped += count
             if not self.drain_pipe():
                 self.splice.watch()
@@ -202,11 +217,13 @@ class Flow(Handler):
         assert self.pipe
         while self.piped:
             try:
-                self.piped -= os.splice(self.pipe[0], self.sink.fileno(), self.piped)
+                sent = os.splice(self.pipe[0], self.sink.fileno(), self.piped)
             except BlockingIOError:
                 return False
             except OSError as error:
                 raise ConnectionBroken(self.sink) from error
+            self.piped -= sent
+            self.count(sent)
         return True
 
     def release_pipe(self) -> None:
@@ -217,11 +234,19 @@ class Flow(Handler):
             self.piped = 0
 
     def discard(self) -> None:
-        """Stop forwarding. Octets that are still held do not count as forwarded."""
+        """Stop forwarding, and discard what is held."""
         self.ended = True
-        self.octets -= len(self.held) + self.piped
         self.held = b""
         self.release_pipe()
+
+    def close(self) -> None:
+        """Close the source. The reference to the splice goes, so that they form no cycle."""
+        self.closed = True
+        self.discard()
+        if tls := tls_of(self.source):
+            send_close_notify(tls)
+        self.source.close()
+        del self.splice
 
     def flush(self) -> None:
         """Send what is held, now that the sink accepts more."""
@@ -230,24 +255,27 @@ class Flow(Handler):
         if self.held:
             held, self.held = self.held, b""
             self.send(memoryview(held))
-        if not self.blocked:
-            if self.ended:
-                self.forward_end()
-            else:
-                self.move_pending()
-            self.splice.watch()
+        if self.blocked:
+            return
+        splice = self.splice
+        if self.ended:
+            self.forward_end()
+        else:
+            self.move_pending()
+        splice.watch()
 
     def move_pending(self) -> None:
         """Forward what TLS has decrypted already, which no selector reports."""
-        if tls_of(self.source) and not (self.blocked or self.splice.closed):
+        if tls_of(self.source) and not (self.blocked or self.closed):
             self.move_records()
 
     def handle_end(self) -> None:
         """Handle the end of file from the source."""
+        splice = self.splice
         self.ended = True
         if not self.blocked:
             self.forward_end()
-        self.splice.watch()
+        splice.watch()
 
     def forward_end(self) -> None:
         """Forward the end of file.
@@ -263,6 +291,26 @@ class Flow(Handler):
             cast(socket.socket, self.sink).shutdown(socket.SHUT_WR)
         except OSError as error:
             raise ConnectionBroken(self.sink) from error
+
+
+class DownFlow(Flow):
+    """The flow to the client. ``tail`` is the end of what was sent last, b"" if that is unknown."""
+
+    __slots__ = ("tail",)
+
+    def __init__(
+        self, splice: "Splice", source: Connection, sink: Connection, total: Total
+    ) -> None:
+        super().__init__(splice, source, sink, total)
+        self.tail = b""
+
+    def send(self, octets: memoryview) -> None:
+        self.tail = bytes(octets[-TAIL_SIZE:])
+        super().send(octets)
+
+    def move_in_bulk(self) -> None:
+        self.tail = b""
+        super().move_in_bulk()
 
 
 class Splice(ABC):
@@ -286,7 +334,7 @@ class Splice(ABC):
         self.server = server
         self.timeout = timeout
         self.up = Flow(self, client, server, totals[0])
-        self.down = Flow(self, server, client, totals[1])
+        self.down = DownFlow(self, server, client, totals[1])
         self.closed = False
         self.last = loop.now
         self.timer: Timer | None = None
@@ -294,6 +342,10 @@ class Splice(ABC):
     @abstractmethod
     def note_idle(self) -> None:
         """Called before the session is closed because of the idle timeout."""
+
+    @abstractmethod
+    def note_shutdown(self) -> None:
+        """Called before the session is closed because perdition stops."""
 
     @abstractmethod
     def note_end(self) -> None:
@@ -307,11 +359,13 @@ class Splice(ABC):
         if self.timeout:
             self.timer = self.loop.call_later(self.timeout, self.check_idle)
         try:
+            self.down.uncounted = len(welcome)
             self.down.send(memoryview(welcome))
+            self.down.tail = welcome
             if from_server:
-                self.down.forward_unread(from_server)
+                self.down.send(memoryview(from_server))
             if from_client:
-                self.up.forward_unread(from_client)
+                self.up.send(memoryview(from_client))
             for flow in (self.up, self.down):
                 flow.move_pending()
             self.watch()
@@ -340,11 +394,23 @@ class Splice(ABC):
         else:
             self.timer = self.loop.call_later(self.timeout - idle, self.check_idle)
 
-    def send_last(self, octets: bytes) -> None:
-        """Send the client a last notice, if nothing is held that must precede it."""
-        if not self.down.blocked:
+    def send_notice(self, notice: bytes, response_end: re.Pattern[bytes]) -> None:
+        """Send the client a last notice, unless that could be in the middle of a response.
+
+        ``response_end`` matches the end of a complete response, and what precedes the line only if
+        it begins with a line end.
+        """
+        tail = self.down.tail
+        if len(tail) == TAIL_SIZE:  # it may begin in the middle of a line
+            tail = tail[tail.find(b"\n") :]
+        if notice and not self.down.blocked and response_end.search(tail):
             with suppress(OSError):
-                self.client.send(octets)
+                self.client.send(notice)
+
+    def shut_down(self) -> None:
+        """End the session because perdition stops."""
+        self.note_shutdown()
+        self.close()
 
     def handle_broken(self, broken: Connection) -> None:
         """Handle a broken connection.
@@ -369,6 +435,7 @@ class Splice(ABC):
         self.closed = True
         if self.timer:
             self.loop.timers.cancel(self.timer)
+            self.timer = None
         with suppress(OSError):
             # With unread octets the system would reset the connection, and the client could lose
             # what it has not read yet.
@@ -377,8 +444,5 @@ class Splice(ABC):
                     break
         for flow in (self.up, self.down):
             self.loop.watch(flow.source.fileno(), 0, flow)
-            flow.discard()
-            if tls := tls_of(flow.source):
-                send_close_notify(tls)
-            flow.source.close()
+            flow.close()
         self.note_end()

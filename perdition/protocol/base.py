@@ -1,5 +1,6 @@
 """The interface of a protocol: its two dialogues, and the replies before and after them."""
 
+import re
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
@@ -19,8 +20,9 @@ class Protocol(ABC):
     """The protocol's name in ALPN (RFC 7301)."""
     logout_command: ClassVar[bytes]
     """Sent to a real server before the connection to it is closed."""
-    idle_notice: ClassVar[bytes] = b""
-    """Sent to a client before its idle connection is closed."""
+    response_end: ClassVar[re.Pattern[bytes]] = re.compile(rb"(?!)")
+    """Matches the end of a real server's octets after which a notice may follow: a complete line
+    that is a response of its own, not one within a literal, nor one that announces a literal."""
     unsendable: ClassVar[bytes] = b"\r\n\0"
     """Octets that must not be in a user name or a password sent to a real server."""
 
@@ -28,7 +30,7 @@ class Protocol(ABC):
     def greeting(self, hostname: str, terms: Terms) -> bytes:
         """Return the greeting for a client, line ends included."""
 
-    def closing_notice(self, reason: str) -> bytes:
+    def closing_notice(self, reason: str, *, temporary: bool = False) -> bytes:
         """Return what a client that is not logged in is told before we close its connection.
 
         POP3 has no such notice (RFC 1939, section 3).

@@ -69,12 +69,23 @@ def capability(terms: Terms) -> bytes:
     return fsencode(listed)
 
 
+RESPONSE_END = re.compile(
+    rb"(?:\A|\n)"
+    rb"(?:\* (?:OK|NO|BAD|FLAGS|STATUS|VANISHED|[0-9]+ [A-Z]+)|[^ \r\n*+]+ (?:OK|NO|BAD))\b"
+    rb"[^\r\n]*(?<!\})\r\n\Z"
+    rb"|\A\+[^\r\n]*\r\n\Z",  # as after IDLE; in a literal, + may begin a line of a patch
+    re.IGNORECASE,
+)
+"""A response that may be the last one for a while."""
+
+
 class IMAP4(Protocol):
     """The Internet Message Access Protocol."""
 
     capability_option = "imap_capability"
     alpn = "imap"
     logout_command = OUR_TAG + b" LOGOUT\r\n"
+    response_end = RESPONSE_END
     unsendable = b"\0"  # CR and LF go in a literal
 
     def own_greeting(self, hostname: str) -> bytes:
@@ -86,8 +97,9 @@ class IMAP4(Protocol):
     def refused_mechanisms(self, capability: str) -> list[str]:
         return re.findall(r"(?<!\S)AUTH=\S+", capability, re.IGNORECASE)
 
-    def closing_notice(self, reason: str) -> bytes:
-        return b"* BYE %b\r\n" % fsencode(reason)
+    def closing_notice(self, reason: str, *, temporary: bool = False) -> bytes:
+        code = b"[UNAVAILABLE] " if temporary else b""
+        return b"* BYE %b%b\r\n" % (code, fsencode(reason))
 
     def client(self, terms: Terms, secured: Terms) -> Dialogue[Credentials | None]:
         asked = False

@@ -78,7 +78,7 @@ class ManageSieve(Protocol):
     capability_option = "managesieve_capability"
     alpn = "managesieve"
     logout_command = b"LOGOUT\r\n"
-    idle_notice = b'BYE "idle for too long"\r\n'
+    response_end = re.compile(rb"(?:\A|\n)(?:OK|NO)\b[^\r\n]*(?<!\})\r\n\Z", re.IGNORECASE)
 
     def own_greeting(self, hostname: str) -> bytes:
         return quote(b"ManageSieve Ready " + fsencode(hostname))
@@ -91,8 +91,9 @@ class ManageSieve(Protocol):
         names = fsdecode(listed[1] or b"").split() if listed else []
         return [f"SASL {name}" for name in names if name.upper() != "PLAIN"]
 
-    def closing_notice(self, reason: str) -> bytes:
-        return b"BYE %b\r\n" % quote(fsencode(reason))
+    def closing_notice(self, reason: str, *, temporary: bool = False) -> bytes:
+        code = b"(TRYLATER) " if temporary else b""
+        return b"BYE %b%b\r\n" % (code, quote(fsencode(reason)))
 
     def client(self, terms: Terms, secured: Terms) -> Dialogue[Credentials | None]:
         while True:

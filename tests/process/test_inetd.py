@@ -114,7 +114,7 @@ def test_session(
         ends = f"{client.own_address}->127.0.0.1:{superserver.port}"
         line = inetd.wait_for_log("Connect: ")
         assert line.endswith(f"Connect: {ends} inetd_pid={superserver.pid}"), line
-        inetd.wait_for_log(f"Auth: {ends} .* status=ok")
+        inetd.wait_for_log(f'Auth: {ends} .* status="ok"')
         inetd.wait_for_log(rf"Close: {ends} .* received=\d+ sent=\d+")
 
 
@@ -275,7 +275,7 @@ def test_tls(protocol: str, use: str, inetd: InetdPerdition, folder: Path) -> No
     with ProgramOnSocket(program(protocol), *arguments) as served:
         log_in_and_out(served.client, "imap4", ClientTLS(use, authority.trusted()))
         assert served.status() == 0, inetd.log()
-    inetd.wait_for_log(f"Auth: .* client-secure={use} .* status=ok")
+    inetd.wait_for_log(f'Auth: .* client-secure={use} .* status="ok"')
 
 
 @pytest.mark.parametrize(

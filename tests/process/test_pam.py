@@ -204,7 +204,7 @@ def test_right_password(
     session = clients.log_in(proxy, ACCOUNT)
     session.use()
 
-    assert auth_line(proxy, session).endswith("status=ok")
+    assert auth_line(proxy, session).endswith('status="ok"')
     for worker in proxy.workers():
         uids, gids, groups = worker.ids()
         assert "0" not in uids | gids, worker

@@ -135,7 +135,7 @@ def test_reload(host: SystemdHost) -> None:
     host.does("systemctl start perdition")
     before = host.property_of("perdition@imap4", "MainPID")
     host.does("systemctl reload perdition")
-    host.machine.wait_for("grep -q 'perdition.imap4.*configuration reloaded' /var/log/mail/perdition.log")
+    host.machine.wait_for("grep -q 'perdition.imap4.*reloaded' /var/log/mail/perdition.log")
     assert host.property_of("perdition@imap4", "MainPID") == before
     assert host.reads_mail(IMAP4)
 

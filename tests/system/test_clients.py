@@ -55,4 +55,4 @@ def test_user_reads_their_own(
 
     assert [word for word in WORDS.values() if word in text] == [WORDS[user]], text
     server = stocked.real_server(user).server(client.protocol)
-    proxy.wait_for_log(rf'Auth: .* authentication_id="{user}" server="{server}" .* status=ok')
+    proxy.wait_for_log(rf'Auth: .* authentication_id="{user}" server="{server}" .* status="ok"')

@@ -158,7 +158,7 @@ def test_user_reads_their_own(
     assert [word for word in WORDS.values() if word in text] == [WORDS[user]], text
     proxy.wait_for_log(
         rf'Auth: .* client-secure={use} .* authentication_id="{user}" .* '
-        f"server-secure={outgoing} status=ok"
+        f'server-secure={outgoing} status="ok"'
     )
 
 
@@ -290,7 +290,7 @@ def test_services_for_tls_need_no_mode(
             accept_login(real, protocol)
             client.read_until(rb"You are so in")
 
-    proxy.wait_for_log(f"client-secure=ssl .* protocol={service} server-secure=ssl status=ok")
+    proxy.wait_for_log(f'client-secure=ssl .* protocol={service} server-secure=ssl status="ok"')
 
 
 @contextmanager

@@ -371,7 +371,7 @@ def without_starttls(text: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("mode", "status"),
     [
-        ("tls_outgoing", "server-secure=plaintext status=ok"),
+        ("tls_outgoing", 'server-secure=plaintext status="ok"'),
         ("tls_outgoing_force", 'server-secure=plaintext status="failed: TLS not present"'),
     ],
 )

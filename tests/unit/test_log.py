@@ -1,6 +1,7 @@
 """The log: the format of its lines, escaping, priorities, rotation and facilities."""
 
 import re
+import unicodedata
 from collections.abc import Callable
 from os import fsencode
 from pathlib import Path
@@ -20,7 +21,7 @@ LOGIN = LoginRecord(
     protocol="IMAP4",
     client_secure="plaintext",
     server_secure="starttls",
-    status="ok",
+    status='"ok"',
 )
 FAILED = LoginRecord(
     authorisation="ann",
@@ -43,8 +44,8 @@ FAILED = LoginRecord(
             auth_line(ENDS, LOGIN),
             (
                 "Auth: 192.0.2.1:4242->192.0.2.9:143 client-secure=plaintext "
-                'authorisation_id="" authentication_id="joe" server="mx:143" '
-                "protocol=IMAP4 server-secure=starttls status=ok"
+                'authorisation_id=NONE authentication_id="joe" server="mx:143" '
+                'protocol=IMAP4 server-secure=starttls status="ok"'
             ),
         ),
         (
@@ -60,6 +61,20 @@ FAILED = LoginRecord(
             (
                 "Close: 192.0.2.1:4242->192.0.2.9:143 "
                 'authorisation_id="ann" authentication_id="joe" received=10 sent=20'
+            ),
+        ),
+        (
+            close_line(ENDS, "", "joe", (10, 20)),
+            (
+                "Close: 192.0.2.1:4242->192.0.2.9:143 "
+                'authorisation_id=NONE authentication_id="joe" received=10 sent=20'
+            ),
+        ),
+        (
+            close_line(ENDS, "NONE", "joe", None),
+            (
+                "Close: 192.0.2.1:4242->192.0.2.9:143 "
+                'authorisation_id="NONE" authentication_id="joe"'
             ),
         ),
     ],
@@ -80,6 +95,10 @@ def test_session_lines_have_the_manuals_format(line: str, expected: str) -> None
         ("j\x1b[31m\x7f", r"j\x1b[31m\x7f"),
         ("j\x85oe", r"j\x85oe"),
         ("j\udcffoe", r"j\xffoe"),
+        ("j\u2028o\u2029e", r"j\u2028o\u2029e"),
+        ("j\u202eo\u200be\ufeff", r"j\u202eo\u200be\ufeff"),
+        ("j\xa0o\u3000e", r"j\xa0o\u3000e"),
+        ("j\U000e0001oe", r"j\U000e0001oe"),
     ],
 )
 def test_names_cannot_leave_their_quotes(text: str, shown: str) -> None:
@@ -91,6 +110,12 @@ def test_names_cannot_leave_their_quotes(text: str, shown: str) -> None:
     for line in lines:
         assert line.isprintable()
         assert fsencode(line).decode() == line
+
+
+def test_separators_and_invisible_characters_are_escaped() -> None:
+    for character in map(chr, range(0x110000)):
+        if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
+            assert printable(character).isascii()
 
 
 @pytest.fixture
@@ -118,7 +143,9 @@ def test_debug_overrides_quiet(path: Path, debug: bool, quiet: bool, written: li
         assert re.match(r"[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d perdition\.pop3\[\d+\]: ", line)
 
 
-@pytest.mark.parametrize("text", ["a\nb", "a\r\nAuth: forged status=ok", "a\0b", "a\x1bb"])
+@pytest.mark.parametrize(
+    "text", ["a\nb", "a\r\nAuth: forged status=ok", "a\0b", "a\x1bb", "a\x85b", "a\u2028b"]
+)
 def test_entry_is_one_line_whatever_it_contains(path: Path, text: str) -> None:
     Log("perdition", File(str(path))).error(text)
     [line] = path.read_text().split("\n")[:-1]

@@ -1,7 +1,9 @@
 """The splice: an established session's octets in both directions."""
 
+import gc
 import os
 import random
+import re
 import socket
 import struct
 import time
@@ -15,8 +17,11 @@ from perdition.net import splice as module
 from perdition.net import tls
 from perdition.net.loop import Loop
 from perdition.net.splice import BUFFER, PIPE_SIZE, SPARE_PIPES, Connection, Flow, Splice
-from perdition.net.tls import MOVING_WRITE_BUFFER
+from perdition.net.tls import MOVING_WRITE_BUFFER, PARTIAL_WRITE
 from perdition.net.transport import NOT_NOW, WantRead
+from perdition.protocol.base import Protocol
+from perdition.protocol.imap4 import IMAP4
+from perdition.protocol.managesieve import ManageSieve
 
 DEADLINE = 20.0
 CHUNK = 200_000
@@ -25,8 +30,8 @@ BIG = 8 << 20
 """Octets: more than the kernel buffers for both connections of a session."""
 
 
-def connected_pair() -> tuple[socket.socket, socket.socket]:
-    """Both ends of a TCP connection, non-blocking."""
+def connected_pair(tls: bool = False) -> tuple[Connection, Connection]:
+    """Both ends of a connection, non-blocking."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         near = socket.create_connection(listener.getsockname())
         far, _ = listener.accept()
@@ -34,7 +39,7 @@ def connected_pair() -> tuple[socket.socket, socket.socket]:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BUFFER)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BUFFER)
-    return near, far
+    return secured(near, far) if tls else (near, far)
 
 
 def anonymous() -> SSL.Context:
@@ -43,6 +48,7 @@ def anonymous() -> SSL.Context:
     context.set_max_proto_version(SSL.TLS1_2_VERSION)
     context.set_cipher_list(b"AECDH:@SECLEVEL=0")
     context.set_mode(MOVING_WRITE_BUFFER)
+    SSL._lib.SSL_CTX_clear_mode(context._context, PARTIAL_WRITE)  # as net.tls does
     return context
 
 
@@ -113,9 +119,10 @@ class SplicePeer:
 
     def reset(self) -> None:
         """Close the connection with a reset."""
-        assert isinstance(self.sock, socket.socket)
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.sock.close()
+        sock = self.sock.sock if isinstance(self.sock, tls.Connection) else self.sock
+        assert isinstance(sock, socket.socket)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()
 
 
 class RecordedSplice(Splice):
@@ -130,6 +137,9 @@ class RecordedSplice(Splice):
     def note_idle(self) -> None:
         self.events.append("idle")
 
+    def note_shutdown(self) -> None:
+        self.events.append("shutdown")
+
     def note_end(self) -> None:
         self.events.append("closed")
         self.at_end()
@@ -138,10 +148,11 @@ class RecordedSplice(Splice):
 class SpliceUnderTest:
     """A splice between a client and a real server, and its events."""
 
-    def __init__(self, loop: Loop, timeout: float = 0, tls: bool = False) -> None:
-        near_client, far_client = connected_pair()
-        bare = connected_pair()
-        near_server, far_server = secured(*bare) if tls else bare
+    def __init__(
+        self, loop: Loop, timeout: float = 0, tls: bool = False, client_tls: bool = False
+    ) -> None:
+        near_client, far_client = connected_pair(client_tls)
+        near_server, far_server = connected_pair(tls)
         self.loop = loop
         self.client, self.server = SplicePeer(far_client), SplicePeer(far_server)
         self.splice = RecordedSplice(loop, near_client, near_server, timeout)
@@ -150,9 +161,13 @@ class SpliceUnderTest:
     def turn(self) -> int:
         """Run the peers and the loop once; return how many octets the peers moved."""
         moved = self.client.move() + self.server.move()
+        self.run_loop()
+        return moved
+
+    def run_loop(self) -> None:
+        """Handle the events that are pending."""
         self.loop.call_soon_from_thread(self.stop)
         self.loop.run()
-        return moved
 
     def stop(self) -> None:
         self.loop.running = False
@@ -179,6 +194,19 @@ class SpliceUnderTest:
         while not (self.client.received_end and self.server.received_end):
             assert time.monotonic() < deadline, f"no end; {self.events}"
             self.turn()
+
+    def until_closed(self) -> None:
+        """Run until the splice has closed and both peers have read all that it sent."""
+        deadline = time.monotonic() + DEADLINE
+        while not self.splice.closed:
+            assert time.monotonic() < deadline, f"not closed; {self.events}"
+            with suppress(OSError):  # from a peer that a test has closed
+                self.turn()
+            self.run_loop()
+        for peer in (self.client, self.server):
+            with suppress(OSError):  # a test may have closed it
+                while peer.move():
+                    pass
 
     def until_stuck(self) -> None:
         still = 0
@@ -404,6 +432,12 @@ def test_idle_session_is_reported_and_then_closed(loop: Loop) -> None:
         session.until_end()
 
 
+def test_shutdown_is_reported_and_then_the_session_closed(session: SpliceUnderTest) -> None:
+    session.splice.start(b"", b"", b"")
+    session.splice.shut_down()
+    assert session.events == ["shutdown", "closed"]
+
+
 def test_session_with_traffic_is_not_idle(loop: Loop) -> None:
     with closing(SpliceUnderTest(loop, timeout=0.2)) as session:
         session.splice.start(b"", b"", b"")
@@ -418,9 +452,63 @@ def test_session_with_traffic_is_not_idle(loop: Loop) -> None:
         assert session.events == []
 
 
+@pytest.mark.parametrize(
+    ("protocol", "from_server"),
+    [
+        (IMAP4(), b""),
+        (IMAP4(), b"a2 OK Fetch completed.\r\n"),
+        (IMAP4(), b"* 1 FETCH (BODY[] {6}\r\n* 1 X\r\n)\r\na2 OK [X] done\r\n"),
+        (IMAP4(), b"+ idling\r\n"),
+        (IMAP4(), b"* OK Still here\r\n"),
+        (IMAP4(), b"* 23 EXISTS\r\n* 1 RECENT\r\n"),
+        (ManageSieve(), b""),
+        (ManageSieve(), b'"a" ACTIVE\r\nOK\r\n'),
+        (ManageSieve(), b'NO (NONEXISTENT) "no such script"\r\n'),
+    ],
+)
+def test_last_notice_follows_a_complete_response(
+    session: SpliceUnderTest, protocol: Protocol, from_server: bytes
+) -> None:
+    welcome = b"a1 OK [CAPABILITY %b] in\r\n" % (b"IMAP4rev1 " * 100)
+    if isinstance(protocol, ManageSieve):
+        welcome = b'OK "in"\r\n'
+    session.splice.start(welcome, b"", b"")
+    session.server.queue(from_server)
+    expected = welcome + from_server
+    session.until_client_has(len(expected))
+    session.splice.send_notice(b"BYE\r\n", protocol.response_end)
+    assert session.until_client_has(len(expected) + 5) == expected + b"BYE\r\n"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "from_server"),
+    [
+        (IMAP4(), b"* 1 FETCH (BODY[] {6000}\r\n"),
+        (IMAP4(), b"* 1 FETCH (BODY[] {6000}\r\nDear Joe,\r\n"),
+        (IMAP4(), b"* 1 FETCH (BODY[] {6000}\r\nDear Joe,\r\n+ more\r\n"),
+        (IMAP4(), b"a2 OK Fetch comple"),
+        (IMAP4(), b"* 1 FETCH (BODY[] {6000}\r\n" + b"x" * 1000 + b" OK\r\n"),
+        (IMAP4(), b"a2 OK Fetch completed.\n"),
+        (ManageSieve(), b'{1000}\r\nrequire "fileinto";\r\n'),
+        (ManageSieve(), b"NO {20}\r\n"),
+    ],
+)
+def test_last_notice_is_not_sent_within_a_response(
+    session: SpliceUnderTest, protocol: Protocol, from_server: bytes
+) -> None:
+    session.splice.start(b"a1 OK in\r\n", b"", b"")
+    session.server.queue(from_server)
+    session.until_client_has(10 + len(from_server))
+    session.splice.send_notice(b"BYE\r\n", protocol.response_end)
+    session.splice.close()
+    session.until_end()
+    assert session.client.received == b"a1 OK in\r\n" + from_server
+
+
 def test_last_notice_is_not_sent_amid_other_octets(session: SpliceUnderTest) -> None:
+    anything = re.compile(b"")
     session.splice.start(b"", b"", b"")
-    session.splice.send_last(b'BYE "idle"\r\n')
+    session.splice.send_notice(b'BYE "idle"\r\n', anything)
     assert session.until_client_has(12) == b'BYE "idle"\r\n'
 
     session.client.reads = False
@@ -429,9 +517,30 @@ def test_last_notice_is_not_sent_amid_other_octets(session: SpliceUnderTest) -> 
     session.client.reads = True
     while session.client.move():
         pass
-    session.splice.send_last(b"BYE in the middle")
+    session.splice.send_notice(b"BYE in the middle", anything)
     session.until_client_has(12 + BIG)
     assert b"BYE" not in session.client.received[12:]
+
+
+@pytest.mark.parametrize("ending", ["client", "server", "timeout"])
+def test_finished_sessions_leave_nothing_for_the_garbage_collector(loop: Loop, ending: str) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(10):
+            with closing(SpliceUnderTest(loop, timeout=60)) as session:
+                session.splice.start(b"OK in\r\n", b"from client", b"from server")
+                session.until_client_has(18)
+                session.until_server_has(11)
+                if ending == "timeout":
+                    session.splice.close()
+                else:
+                    getattr(session, ending).reset()
+                session.until_closed()
+            del session
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 def test_session_does_not_get_events_of_a_closed_one(loop: Loop) -> None:
