@@ -38,7 +38,8 @@ class Protocol(ABC):
     def client(self, terms: Terms, secured: Terms) -> Dialogue[Credentials | None]:
         """Serve a client until it sends credentials; returns None if the connection must be closed.
 
-        ``terms`` apply now, ``secured`` after STARTTLS.
+        ``terms`` apply now, ``secured`` after STARTTLS. If the login would be refused, credentials
+        without a password are enough, so that no client need send it.
         """
 
     @abstractmethod

@@ -38,12 +38,14 @@ def shown(line: bytes) -> bytes:
 
 
 def capabilities(terms: Terms) -> list[str]:
-    """Return the lines of our response to CAPA, with STLS as it applies now.
+    """Return the lines of our response to CAPA, with STLS, USER and SASL as they apply now.
 
     The option separates them by dots or, as before perdition 1.18, by two spaces.
     """
     delimiter = "  " if "  " in terms.capability else "."
     listed = [word for word in terms.capability.split(delimiter) if word and word != "STLS"]
+    if terms.login_disabled:
+        listed = [word for word in listed if word.split()[:1] not in (["USER"], ["SASL"])]
     return [*listed, "STLS"] if terms.starttls else listed
 
 
@@ -88,14 +90,12 @@ class POP3(Protocol):
                 case _ if b"\0" in line:
                     yield from refuse(b"-ERR a line must not contain NUL\r\n")
                 case b"USER", bytes(name) if b" " not in name:
+                    if terms.login_disabled:
+                        return Credentials(fsdecode(name), b"")
                     user = name
                     yield Write(b"+OK send the password\r\n")
-                case b"USER", _:
-                    yield from refuse(b"-ERR use USER name\r\n")
                 case b"PASS", bytes(password) if user:
                     return Credentials(fsdecode(user), password)
-                case b"PASS", _:
-                    yield from refuse(b"-ERR use USER name first, then PASS password\r\n")
                 case b"CAPA", None:
                     listed = "".join(f"{word}\r\n" for word in capabilities(terms))
                     yield Write(b"+OK capabilities follow\r\n" + fsencode(listed) + b".\r\n")
@@ -109,7 +109,7 @@ class POP3(Protocol):
                 case b"AUTH", _:
                     yield Write(b"-ERR use USER and PASS\r\n")
                 case _:
-                    yield from refuse(b"-ERR use USER name, PASS password, CAPA or QUIT\r\n")
+                    yield from refuse(b"-ERR use USER name, then PASS password; CAPA or QUIT\r\n")
 
     def login(
         self, credentials: Credentials, own_greeting: bytes, upgrade: StartTLSPolicy

@@ -139,6 +139,19 @@ class TestClient:
         assert dialogue.answers[0] == b"+OK"
         assert dialogue.lines[1:] == [*listed, b"."]
 
+    @pytest.mark.parametrize("capability", ["UIDL.USER", "UIDL  SASL PLAIN  USER"])
+    def test_no_login_is_offered_while_it_is_disabled(
+        self, pop3: ProtocolUnderTest, capability: str
+    ) -> None:
+        disabled = Terms(capability, starttls=True, login_disabled=True)
+        assert pop3.client(b"CAPA\r\n", disabled).lines[1:] == [b"UIDL", b"STLS", b"."]
+
+    def test_no_password_is_requested_while_logins_are_disabled(
+        self, pop3: ProtocolUnderTest
+    ) -> None:
+        dialogue = pop3.client(b"USER joe\r\n", Terms("USER", login_disabled=True))
+        assert (dialogue.sent, dialogue.outcome) == (b"", Credentials("joe", b""))
+
     def test_user_name_from_before_tls_is_forgotten(self, pop3: ProtocolUnderTest) -> None:
         dialogue = pop3.client(b"USER joe\r\nSTLS\r\n", TLS_OFFERED)
         assert (dialogue.answers, dialogue.upgrades) == ([b"+OK", b"+OK"], 1)
