@@ -19,8 +19,8 @@ class Protocol(ABC):
     """Sent to a real server before the connection to it is closed."""
     idle_notice: ClassVar[bytes] = b""
     """Sent to a client before its idle connection is closed."""
-    unsendable: ClassVar[bytes] = b"\r\n\0"
-    """Octets that must not be in a user name or a password sent to a real server."""
+    unsendable: ClassVar[bytes]
+    """Octets that the protocol cannot carry in a user name or a password."""
 
     @abstractmethod
     def greeting(self, hostname: str, terms: Terms) -> bytes:
@@ -66,8 +66,8 @@ class Protocol(ABC):
     def require_sendable(self, *texts: bytes) -> None:
         """Raise Rejected if a text contains octets that would end the command it is sent in."""
         for text in texts:
-            if any(octet in self.unsendable for octet in text):
-                raise Rejected("the user name or the password contains CR, LF or NUL")
+            if not set(text).isdisjoint(self.unsendable):
+                raise Rejected("the user name or the password contains a control character")
 
 
 def unexpected(what: str, line: bytes | None = None) -> NegotiationFailed:

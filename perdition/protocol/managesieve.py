@@ -79,6 +79,7 @@ class ManageSieve(Protocol):
 
     alpn = "managesieve"
     logout_command = b"LOGOUT\r\n"
+    unsendable = b"\r\n\0"
     idle_notice = b'BYE "idle for too long"\r\n'
 
     def own_greeting(self, hostname: str) -> bytes:

@@ -26,6 +26,9 @@ LINE_LIMIT = 4096
 CAPABILITY_LIMIT = 256
 """Maximum lines in a real server's response to CAPA."""
 
+CONTROL_CHARACTERS = bytes((*range(0x20), 0x7F))
+"""Octets that are not printable (RFC 1939, section 3). Octets above 0x7f are used in practice."""
+
 REFUSAL = re.compile(rb"-ERR\b(?: \[([^]/ ]+)[^]]*\])?", re.IGNORECASE)
 
 
@@ -65,6 +68,7 @@ class POP3(Protocol):
 
     alpn = "pop3"
     logout_command = b"QUIT\r\n"
+    unsendable = CONTROL_CHARACTERS
 
     def own_greeting(self, hostname: str) -> bytes:
         return b"+OK POP3 Ready " + fsencode(hostname)
@@ -87,8 +91,8 @@ class POP3(Protocol):
                 yield Write(b"-ERR line too long, closing\r\n")
                 return None
             match cut_command(line):
-                case _ if b"\0" in line:
-                    yield from refuse(b"-ERR a line must not contain NUL\r\n")
+                case _ if not set(line).isdisjoint(CONTROL_CHARACTERS):
+                    yield from refuse(b"-ERR a line must not contain control characters\r\n")
                 case b"USER", bytes(name) if b" " not in name:
                     if terms.login_disabled:
                         return Credentials(fsdecode(name), b"")

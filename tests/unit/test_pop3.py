@@ -82,6 +82,9 @@ class TestClient:
             b"USER ",
             b"USER two words",
             b"USER jo\0e",
+            b"USER jo\te",
+            b"USER joe\x7f",
+            b"PASS se\rcret",
             b"PASS secret",
             b"PASS",
             b"NOOP",
@@ -177,7 +180,7 @@ class TestRealServer:
         dialogue = pop3.login(b"+OK\r\n+OK\r\n+OK\r\n", credentials=credentials)
         assert dialogue.sent == b"USER %b\r\nPASS %b\r\n" % (user, password)
 
-    @pytest.mark.parametrize("octet", [b"\r", b"\n", b"\0"])
+    @pytest.mark.parametrize("octet", [b"\r", b"\n", b"\0", b"\t", b"\x1b", b"\x7f"])
     @pytest.mark.parametrize(("user", "password"), [(b"j%boe", b"pw"), (b"joe", b"p%bw")])
     def test_octets_that_break_commands_are_never_sent(
         self, pop3: ProtocolUnderTest, user: bytes, password: bytes, octet: bytes
