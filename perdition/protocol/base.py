@@ -19,6 +19,8 @@ class Protocol(ABC):
     """Sent to a real server before the connection to it is closed."""
     idle_notice: ClassVar[bytes] = b""
     """Sent to a client before its idle connection is closed."""
+    shutdown_notice: ClassVar[bytes] = b""
+    """Sent to a client before its connection is closed because perdition stops."""
     unsendable: ClassVar[bytes]
     """Octets that the protocol cannot carry in a user name or a password."""
 

@@ -74,6 +74,8 @@ class IMAP4(Protocol):
 
     alpn = "imap"
     logout_command = OUR_TAG + b" LOGOUT\r\n"
+    idle_notice = b"* BYE idle for too long\r\n"
+    shutdown_notice = b"* BYE [UNAVAILABLE] server is stopping\r\n"
     unsendable = b"\0"  # CR and LF go in a literal
 
     def own_greeting(self, hostname: str) -> bytes:

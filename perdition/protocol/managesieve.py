@@ -81,6 +81,7 @@ class ManageSieve(Protocol):
     logout_command = b"LOGOUT\r\n"
     unsendable = b"\r\n\0"
     idle_notice = b'BYE "idle for too long"\r\n'
+    shutdown_notice = b'BYE (TRYLATER) "server is stopping"\r\n'
 
     def own_greeting(self, hostname: str) -> bytes:
         return quote(b"ManageSieve Ready " + fsencode(hostname))
