@@ -200,7 +200,8 @@ class Options:
         "IMAP4 IMAP4REV1",
         "What is announced to IMAP clients before they log in, divided by spaces. STARTTLS and "
         "LOGINDISABLED come and go with what is possible. LITERAL+ may be added if all real "
-        "servers have it too.",
+        "servers have it too. testssl.sh and some clients need IMAP4rev1, spelled like that, e.g. "
+        '"IMAP4rev1 ID".',
     )
     inetd_mode: bool = option(
         FLAG, False, "Serve one client on standard input and output.", short="i", restart=True
