@@ -3,7 +3,12 @@
 import re
 from os import fsdecode, fsencode
 
-from perdition.failure import ConnectedToItself, Failure, ServerTLSNotPresent
+from perdition.failure import (
+    ConnectedToItself,
+    Failure,
+    MechanismUnavailable,
+    ServerTLSNotPresent,
+)
 from perdition.protocol.base import SERVER_LINE_LIMIT, Protocol, unexpected
 from perdition.protocol.dialogue import (
     REDACTED,
@@ -29,6 +34,7 @@ CAPABILITY_LIMIT = 256
 CONTROL_CHARACTERS = bytes((*range(0x20), 0x7F))
 """Octets that are not printable (RFC 1939, section 3). Octets above 0x7f are used in practice."""
 
+USER_REFUSED = re.compile(rb"-ERR \[AUTH\]", re.IGNORECASE)
 REFUSAL = re.compile(rb"-ERR\b(?: \[([^]/ ]+)[^]]*\])?", re.IGNORECASE)
 
 
@@ -129,6 +135,8 @@ class POP3(Protocol):
         self.require_sendable(user, credentials.password)
         yield Write(b"USER " + user + b"\r\n")
         line = yield ReadLine(SERVER_LINE_LIMIT)
+        if USER_REFUSED.match(line) and (yield from self.requires_tls()):
+            raise MechanismUnavailable("the real server requires TLS: it has no USER without STLS")
         if is_ok(line):
             password = b"PASS " + credentials.password + b"\r\n"
             yield Write(password, shown=b"PASS " + REDACTED + b"\r\n")
@@ -138,6 +146,14 @@ class POP3(Protocol):
         if found := REFUSAL.match(line):
             raise refused(line, found[0], found[1] or b"", credentials)
         raise unexpected("USER or PASS")
+
+    def requires_tls(self) -> Dialogue[bool]:
+        """Return whether the real server has USER only after STLS.
+
+        Such servers refuse USER with the code AUTH, as they do wrong credentials.
+        """
+        announced = yield from self.announced()
+        return b"STLS" in announced and b"USER" not in announced
 
     def upgrade(self, upgrade: StartTLSPolicy) -> Dialogue[None]:
         """Negotiate TLS with the real server if it offers STLS.

@@ -163,6 +163,11 @@ class TestClient:
         assert dialogue.answers[2:] == [b"-ERR", b"+OK", b"UIDL", b"USER", b".", b"-ERR"]
 
 
+CAPA_WITH_STLS = b"+OK\r\nUIDL\r\nstls\r\n.\r\n"
+CAPA_WITHOUT = b"+OK\r\nUIDL\r\n.\r\n"
+NO_CAPA = b"-ERR what?\r\n"
+
+
 class TestRealServer:
     def test_each_command_waits_for_its_answer(self, pop3: ProtocolUnderTest) -> None:
         dialogue = pop3.login(b"+OK hi\r\n")
@@ -216,13 +221,35 @@ class TestRealServer:
         with pytest.raises(LineTooLong):
             pop3.login(b"+OK " + b"x" * 70_000)
 
+    @pytest.mark.parametrize(
+        ("capabilities", "failure"),
+        [
+            (b"+OK\r\nUIDL\r\nSTLS\r\n.\r\n", MechanismUnavailable),
+            (b"+OK\r\nUSER\r\nSTLS\r\n.\r\n", Rejected),
+            (b"+OK\r\nUIDL\r\n.\r\n", Rejected),
+            (NO_CAPA, Rejected),
+        ],
+    )
+    def test_server_that_requires_tls_is_not_the_users_fault(
+        self, pop3: ProtocolUnderTest, capabilities: bytes, failure: type[Failure]
+    ) -> None:
+        dialogue = pop3.login(b"+OK hi\r\n-ERR [AUTH] no plaintext\r\n")
+        with pytest.raises(failure):
+            dialogue.receive(capabilities)
+        assert dialogue.sent == b"USER joe\r\nCAPA\r\n"
+
+    def test_wrong_password_is_wrong_without_further_questions(
+        self, pop3: ProtocolUnderTest
+    ) -> None:
+        with pytest.raises(Rejected):
+            pop3.login(b"+OK hi\r\n+OK\r\n-err [auth] wrong\r\n")
+
     @pytest.mark.parametrize("accepted", [b"", b"+OK\r\n"], ids=["user", "password"])
     @pytest.mark.parametrize(
         ("line", "failure"),
         [
             (b"-ERR wrong", Rejected),
             (b"-ERR", Rejected),
-            (b"-err [auth] wrong", Rejected),
             (b"-ERR [IN-USE] locked", ServerRefused),
             (b"-ERR [LOGIN-DELAY 30] later", ServerRefused),
             (b"-ERR [SYS/TEMP] later", ServerRefused),
@@ -241,11 +268,6 @@ class TestRealServer:
     def test_unexpected_reply_ends_the_login(self, pop3: ProtocolUnderTest) -> None:
         with pytest.raises(NegotiationFailed):
             pop3.login(b"+OK hi\r\n+OK\r\ngarbage\r\n")
-
-
-CAPA_WITH_STLS = b"+OK\r\nUIDL\r\nstls\r\n.\r\n"
-CAPA_WITHOUT = b"+OK\r\nUIDL\r\n.\r\n"
-NO_CAPA = b"-ERR what?\r\n"
 
 
 class TestUpgrade:
