@@ -124,7 +124,10 @@ class Session:
         return self.protocol.client(self.terms(), self.terms(secure=True))
 
     def terms(self, secure: bool = False) -> Terms:
-        """Return the terms under which the client may log in, now or once it has TLS."""
+        """Return the terms under which the client may log in, now or once it has TLS.
+
+        ``login_disabled`` is true where LoginAttempt refuses every login.
+        """
         listen = self.options.tls.listen
         can_upgrade = (
             listen in (TLSUse.TLS, TLSUse.TLS_FORCE)

@@ -208,7 +208,8 @@ class Options:
         "IMAP4 IMAP4REV1",
         "The capabilities announced to IMAP clients before login, separated by spaces. STARTTLS "
         "and LOGINDISABLED are added and removed as needed. LITERAL+ may be added if all real "
-        "servers support it.",
+        "servers support it. testssl.sh and some clients need IMAP4rev1, spelled like that, e.g. "
+        '"IMAP4rev1 ID".',
     )
     inetd_mode: bool = option(
         FLAG, False, "Serve one client on standard input and output.", short="i", restart=True

@@ -23,8 +23,8 @@ class Protocol(ABC):
     response_end: ClassVar[re.Pattern[bytes]] = re.compile(rb"(?!)")
     """Matches the end of a real server's octets after which a notice may follow: a complete line
     that is a response of its own, not one within a literal, nor one that announces a literal."""
-    unsendable: ClassVar[bytes] = b"\r\n\0"
-    """Octets that must not be in a user name or a password sent to a real server."""
+    unsendable: ClassVar[bytes]
+    """Octets that the protocol cannot carry in a user name or a password."""
 
     @abstractmethod
     def greeting(self, hostname: str, terms: Terms) -> bytes:
@@ -49,7 +49,8 @@ class Protocol(ABC):
     def client(self, terms: Terms, secured: Terms) -> Dialogue[Credentials | None]:
         """Serve a client until it sends credentials; returns None if the connection must be closed.
 
-        ``terms`` apply now, ``secured`` after STARTTLS.
+        ``terms`` apply now, ``secured`` after STARTTLS. If the login would be refused, credentials
+        without a password are enough, so that no client need send it.
         """
 
     @abstractmethod
@@ -76,8 +77,8 @@ class Protocol(ABC):
     def require_sendable(self, *texts: bytes) -> None:
         """Raise Rejected if a text contains octets that would end the command it is sent in."""
         for text in texts:
-            if any(octet in self.unsendable for octet in text):
-                raise Rejected("the user name or the password contains CR, LF or NUL")
+            if not set(text).isdisjoint(self.unsendable):
+                raise Rejected("the user name or the password contains a control character")
 
 
 def unexpected(what: str, line: bytes | None = None) -> NegotiationFailed:

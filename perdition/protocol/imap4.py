@@ -26,10 +26,10 @@ from perdition.protocol.dialogue import (
     refuse,
 )
 from perdition.protocol.refusals import refused
-from perdition.protocol.strings import LITERAL, QUOTABLE, Grammar, Malformed, quote
+from perdition.protocol.strings import COMMAND_LIMIT, LITERAL, QUOTABLE, Grammar, Malformed, quote
 
 LINE_LIMIT = 8192
-"""Maximum octets in a client's line, literals not included (RFC 7162, section 4)."""
+"""Maximum octets in a client's line (RFC 7162, section 4), except of ID."""
 UNTAGGED_LIMIT = 65536
 """Maximum octets in the untagged responses before a tagged one."""
 QUOTED_LIMIT = 1000
@@ -106,7 +106,7 @@ class IMAP4(Protocol):
         while True:
             tag = UNTAGGED
             try:
-                line = yield ReadLine(LINE_LIMIT, shown)
+                line = yield ReadLine(COMMAND_LIMIT, shown)
                 tag, name, rest = self.cut_command(line)
                 pieces = yield from GRAMMAR.read_literals(line)
                 match name:
@@ -144,11 +144,15 @@ class IMAP4(Protocol):
     def cut_command(self, line: bytes) -> tuple[bytes, bytes, bytes]:
         """Split a line into tag, name in upper case, and the rest with its leading space.
 
-        An invalid tag is returned as UNTAGGED. Trailing blanks are ignored.
+        An invalid tag is returned as UNTAGGED. Trailing blanks are ignored. Raises LineTooLong for
+        a command other than ID that exceeds LINE_LIMIT.
         """
         tag, _, command = line.rstrip(b" ").partition(b" ")
         name, space, arguments = command.partition(b" ")
-        return tag if TAG.fullmatch(tag) else UNTAGGED, name.upper(), space + arguments
+        name = name.upper()
+        if len(line) > LINE_LIMIT and name != b"ID":
+            raise LineTooLong
+        return tag if TAG.fullmatch(tag) else UNTAGGED, name, space + arguments
 
     def credentials(self, tag: bytes, pieces: list[bytes]) -> Credentials:
         """Return the arguments of LOGIN; raises Malformed, also for an empty user name."""

@@ -57,9 +57,11 @@ def shown(line: bytes) -> bytes:
 
 
 def capabilities(terms: Terms) -> bytes:
-    """Return our capabilities, one per line, with STARTTLS as it applies now."""
+    """Return our capabilities, one per line, with STARTTLS and SASL as they apply now."""
     listed = [word.strip() for word in terms.capability.split("  ")]
     listed = [word for word in listed if word and word.upper() != '"STARTTLS"']
+    if terms.login_disabled:
+        listed = ['"SASL" ""' if word.upper().startswith('"SASL"') else word for word in listed]
     if terms.starttls:
         listed.append('"STARTTLS"')
     return fsencode("".join(f"{word}\r\n" for word in listed))
@@ -79,6 +81,7 @@ class ManageSieve(Protocol):
     alpn = "managesieve"
     logout_command = b"LOGOUT\r\n"
     response_end = re.compile(rb"(?:\A|\n)(?:OK|NO)\b[^\r\n]*(?<!\})\r\n\Z", re.IGNORECASE)
+    unsendable = b"\r\n\0"
 
     def own_greeting(self, hostname: str) -> bytes:
         return quote(b"ManageSieve Ready " + fsencode(hostname))
@@ -103,6 +106,8 @@ class ManageSieve(Protocol):
                 pieces = yield from GRAMMAR.read_literals(line)
                 arguments = GRAMMAR.arguments([space + rest, *pieces[1:]])
                 match name.upper(), arguments:
+                    case b"AUTHENTICATE", [_] if terms.login_disabled:
+                        return Credentials("", b"")
                     case b"AUTHENTICATE", [mechanism, *initial] if len(initial) < 2:
                         return (yield from self.credentials(mechanism, initial))
                     case b"CAPABILITY", []:

@@ -3,7 +3,12 @@
 import re
 from os import fsdecode, fsencode
 
-from perdition.failure import ConnectedToItself, Failure, ServerTLSNotPresent
+from perdition.failure import (
+    ConnectedToItself,
+    Failure,
+    MechanismUnavailable,
+    ServerTLSNotPresent,
+)
 from perdition.protocol.base import SERVER_LINE_LIMIT, Protocol, unexpected
 from perdition.protocol.dialogue import (
     REDACTED,
@@ -26,6 +31,10 @@ LINE_LIMIT = 4096
 CAPABILITY_LIMIT = 256
 """Maximum lines in a real server's response to CAPA."""
 
+CONTROL_CHARACTERS = bytes((*range(0x20), 0x7F))
+"""Octets that are not printable (RFC 1939, section 3). Octets above 0x7f are used in practice."""
+
+USER_REFUSED = re.compile(rb"-ERR \[AUTH\]", re.IGNORECASE)
 REFUSAL = re.compile(rb"-ERR\b(?: \[([^]/ ]+)[^]]*\])?", re.IGNORECASE)
 
 
@@ -38,12 +47,14 @@ def shown(line: bytes) -> bytes:
 
 
 def capabilities(terms: Terms) -> list[str]:
-    """Return the lines of our response to CAPA, with STLS as it applies now.
+    """Return the lines of our response to CAPA, with STLS, USER and SASL as they apply now.
 
     The option separates them by dots or, as before perdition 1.18, by two spaces.
     """
     delimiter = "  " if "  " in terms.capability else "."
     listed = [word for word in terms.capability.split(delimiter) if word and word != "STLS"]
+    if terms.login_disabled:
+        listed = [word for word in listed if word.split()[:1] not in (["USER"], ["SASL"])]
     return [*listed, "STLS"] if terms.starttls else listed
 
 
@@ -64,6 +75,7 @@ class POP3(Protocol):
     capability_option = "pop_capability"
     alpn = "pop3"
     logout_command = b"QUIT\r\n"
+    unsendable = CONTROL_CHARACTERS
 
     def own_greeting(self, hostname: str) -> bytes:
         return b"+OK POP3 Ready " + fsencode(hostname)
@@ -86,17 +98,15 @@ class POP3(Protocol):
                 yield Write(b"-ERR line too long, closing\r\n")
                 return None
             match cut_command(line):
-                case _ if b"\0" in line:
-                    yield from refuse(b"-ERR a line must not contain NUL\r\n")
+                case _ if not set(line).isdisjoint(CONTROL_CHARACTERS):
+                    yield from refuse(b"-ERR a line must not contain control characters\r\n")
                 case b"USER", bytes(name) if b" " not in name:
+                    if terms.login_disabled:
+                        return Credentials(fsdecode(name), b"")
                     user = name
                     yield Write(b"+OK send the password\r\n")
-                case b"USER", _:
-                    yield from refuse(b"-ERR use USER name\r\n")
                 case b"PASS", bytes(password) if user:
                     return Credentials(fsdecode(user), password)
-                case b"PASS", _:
-                    yield from refuse(b"-ERR use USER name first, then PASS password\r\n")
                 case b"CAPA", None:
                     listed = "".join(f"{word}\r\n" for word in capabilities(terms))
                     yield Write(b"+OK capabilities follow\r\n" + fsencode(listed) + b".\r\n")
@@ -110,7 +120,7 @@ class POP3(Protocol):
                 case b"AUTH", _:
                     yield Write(b"-ERR use USER and PASS\r\n")
                 case _:
-                    yield from refuse(b"-ERR use USER name, PASS password, CAPA or QUIT\r\n")
+                    yield from refuse(b"-ERR use USER name, then PASS password; CAPA or QUIT\r\n")
 
     def login(
         self, credentials: Credentials, own_greeting: bytes, upgrade: StartTLSPolicy
@@ -126,6 +136,8 @@ class POP3(Protocol):
         self.require_sendable(user, credentials.password)
         yield Write(b"USER " + user + b"\r\n")
         line = yield ReadLine(SERVER_LINE_LIMIT)
+        if USER_REFUSED.match(line) and (yield from self.requires_tls()):
+            raise MechanismUnavailable("the real server requires TLS: it has no USER without STLS")
         if is_ok(line):
             password = b"PASS " + credentials.password + b"\r\n"
             yield Write(password, shown=b"PASS " + REDACTED + b"\r\n")
@@ -135,6 +147,14 @@ class POP3(Protocol):
         if found := REFUSAL.match(line):
             raise refused(line, found[0], found[1] or b"", credentials)
         raise unexpected("USER or PASS")
+
+    def requires_tls(self) -> Dialogue[bool]:
+        """Return whether the real server has USER only after STLS.
+
+        Such servers refuse USER with the code AUTH, as they do wrong credentials.
+        """
+        announced = yield from self.announced()
+        return b"STLS" in announced and b"USER" not in announced
 
     def upgrade(self, upgrade: StartTLSPolicy) -> Dialogue[None]:
         """Negotiate TLS with the real server if it offers STLS.

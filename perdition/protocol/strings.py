@@ -15,8 +15,12 @@ from perdition.protocol.dialogue import (
 LITERAL_LIMIT = 16384
 """Maximum octets in a literal of a client; names and passwords are far shorter."""
 
-COMMAND_LITERALS = 16
-"""Maximum literals in a command of a client; no command that we accept needs more than two."""
+COMMAND_LITERALS = 64
+"""Maximum literals in a command of a client: ID may have 30 pairs of them (RFC 2971)."""
+
+COMMAND_LIMIT = 65536
+"""Maximum octets in a command of a client, literals included. ID may have 30 pairs of 30 and 1,024
+octets, of which many are escaped."""
 
 LITERAL = re.compile(rb"(?:^|(?<=[ (]))\{(\d{1,20})(\+?)\}$")
 QUOTED = re.compile(rb'"((?:[^"\\\r\n\0]|\\[^\r\n\0])*)"')
@@ -52,7 +56,8 @@ class Grammar(NamedTuple):
             size, waits = int(literal[1]), self.continuation and not literal[2]
             if size > LITERAL_LIMIT and waits:
                 raise Malformed(f"a literal may have at most {LITERAL_LIMIT} octets")
-            if size > LITERAL_LIMIT or len(pieces) > 2 * COMMAND_LITERALS:
+            total = sum(map(len, pieces)) + size
+            if size > LITERAL_LIMIT or total > COMMAND_LIMIT or len(pieces) > 2 * COMMAND_LITERALS:
                 raise LineTooLong
             if waits:
                 yield Write(self.continuation)

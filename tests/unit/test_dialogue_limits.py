@@ -75,7 +75,7 @@ SIDES = {
         IMAP4,
         client,
         line=b"a ID ",
-        limit=8192,
+        limit=65536,
         answer=b"* ID",
         plain=b"a STARTTLS\r\n",
         injected=b"b LOGIN evil evil\r\n",

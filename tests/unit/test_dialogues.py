@@ -69,7 +69,7 @@ def log_in_at_ourselves(
         pytest.param(b'"joe\\"', b'\\"\\\\""', id="quotes"),
         pytest.param(b"{3}", b"{3+}", id="braces"),
         pytest.param(b"j\xf6e\x80", b"\xff\xfe", id="8-bit"),
-        pytest.param(b"joe", bytes(set(range(256)) - set(b"\0\r\n")), id="all octets"),
+        pytest.param(b"joe", bytes(set(range(0x20, 256)) - {0x7F}), id="all octets"),
         pytest.param(b"joe", b"x" * 4000, id="long"),
     ],
 )
@@ -89,6 +89,16 @@ def test_credentials_arrive_unchanged(
 
     login.receive(protocol.welcome(arrived, Accepted(b"", capability=b"IMAP4rev1"), "Welcome"))
     assert b"Welcome" in login.outcome.line
+
+
+@pytest.mark.parametrize(("protocol", "capability"), CAPABILITIES[1:])
+def test_control_characters_arrive_where_the_protocol_can_carry_them(
+    start_dialogue: DialogueStarter, protocol: Protocol, capability: str
+) -> None:
+    credentials = Credentials("j\toe", bytes({*range(0x20), 0x7F} - set(b"\0\r\n")))
+    _, client = log_in_at_ourselves(start_dialogue, protocol, Terms(capability), credentials)
+    assert client.outcome
+    assert (client.outcome.user, client.outcome.password) == credentials[:2]
 
 
 @every_server

@@ -193,12 +193,31 @@ class TestClient:
         assert [b" ".join(line.split()[:2]) for line in dialogue.lines] == answers
         assert dialogue.pauses == 0
 
+    @pytest.mark.parametrize(
+        "pair",
+        [
+            pytest.param(b'"%b" "%b"' % (b"n" * 30, b"v" * 1024), id="quoted"),
+            pytest.param(b'"%b" "%b"' % (b"n" * 30, b'\\"' * 1024), id="escaped"),
+            pytest.param(b"{30+}\r\n%b {1024}\r\n%b" % (b"n" * 30, b"v" * 1024), id="literals"),
+        ],
+    )
+    def test_id_may_have_all_pairs_of_its_specification(
+        self, imap4: ProtocolUnderTest, pair: bytes
+    ) -> None:
+        dialogue = imap4.client(b"a ID (%b)\r\n" % b" ".join([pair] * 30))
+        assert dialogue.lines[-1] == b"a OK done"
+
     def test_logout_ends_the_session(self, imap4: ProtocolUnderTest) -> None:
         assert imap4.client(b"a LOGOUT\r\n").outcome is None
 
     @pytest.mark.parametrize(
         "endless",
-        [b"a LOGIN " + b"x" * 9000, b"a LOGIN {99999+}\r\n", b"a LOGIN joe {17000+}\r\nx"],
+        [
+            b"a LOGIN " + b"x" * 9000 + b"\r\n",
+            b"a ID " + b"x" * 70_000,
+            b"a LOGIN {99999+}\r\n",
+            b"a LOGIN joe {17000+}\r\nx",
+        ],
     )
     def test_endless_input_ends_the_session_with_an_answer(
         self, imap4: ProtocolUnderTest, endless: bytes

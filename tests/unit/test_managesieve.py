@@ -25,6 +25,7 @@ from tests.unit.scripted_dialogue import DialogueStarter, ProtocolUnderTest
 
 PROTOCOL = ManageSieve()
 PLAIN = Terms('"IMPLEMENTATION" "x"  "SASL" "PLAIN"')
+TLS_FIRST = Terms('"SASL" "PLAIN"  "VERSION" "1.0"', starttls=True, login_disabled=True)
 TLS_OFFERED = Terms('"IMPLEMENTATION" "x"', starttls=True)
 JOE = Credentials("joe", b"secret")
 MESSAGE = b64encode(b"\0joe\0secret")
@@ -174,6 +175,14 @@ class TestClient:
         dialogue = managesieve.client(command + b"\r\n")
         assert (dialogue.sent, dialogue.pauses) == (answer, 0)
 
+    def test_no_password_is_requested_while_logins_are_disabled(
+        self, managesieve: ProtocolUnderTest
+    ) -> None:
+        dialogue = managesieve.client(b'AUTHENTICATE "PLAIN"\r\n', TLS_FIRST)
+        assert (dialogue.sent, dialogue.outcome) == (b"", Credentials("", b""))
+        dialogue = managesieve.client(b'AUTHENTICATE "PLAIN" "%b"\r\n' % MESSAGE, TLS_FIRST)
+        assert dialogue.outcome == JOE
+
     def test_logout_ends_the_session(self, managesieve: ProtocolUnderTest) -> None:
         dialogue = managesieve.client(b"LOGOUT\r\n")
         assert (dialogue.answers, dialogue.outcome) == ([b"OK"], None)
@@ -197,6 +206,7 @@ class TestCapability:
             (Terms('"STARTTLS"  "SASL" ""', starttls=True), [b'"SASL" ""', b'"STARTTLS"']),
             (Terms('"SASL" "PLAIN"  "starttls"'), [b'"SASL" "PLAIN"']),
             (Terms(""), []),
+            (TLS_FIRST, [b'"SASL" ""', b'"VERSION" "1.0"', b'"STARTTLS"']),
         ],
     )
     def test_lists_starttls_only_if_it_is_offered(

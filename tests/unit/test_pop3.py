@@ -82,6 +82,9 @@ class TestClient:
             b"USER ",
             b"USER two words",
             b"USER jo\0e",
+            b"USER jo\te",
+            b"USER joe\x7f",
+            b"PASS se\rcret",
             b"PASS secret",
             b"PASS",
             b"NOOP",
@@ -139,12 +142,30 @@ class TestClient:
         assert dialogue.answers[0] == b"+OK"
         assert dialogue.lines[1:] == [*listed, b"."]
 
+    @pytest.mark.parametrize("capability", ["UIDL.USER", "UIDL  SASL PLAIN  USER"])
+    def test_no_login_is_offered_while_it_is_disabled(
+        self, pop3: ProtocolUnderTest, capability: str
+    ) -> None:
+        disabled = Terms(capability, starttls=True, login_disabled=True)
+        assert pop3.client(b"CAPA\r\n", disabled).lines[1:] == [b"UIDL", b"STLS", b"."]
+
+    def test_no_password_is_requested_while_logins_are_disabled(
+        self, pop3: ProtocolUnderTest
+    ) -> None:
+        dialogue = pop3.client(b"USER joe\r\n", Terms("USER", login_disabled=True))
+        assert (dialogue.sent, dialogue.outcome) == (b"", Credentials("joe", b""))
+
     def test_user_name_from_before_tls_is_forgotten(self, pop3: ProtocolUnderTest) -> None:
         dialogue = pop3.client(b"USER joe\r\nSTLS\r\n", TLS_OFFERED)
         assert (dialogue.answers, dialogue.upgrades) == ([b"+OK", b"+OK"], 1)
 
         dialogue.receive(b"PASS secret\r\nCAPA\r\nSTLS\r\n")
         assert dialogue.answers[2:] == [b"-ERR", b"+OK", b"UIDL", b"USER", b".", b"-ERR"]
+
+
+CAPA_WITH_STLS = b"+OK\r\nUIDL\r\nstls\r\n.\r\n"
+CAPA_WITHOUT = b"+OK\r\nUIDL\r\n.\r\n"
+NO_CAPA = b"-ERR what?\r\n"
 
 
 class TestRealServer:
@@ -164,7 +185,7 @@ class TestRealServer:
         dialogue = pop3.login(b"+OK\r\n+OK\r\n+OK\r\n", credentials=credentials)
         assert dialogue.sent == b"USER %b\r\nPASS %b\r\n" % (user, password)
 
-    @pytest.mark.parametrize("octet", [b"\r", b"\n", b"\0"])
+    @pytest.mark.parametrize("octet", [b"\r", b"\n", b"\0", b"\t", b"\x1b", b"\x7f"])
     @pytest.mark.parametrize(("user", "password"), [(b"j%boe", b"pw"), (b"joe", b"p%bw")])
     def test_octets_that_break_commands_are_never_sent(
         self, pop3: ProtocolUnderTest, user: bytes, password: bytes, octet: bytes
@@ -200,13 +221,35 @@ class TestRealServer:
         with pytest.raises(LineTooLong):
             pop3.login(b"+OK " + b"x" * 70_000)
 
+    @pytest.mark.parametrize(
+        ("capabilities", "failure"),
+        [
+            (b"+OK\r\nUIDL\r\nSTLS\r\n.\r\n", MechanismUnavailable),
+            (b"+OK\r\nUSER\r\nSTLS\r\n.\r\n", Rejected),
+            (b"+OK\r\nUIDL\r\n.\r\n", Rejected),
+            (NO_CAPA, Rejected),
+        ],
+    )
+    def test_server_that_requires_tls_is_not_the_users_fault(
+        self, pop3: ProtocolUnderTest, capabilities: bytes, failure: type[Failure]
+    ) -> None:
+        dialogue = pop3.login(b"+OK hi\r\n-ERR [AUTH] no plaintext\r\n")
+        with pytest.raises(failure):
+            dialogue.receive(capabilities)
+        assert dialogue.sent == b"USER joe\r\nCAPA\r\n"
+
+    def test_wrong_password_is_wrong_without_further_questions(
+        self, pop3: ProtocolUnderTest
+    ) -> None:
+        with pytest.raises(Rejected):
+            pop3.login(b"+OK hi\r\n+OK\r\n-err [auth] wrong\r\n")
+
     @pytest.mark.parametrize("accepted", [b"", b"+OK\r\n"], ids=["user", "password"])
     @pytest.mark.parametrize(
         ("line", "failure"),
         [
             (b"-ERR wrong", Rejected),
             (b"-ERR", Rejected),
-            (b"-err [auth] wrong", Rejected),
             (b"-ERR [IN-USE] locked", ServerRefused),
             (b"-ERR [LOGIN-DELAY 30] later", ServerRefused),
             (b"-ERR [SYS/TEMP] later", ServerRefused),
@@ -225,11 +268,6 @@ class TestRealServer:
     def test_unexpected_reply_ends_the_login(self, pop3: ProtocolUnderTest) -> None:
         with pytest.raises(NegotiationFailed):
             pop3.login(b"+OK hi\r\n+OK\r\ngarbage\r\n")
-
-
-CAPA_WITH_STLS = b"+OK\r\nUIDL\r\nstls\r\n.\r\n"
-CAPA_WITHOUT = b"+OK\r\nUIDL\r\n.\r\n"
-NO_CAPA = b"-ERR what?\r\n"
 
 
 class TestUpgrade:

@@ -4,6 +4,7 @@ import pytest
 
 from perdition.protocol.dialogue import Dialogue, LineTooLong
 from perdition.protocol.strings import (
+    COMMAND_LIMIT,
     COMMAND_LITERALS,
     LITERAL_LIMIT,
     QUOTED,
@@ -105,6 +106,13 @@ def test_uninvited_literal_too_long_ends_the_dialogue(
 def test_line_after_a_literal_has_a_limit(start_dialogue: DialogueStarter, more: bytes) -> None:
     with pytest.raises(LineTooLong):
         start_dialogue(arguments(INVITING, b" {1+}"), more)
+
+
+def test_size_of_a_command_is_limited(start_dialogue: DialogueStarter) -> None:
+    literal = b" {%d+}\r\n%b" % (LITERAL_LIMIT, b"x" * LITERAL_LIMIT)
+    pieces = arguments(INVITING, b" {1+}")
+    with pytest.raises(LineTooLong):
+        start_dialogue(pieces, b"x" + literal * (COMMAND_LIMIT // LITERAL_LIMIT))
 
 
 def test_number_of_literals_in_a_command_is_limited(start_dialogue: DialogueStarter) -> None:
