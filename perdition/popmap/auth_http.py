@@ -17,6 +17,7 @@ from perdition.options import Options
 from perdition.popmap import Destination, Query
 from perdition.popmap.secret import secret, url_with_secret
 from perdition.popmap.server import ServerMap
+from perdition.popmap.server_tls import client_context
 
 LONGEST_BODY = 65_536
 
@@ -123,8 +124,15 @@ class HTTPMap(ServerMap[Line]):
 
     def connect(self, server: str) -> Line:
         service = self.services[server]
-        kind = HTTPSConnection if service.tls else HTTPConnection
-        return Line(service, kind(service.host, service.port, timeout=self.patience))
+        if not service.tls:
+            plain = HTTPConnection(service.host, service.port, timeout=self.patience)
+            return Line(service, plain)
+        context = client_context()
+        context.set_alpn_protocols(["http/1.1"])
+        return Line(
+            service,
+            HTTPSConnection(service.host, service.port, timeout=self.patience, context=context),
+        )
 
     def ask(self, connection: Line, query: Query) -> Destination | None:
         service, http = connection
