@@ -7,7 +7,14 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from cryptography import x509
-from OpenSSL import SSL, crypto
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from OpenSSL import SSL
 
 from perdition.failure import StartupError
 from perdition.net.certificate import Holder
@@ -41,18 +48,30 @@ class Identity(NamedTuple):
 
     def load_into(self, context: SSL.Context) -> None:
         """Make this the identity of new connections; raises StartupError."""
-        passphrase = os.fsencode(self.passphrase)
         try:
             with in_memory(self.certificates) as certificates:
                 call(context.use_certificate_chain_file, certificates)
-            key = call(crypto.load_privatekey, crypto.FILETYPE_PEM, self.key, passphrase)
-            call(context.use_privatekey, key)
+            with in_memory(self.decrypted_key()) as key:
+                call(context.use_privatekey_file, key)
             call(context.check_privatekey)
         except (OSError, ValueError) as error:
             raise StartupError(
                 f"ssl_cert_file {self.file}: OpenSSL does not take it with its ssl_key_file: "
                 f"{reason(error)}; give a certificate and its own key in PEM, and the passphrase"
             ) from error
+
+    def decrypted_key(self) -> bytes:
+        """Return the key in PEM without its passphrase; raises ValueError.
+
+        pyOpenSSL 26 deprecates its ways to take a passphrase, or a key of its own kind.
+        """
+        if b"ENCRYPTED" not in self.key:
+            return self.key
+        try:
+            key = load_pem_private_key(self.key, os.fsencode(self.passphrase))
+        except (TypeError, UnsupportedAlgorithm) as error:
+            raise ValueError(str(error)) from error
+        return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 @contextmanager
