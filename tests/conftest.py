@@ -33,7 +33,7 @@ def pytest_runtest_makereport(
         # A fixture that only prepares another one is the same witness under two names.
         witnesses = {id(value): (name, value) for name, value in item.funcargs.items()}
         for name, value in witnesses.values():
-            if isinstance(value, Witness):
+            if isinstance(value, Witness) and not isinstance(value, type):
                 report.sections.append((name, value.evidence()))
     return report
 
