@@ -6,7 +6,7 @@ ARGS =
 VENV := .venv
 PIP  := $(VENV)/bin/pip -qq --disable-pip-version-check install --editable
 
-.PHONY: help build demo run test testpackages lint bench manual deb rpm clean
+.PHONY: help build demo run test testpackages testsystems lint bench manual deb rpm clean
 
 help:   ## List what can be made
 	@sed -n 's/^\([a-z]*\): .*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 21
@@ -27,6 +27,10 @@ testpackages: $(VENV)/built-for-test  ## Build both packages, install, use and r
 	@tests/support/packages deb
 	@tests/support/packages rpm
 	@$(VENV)/bin/pytest tests/packaging $(ARGS)
+
+testsystems: $(VENV)/built-for-test  ## Try demo, unit tests and .deb on Debian 12, 13 and 14 (root)
+	@tests/support/packages systems
+	@$(VENV)/bin/python3 -m tests.systems $(ARGS)
 
 lint: $(VENV)/built-for-test  ## Check style, layout and types
 	@$(VENV)/bin/ruff check
@@ -55,7 +59,7 @@ $(VENV)/built: pyproject.toml
 	@tests/support/packages build
 	@$(PYTHON) tests/support/check_python.py
 	@echo "Building $(VENV) on $(PYTHON)"
-	@$(PYTHON) -m venv --system-site-packages $(VENV)
+	@$(PYTHON) -m venv --clear --system-site-packages $(VENV)
 	@$(PIP) .
 	@touch $@
 

@@ -34,11 +34,13 @@ def files(machine: Machine) -> set[str]:
     return set(machine.does(f"find / \\( {left_out} \\) -prune -o -print").splitlines())
 
 
+@pytest.mark.own_system
 def test_build_is_reproducible(debs: list[Path], folder: Path) -> None:
     again = build("deb", folder)
     assert [path.read_bytes() for path in again] == [path.read_bytes() for path in debs]
 
 
+@pytest.mark.own_system
 def test_lintian_says_nothing(debs: list[Path]) -> None:
     have("lintian")
     assert not run("lintian", "--allow-root", "--pedantic", *map(str, debs))
@@ -195,6 +197,7 @@ def test_upgrade_of_ours(fresh: Machine, newer_debs: list[Path]) -> None:
     assert fate_of_session(fresh) == "alive"
 
 
+@pytest.mark.own_system
 def test_purge_where_systemd_opens_a_port(debs: list[Path], folder: Path) -> None:
     need_root()
     have("systemd-run")
