@@ -6,7 +6,7 @@ ARGS =
 VENV := .venv
 PIP  := $(VENV)/bin/pip -qq --disable-pip-version-check install --editable
 
-.PHONY: help build demo run test test-fast testpackages lint bench manual deb rpm clean
+.PHONY: help build demo run test test-fast testpackages testsystems lint bench manual deb rpm clean
 
 help:   ## List all targets
 	@sed -n 's/^\([a-z-]*\): .*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 21
@@ -31,6 +31,10 @@ testpackages: $(VENV)/built-for-test  ## Build, install, test and remove both pa
 	@tests/support/packages deb
 	@tests/support/packages rpm
 	@$(VENV)/bin/pytest tests/packaging $(ARGS)
+
+testsystems: $(VENV)/built-for-test  ## Try demo, unit tests and .deb on Debian 12, 13 and 14 (as root)
+	@tests/support/packages systems
+	@$(VENV)/bin/python3 -m tests.systems $(ARGS)
 
 lint: $(VENV)/built-for-test  ## Check style, formatting and types
 	@$(VENV)/bin/ruff check
@@ -59,7 +63,7 @@ $(VENV)/built: pyproject.toml
 	@tests/support/packages build
 	@$(PYTHON) tests/support/check_python.py
 	@echo "Building $(VENV) on $(PYTHON)"
-	@$(PYTHON) -m venv --system-site-packages $(VENV)
+	@$(PYTHON) -m venv --clear --system-site-packages $(VENV)
 	@$(PIP) .
 	@touch $@
 

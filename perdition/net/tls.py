@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
-from OpenSSL import SSL, crypto
+from OpenSSL import SSL
 
 from perdition.failure import StartupError
 from perdition.net.transport import TLSError, WantRead, WantWrite, error_text
@@ -164,7 +164,7 @@ def call(function: Callable[..., T], *arguments: object, end: T | None = None) -
         if end is None:
             raise TLSError("the peer closed the connection") from error
         return end
-    except (SSL.Error, crypto.Error) as error:
+    except SSL.Error as error:
         words = [part for entry in error.args[:1] for one in entry for part in one if part]
         raise TLSError(words[-1] if words else "unknown reason") from error
 

@@ -7,7 +7,14 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from cryptography import x509
-from OpenSSL import SSL, crypto
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from OpenSSL import SSL
 
 from perdition.failure import StartupError
 from perdition.net.certificate import CertificateNames
@@ -41,18 +48,30 @@ class Identity(NamedTuple):
 
     def load_into(self, context: SSL.Context) -> None:
         """Have the context present this identity; raises StartupError."""
-        passphrase = os.fsencode(self.passphrase)
         try:
             with memory_file(self.certificates) as certificates:
                 call(context.use_certificate_chain_file, certificates)
-            key = call(crypto.load_privatekey, crypto.FILETYPE_PEM, self.key, passphrase)
-            call(context.use_privatekey, key)
+            with memory_file(self.decrypted_key()) as key:
+                call(context.use_privatekey_file, key)
             call(context.check_privatekey)
         except (OSError, ValueError) as error:
             raise StartupError(
                 f"ssl_cert_file {self.file}: cannot be used with its ssl_key_file: "
                 f"{error_text(error)}; expected a certificate, its key in PEM, and the passphrase"
             ) from error
+
+    def decrypted_key(self) -> bytes:
+        """Return the key in PEM without its passphrase; raises ValueError.
+
+        pyOpenSSL 26 deprecates its ways to take a passphrase, or a key of its own kind.
+        """
+        if b"ENCRYPTED" not in self.key:
+            return self.key
+        try:
+            key = load_pem_private_key(self.key, os.fsencode(self.passphrase))
+        except (TypeError, UnsupportedAlgorithm) as error:
+            raise ValueError(str(error)) from error
+        return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 @contextmanager

@@ -42,7 +42,7 @@ def answer(option: str, key: str = "joe") -> Destination | None:
 
 def test_ldaps(server: OpenLDAP) -> None:
     where = f"ldaps://127.0.0.1:{server.tls_port}"
-    authorities = f"x-cacertfile={server.certificate}"
+    authorities = f"x-cacertfile={server.authority}"
     assert answer(server.url(where, authorities)) == ANSWERS["joe"]
     with pytest.raises(MapUnavailable):
         answer(server.url(where))  # the authority is unknown
@@ -52,7 +52,7 @@ def test_ldaps(server: OpenLDAP) -> None:
 
 def test_start_tls(server: OpenLDAP) -> None:
     where = f"ldap://127.0.0.1:{server.port}"
-    authorities = f"x-cacertfile={server.certificate}"
+    authorities = f"x-cacertfile={server.authority}"
     assert answer(server.url(where, "!StartTLS", authorities)) == ANSWERS["joe"]
     with pytest.raises(MapUnavailable):
         answer(server.url(where, "x-starttls"))

@@ -191,6 +191,7 @@ def test_redis_option_that_is_no_address() -> None:
     assert "secret" not in str(error.value)
 
 
+@pytest.mark.usefixtures("strict_python")
 def test_redis_with_tls() -> None:
     """A certificate from a known authority, and for the right name; else nobody is asked."""
     if reason := RedisWithTLS.missing():
@@ -199,13 +200,14 @@ def test_redis_with_tls() -> None:
         running.load("joe:north\n")
         plain = running.option().replace("redis://", "rediss://")
         tls = plain.replace(str(running.port), str(running.tls_port))
-        known = f"{tls}?ssl_ca_certs={running.certificate}"
+        known = f"{tls}?ssl_ca_certs={running.authority}"
         assert answer("redis", known) == ANSWERS["joe"]
         for bad in (tls, known.replace("127.0.0.1", "localhost")):
             with pytest.raises(MapUnavailable, match=r"(?i)certificate verify failed"):
                 answer("redis", bad)
 
 
+@pytest.mark.usefixtures("strict_python")
 def test_https(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same, with the system's authorities."""
     if reason := AuthServiceWithTLS.missing():
@@ -215,7 +217,7 @@ def test_https(monkeypatch: pytest.MonkeyPatch) -> None:
         option = running.option().replace("http://", "https://")
         with pytest.raises(MapUnavailable, match="certificate verify failed"):
             answer("http", option)
-        monkeypatch.setenv("SSL_CERT_FILE", str(running.certificate))
+        monkeypatch.setenv("SSL_CERT_FILE", str(running.authority))
         assert answer("http", option) == ANSWERS["joe"]
         with pytest.raises(MapUnavailable, match="certificate verify failed"):
             answer("http", option.replace("127.0.0.1", "localhost"))

@@ -36,8 +36,9 @@ def expect_unavailable(server: SQLServer, option: str, complaint: str) -> None:
     popmap.close()
 
 
+@pytest.mark.usefixtures("strict_python")
 def test_tls(server: SQLServer) -> None:
-    expect_joe(server, server.option_with_tls(server.certificate))
+    expect_joe(server, server.option_with_tls(server.authority))
 
 
 def test_tls_with_an_unknown_authority(server: SQLServer) -> None:
@@ -45,7 +46,7 @@ def test_tls_with_an_unknown_authority(server: SQLServer) -> None:
 
 
 def test_tls_with_a_certificate_for_another_name(server: SQLServer) -> None:
-    option = server.option_with_tls(server.certificate, host="localhost")
+    option = server.option_with_tls(server.authority, host="localhost")
     expect_unavailable(server, option, "localhost")
 
 
@@ -54,7 +55,7 @@ def test_tls_that_the_server_has_not(server: SQLServer) -> None:
     server.has_tls = False
     server.restart()
     try:
-        expect_unavailable(server, server.option_with_tls(server.certificate), "TLS|SSL")
+        expect_unavailable(server, server.option_with_tls(server.authority), "TLS|SSL")
         expect_joe(server, server.option())
     finally:
         server.has_tls = True

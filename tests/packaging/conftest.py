@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.steps import build, run
+from tests.packaging.steps import build, packages_in, run
+from tests.support.debian import make_system, own_release
 from tests.support.folders import public_folder
 from tests.support.machine import ROOT, Machine
 
@@ -24,9 +25,25 @@ def have(*programs: str) -> None:
             pytest.skip(f"not installed: {program}")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--release", help="try the .deb on this Debian release, not on our own")
+    parser.addoption("--debs", type=Path, help="a folder with our packages, built on that release")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out, for another release, what only this system can tell."""
+    if config.getoption("--release", None):
+        left_out = [item for item in items if item.get_closest_marker("own_system")]
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
+
+
 @pytest.fixture(scope="session")
-def debs() -> Iterator[list[Path]]:
+def debs(request: pytest.FixtureRequest) -> Iterator[list[Path]]:
     """Our Debian packages, the main one first."""
+    if folder := request.config.getoption("--debs", None):
+        yield packages_in(folder, "deb")
+        return
     have("dpkg-buildpackage")
     with public_folder() as folder:
         yield build("deb", folder)
@@ -50,9 +67,6 @@ def newer_checkout() -> Iterator[Path]:
             "HEAD")  # fmt: skip
         run("tar", "-x", "-C", str(folder), "-f", str(archive))
         archive.unlink()
-        changelog = folder / "packaging/deb/changelog"
-        text = changelog.read_text()
-        changelog.write_text(text.replace("(3.0.0)", f"({NEWER})", 1) + "\n" + text)
         module = folder / "perdition/__init__.py"
         module.write_text(module.read_text().replace('"3.0.0"', f'"{NEWER}"'))
         run(*git, "init", "--quiet")
@@ -62,11 +76,22 @@ def newer_checkout() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def newer_debs(newer_checkout: Path) -> Iterator[list[Path]]:
-    """Our Debian packages of a version to come."""
-    have("dpkg-buildpackage")
+def newer_debs(debs: list[Path]) -> Iterator[list[Path]]:
+    """Our Debian packages as a version to come, with nothing new in them."""
     with public_folder() as folder:
-        yield build("deb", folder, newer_checkout)
+        yield [as_newer(deb, folder) for deb in debs]
+
+
+def as_newer(deb: Path, folder: Path) -> Path:
+    """Pack a package once more as the version to come."""
+    tree = folder / deb.stem
+    run("dpkg-deb", "--raw-extract", str(deb), str(tree))
+    for file in (tree / "DEBIAN/control", tree / "usr/share/perdition/perdition/__init__.py"):
+        if file.exists():
+            file.write_text(file.read_text().replace("3.0.0", NEWER))
+    newer = folder / deb.name.replace("3.0.0", NEWER)
+    run("dpkg-deb", "--root-owner-group", "--build", str(tree), str(newer))
+    return newer
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +109,7 @@ def need_root() -> None:
 
 
 @pytest.fixture(scope="session")
-def debian(debs: list[Path]) -> Iterator[Path]:
+def debian(request: pytest.FixtureRequest, debs: list[Path]) -> Iterator[Path]:
     """A Debian in a folder that has never had a perdition, and has little else.
 
     Whatever perdition 2.2 and ours need is ready to be installed.
@@ -92,19 +117,13 @@ def debian(debs: list[Path]) -> Iterator[Path]:
     need_root()
     have("mmdebstrap")
     fetch = "apt-get --yes --no-install-recommends --download-only install"
-    sources = [Path("/etc/apt/sources.list"), *Path("/etc/apt/sources.list.d").glob("debian.*")]
-    release = dict(
-        line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if line
+    hooks = (
+        f"mkdir $1/ours; cp {' '.join(map(str, debs))} $1/ours",
+        f'chroot $1 sh -c "{fetch} {OLD} && {fetch} /ours/*.deb"',
     )
     with public_folder() as folder:
-        run(
-            *("mmdebstrap", "--mode=root", "--variant=minbase", "--quiet"),
-            *("--skip=cleanup/apt/lists,cleanup/apt/cache", "--include=make,man-db,procps,python3"),
-            f"--customize-hook=mkdir $1/ours; cp {' '.join(map(str, debs))} $1/ours",
-            f'--customize-hook=chroot $1 sh -c "{fetch} {OLD} && {fetch} /ours/*.deb"',
-            *(release["VERSION_CODENAME"], str(folder / "system")),
-            *(str(path) for path in sources if path.exists()),
-        )
+        release = request.config.getoption("--release", None) or own_release()
+        make_system(folder / "system", release, ("make", "man-db", "procps", "python3"), hooks)
         yield folder / "system"
 
 

@@ -41,6 +41,11 @@ def run(*command: str) -> str:
 def build(kind: str, folder: Path, checkout: Path = ROOT) -> list[Path]:
     """Build the packages of a kind, deb or rpm, into a folder; the main one is the first."""
     run(str(checkout / f"packaging/{kind}/build"), str(folder))
+    return packages_in(folder, kind)
+
+
+def packages_in(folder: Path, kind: str) -> list[Path]:
+    """The packages of a kind in a folder; the main one is the first."""
     return sorted(folder.glob(f"*.{kind}"), key=lambda path: (len(path.name), path.name))
 
 

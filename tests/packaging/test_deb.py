@@ -22,6 +22,7 @@ from tests.support.booted import BootedMachine
 from tests.support.machine import Machine
 
 APT = "apt-get --yes --no-install-recommends -o Dpkg::Use-Pty=0"
+LDAP = "IMAP4_FLAGS=-M/usr/lib/x86_64-linux-gnu/libperditiondb_ldap.so.0"
 MAPS = ("ldap", "mysql", "odbc", "postgresql")
 ITS_FILES = "/etc/default/perdition /etc/pam.d/perdition $(find /etc/perdition ! -type d | sort)"
 
@@ -33,11 +34,13 @@ def files(machine: Machine) -> set[str]:
     return set(machine.does(f"find / \\( {left_out} \\) -prune -o -print").splitlines())
 
 
+@pytest.mark.own_system
 def test_build_is_reproducible(debs: list[Path], folder: Path) -> None:
     again = build("deb", folder)
     assert [path.read_bytes() for path in again] == [path.read_bytes() for path in debs]
 
 
+@pytest.mark.own_system
 def test_lintian_says_nothing(debs: list[Path]) -> None:
     have("lintian")
     assert not run("lintian", "--allow-root", "--pedantic", *map(str, debs))
@@ -144,10 +147,9 @@ def test_takes_over_with_the_packages_of_maps(fresh: Machine) -> None:
     fresh.does(f"{APT} install {OLD}")
     fresh.does("/etc/init.d/perdition stop")
     set_up_site(fresh)
-    flags = "IMAP4_FLAGS=-M/usr/lib/x86_64-linux-gnu/libperditiondb_ldap.so.0"
-    fresh.does(f"sed -i s,^IMAP4_FLAGS=,{flags}, /etc/default/perdition")
+    fresh.does(f"sed -i s,^IMAP4_FLAGS=,{LDAP}, /etc/default/perdition")
     fresh.does("/etc/init.d/perdition start")
-    fresh.does(f"{APT} install /ours/*.deb")
+    assert "logins fail" not in fresh.does(f"{APT} install /ours/*.deb")
     assert all_run(fresh.does("/etc/init.d/perdition status"))
     for name in MAPS:
         lookup = f"perdition --lookup joe -M /usr/lib/libperditiondb_{name}.so.0 2>&1"
@@ -160,6 +162,17 @@ def test_takes_over_with_the_packages_of_maps(fresh: Machine) -> None:
         assert refused.returncode == 2
         assert f"install the package perdition-{name} " in refused.stdout
         assert refused.stdout.count("\n") == 1
+
+
+def test_popmap_whose_package_is_left_out_is_told(fresh: Machine) -> None:
+    fresh.does(f"{APT} install perdition=2.2* perdition-ldap=2.2*")
+    fresh.does(f"sed -i s,^IMAP4_FLAGS=,{LDAP}, /etc/default/perdition")
+    said = fresh.does(f"{APT} install /ours/perdition_*.deb")
+    assert "logins fail until you run: apt install ./perdition-ldap_*.deb\n" in said
+    assert "perdition-mysql is not installed" not in said
+    fresh.does(f"cd /ours && {APT} install ./perdition-ldap_*.deb")
+    lookup = fresh.tries("perdition.imap4 --lookup joe -M ldap --map_timeout 1")
+    assert "install the package" not in lookup.stdout
 
 
 def test_upgrade_of_ours(fresh: Machine, newer_debs: list[Path]) -> None:
@@ -184,6 +197,7 @@ def test_upgrade_of_ours(fresh: Machine, newer_debs: list[Path]) -> None:
     assert fate_of_session(fresh) == "alive"
 
 
+@pytest.mark.own_system
 def test_purge_where_systemd_opens_a_port(debs: list[Path], folder: Path) -> None:
     need_root()
     have("systemd-run")

@@ -1,6 +1,7 @@
 """The RPM, from its build to its removal. Debian's packages stand in for what it requires."""
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,18 @@ from perdition.options.configuration import NAMES
 from tests.packaging.steps import build, run
 from tests.support.machine import ROOT, Machine
 
-RPM = "rpm --force-debian --nodeps --nosignature"
-"""Debian's rpm wants to be told that this is meant."""
 SUSE = 'rc_reset() { :; }\nrc_status() { result=$?; }\nrc_exit() { exit "$result"; }\n'
 """What /etc/rc.status has of SUSE's own."""
+
+
+@pytest.fixture(scope="session")
+def rpm() -> str:
+    """The rpm command for a system without RPMs of its own.
+
+    Debian's wants to be told that this is meant up to version 4.18, and has no such option later.
+    """
+    known = subprocess.run(["rpm", "--force-debian", "--version"], capture_output=True, check=False)
+    return f"rpm {'' if known.returncode else '--force-debian '}--nodeps --nosignature"
 
 
 OLD_SPEC = r"""
@@ -65,15 +74,17 @@ def left_behind(machine: Machine) -> list[str]:
     return machine.does(find).splitlines()
 
 
-def test_takes_over_from_perdition_22(machine: Machine, rpms: list[Path], folder: Path) -> None:
+def test_takes_over_from_perdition_22(
+    machine: Machine, rpm: str, rpms: list[Path], folder: Path
+) -> None:
     spec = folder / "old.spec"
     spec.write_text(OLD_SPEC)
     run("rpmbuild", "-bb", "--quiet", "--define", f"_topdir {folder}/old", str(spec))
-    machine.does(f"{RPM} --install {folder}/old/RPMS/noarch/*.rpm")
+    machine.does(f"{rpm} --install {folder}/old/RPMS/noarch/*.rpm")
     settings = "RUN_PERDITION=yes\nPOP3=yes\nPOP3S=no\nIMAP4=on\nIMAP4S=no\nMANAGESIEVE=no\n"
     machine.does(f"printf '{settings}' >/etc/sysconfig/perdition")
 
-    machine.does(f"{RPM} --upgrade {rpms[0]}")
+    machine.does(f"{rpm} --upgrade {rpms[0]}")
 
     assert machine.does("cat /run/old") == "stop\n"
     assert machine.does("cat /etc/sysconfig/perdition") == settings.replace("\\n", "\n")
@@ -84,8 +95,8 @@ def test_takes_over_from_perdition_22(machine: Machine, rpms: list[Path], folder
     ]
 
 
-def test_install_until_removal(machine: Machine, rpms: list[Path]) -> None:
-    machine.does(f"{RPM} --install {rpms[0]}")
+def test_install_until_removal(machine: Machine, rpm: str, rpms: list[Path]) -> None:
+    machine.does(f"{rpm} --install {rpms[0]}")
     assert not machine.does("rpm --verify --nodeps perdition")
     assert "perdition.pop3 is not running" in machine.tries("/etc/init.d/perdition status").stdout
 
@@ -98,15 +109,17 @@ def test_install_until_removal(machine: Machine, rpms: list[Path]) -> None:
 
     machine.does("/etc/init.d/perdition start; rm /etc/rc.status")
     assert not machine.does("rpm --verify --nodeps perdition"), "running it has changed it"
-    machine.does(f"{RPM} --erase perdition")
+    machine.does(f"{rpm} --erase perdition")
     assert "perdition." not in machine.does("ps -e -o args"), "it still runs"
     assert not left_behind(machine)
 
 
-def test_upgrade_of_ours(machine: Machine, rpms: list[Path], newer_rpms: list[Path]) -> None:
-    machine.does(f"{RPM} --install {' '.join(map(str, rpms))}")
+def test_upgrade_of_ours(
+    machine: Machine, rpm: str, rpms: list[Path], newer_rpms: list[Path]
+) -> None:
+    machine.does(f"{rpm} --install {' '.join(map(str, rpms))}")
     machine.does("/etc/init.d/perdition start")
     before = machine.does("cat /run/perdition.*/*.pid")
-    machine.does(f"{RPM} --upgrade {' '.join(map(str, newer_rpms))}")
+    machine.does(f"{rpm} --upgrade {' '.join(map(str, newer_rpms))}")
     assert "perdition.imap4 is running" in machine.does("/etc/init.d/perdition status")
     assert not set(before.split()) & set(machine.does("cat /run/perdition.*/*.pid").split())

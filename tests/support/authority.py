@@ -22,12 +22,19 @@ from cryptography.x509.oid import NameOID
 from tests.support.dovecot import Certificate
 
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+Extension = tuple[x509.ExtensionType, bool]
+"""With whether it is critical."""
 Life = tuple[int, int]
 """Days from now, when a certificate's time begins and ends."""
 
 VALID: Life = (-1, 30)
 EXPIRED: Life = (-30, -1)
 NOT_YET_VALID: Life = (1, 30)
+
+KEY_USES = (
+    *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment"),
+    *("key_agreement", "key_cert_sign", "crl_sign", "encipher_only", "decipher_only"),
+)
 
 HERE = ("localhost", "127.0.0.1")
 """What the hosts of all tests are called."""
@@ -51,7 +58,10 @@ class Authority:
         self.key = ec_key()
         self.issuer = issuer or self
         own = signed(
-            (name, self.key), (self.issuer.name, self.issuer.key), life, authority_extension()
+            (name, self.key),
+            (self.issuer.name, self.issuer.key),
+            life,
+            authority_extensions(),
         )
         self.chain: bytes = own + (issuer.chain if issuer else b"")
         self.file = folder / f"{name}.pem"
@@ -71,7 +81,7 @@ class Authority:
         With `chain` its file has the certificates of this authority and those above it, too.
         """
         key = key or ec_key()
-        own = signed((name, key), (self.name, self.key), life, alternative_names(names))
+        own = signed((name, key), (self.name, self.key), life, holder_extensions(names))
         return written(self.folder, name, own + (self.chain if chain else b""), key)
 
     def trusted(self) -> ssl.SSLContext:
@@ -84,7 +94,7 @@ class Authority:
 def self_signed(folder: Path, name: str = "self-signed", life: Life = VALID) -> Certificate:
     """A certificate that nobody else vouches for."""
     key = ec_key()
-    own = signed((name, key), (name, key), life, alternative_names(HERE))
+    own = signed((name, key), (name, key), life, holder_extensions(HERE))
     return written(folder, name, own, key)
 
 
@@ -115,9 +125,12 @@ def signed(
     subject: tuple[str, Key],
     issuer: tuple[str, Key],
     life: Life,
-    extension: x509.ExtensionType | None,
+    extensions: Iterable[Extension],
 ) -> bytes:
-    """A certificate in PEM; subject and issuer are told by common name and private key."""
+    """A certificate in PEM; subject and issuer are told by common name and private key.
+
+    It has the identifiers of both keys, which Python 3.13 wants to see.
+    """
     now = datetime.now(UTC)
     begin, end = (now + timedelta(days) for days in life)
     (name, key), (issuer_name, issuer_key) = subject, issuer
@@ -129,8 +142,12 @@ def signed(
         begin,
         end,
     )
-    if extension:
-        builder = builder.add_extension(extension, critical=False)
+    identifiers = (
+        x509.SubjectKeyIdentifier.from_public_key(key.public_key()),
+        x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()),
+    )
+    for extension, critical in (*extensions, *((identifier, False) for identifier in identifiers)):
+        builder = builder.add_extension(extension, critical)
     return builder.sign(issuer_key, SHA256()).public_bytes(Encoding.PEM)
 
 
@@ -139,18 +156,19 @@ def common_name(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
-def authority_extension() -> x509.BasicConstraints:
-    """What makes a certificate an authority's."""
-    return x509.BasicConstraints(ca=True, path_length=None)
+def authority_extensions() -> tuple[Extension, ...]:
+    """What makes a certificate an authority's (RFC 5280, 4.2.1.3 and 4.2.1.9)."""
+    uses = dict.fromkeys(KEY_USES, False) | {"key_cert_sign": True, "crl_sign": True}
+    return (x509.BasicConstraints(ca=True, path_length=None), True), (x509.KeyUsage(**uses), True)
 
 
-def alternative_names(names: Iterable[str]) -> x509.SubjectAlternativeName | None:
+def holder_extensions(names: Iterable[str]) -> tuple[Extension, ...]:
     """The hosts and addresses that a certificate is for, if there are any."""
     found = [
         x509.IPAddress(ip_address(name)) if name[-1].isdigit() else x509.DNSName(name)
         for name in names
     ]
-    return x509.SubjectAlternativeName(found) if found else None
+    return ((x509.SubjectAlternativeName(found), False),) if found else ()
 
 
 def written(folder: Path, name: str, certificate: bytes, key: Key) -> Certificate:

@@ -32,6 +32,7 @@ for device in null zero full random urandom tty; do
 done
 ln -s pts/ptmx dev/ptmx
 ln -sf /dev/null etc/tmpfiles.d/tmp.conf  # it would empty /tmp, where tests have their files
+ln -sf /dev/null etc/systemd/system/tmp.mount  # since Debian 13 it would hide them
 ip link set lo up
 exec unshare --cgroup sh -c '
     mount -t cgroup2 cgroup2 sys/fs/cgroup && exec chroot . sh -c "

@@ -119,22 +119,17 @@ def _program() -> str | None:
     return shutil.which("dovecot", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 
 
-def _configuration(folder: Path, ports: Mapping[str, int], certificate: Certificate | None) -> str:
-    """A whole dovecot.conf; port 0 turns a listener off."""
-    tls = (
-        f"ssl = yes\nssl_cert = <{certificate.certificate}\nssl_key = <{certificate.key}"
-        if certificate
-        else "ssl = no"
-    )
-    return f"""
-base_dir = {folder}/run
-log_path = {folder}/dovecot.log
-auth_verbose = yes
-listen = 127.0.0.1
-protocols = imap pop3 sieve
-disable_plaintext_auth = no
-{tls}
+def _is_of_24() -> bool:
+    """Whether its configuration is written as since version 2.4, which reads no older one."""
+    shown = subprocess.check_output([_program() or "dovecot", "--version"], text=True)
+    major, minor, *_ = shown.split(".")
+    return (int(major), int(minor)) >= (2, 4)
 
+
+def _accounts_of_23(folder: Path) -> str:
+    """Who may log in, and where mail and scripts are, for version 2.3."""
+    return f"""
+disable_plaintext_auth = no
 passdb {{
   driver = passwd-file
   args = {folder}/users
@@ -143,9 +138,58 @@ userdb {{
   driver = static
   args = uid={_OWNER} gid={_OWNER} home={folder}/home/%u
 }}
-first_valid_uid = 1
 mail_location = maildir:~/Maildir
+plugin {{
+  sieve = file:~/sieve;active=~/.dovecot.sieve
+  sieve_max_script_size = 0
+}}
+"""
+
+
+def _accounts_of_24(folder: Path) -> str:
+    """The same for version 2.4."""
+    return f"""
+auth_allow_cleartext = yes
+passdb passwd-file {{
+  passwd_file_path = {folder}/users
+}}
+userdb static {{
+  fields {{
+    uid = {_OWNER}
+    gid = {_OWNER}
+    home = {folder}/home/%{{user}}
+  }}
+}}
+mail_driver = maildir
+mail_path = ~/Maildir
+sieve_script personal {{
+  path = ~/sieve
+  active_path = ~/.dovecot.sieve
+}}
+sieve_max_script_size = 0
+"""
+
+
+def _configuration(folder: Path, ports: Mapping[str, int], certificate: Certificate | None) -> str:
+    """A whole dovecot.conf; port 0 turns a listener off."""
+    is_of_24 = _is_of_24()
+    names = ("ssl_server_cert_file = ", "ssl_server_key_file = ")
+    if not is_of_24:
+        names = ("ssl_cert = <", "ssl_key = <")
+    tls = "ssl = no"
+    if certificate:
+        tls = f"ssl = yes\n{names[0]}{certificate.certificate}\n{names[1]}{certificate.key}"
+    versions = "dovecot_config_version = 2.4.0\ndovecot_storage_version = 2.4.0"
+    return f"""{versions if is_of_24 else ""}
+base_dir = {folder}/run
+log_path = {folder}/dovecot.log
+auth_verbose = yes
+listen = 127.0.0.1
+protocols = imap pop3 sieve
+first_valid_uid = 1
 mail_max_userip_connections = 0
+{tls}
+{_accounts_of_24(folder) if is_of_24 else _accounts_of_23(folder)}
 
 # The biggest message and script that a test moves must pass.
 default_vsz_limit = 2G
@@ -170,9 +214,5 @@ service managesieve-login {{
   inet_listener sieve {{
     port = {ports["managesieve"]}
   }}
-}}
-plugin {{
-  sieve = file:~/sieve;active=~/.dovecot.sieve
-  sieve_max_script_size = 0
 }}
 """

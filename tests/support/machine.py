@@ -47,6 +47,8 @@ class Machine:
 
     namespaces: ClassVar[tuple[str, ...]] = ("--mount", "--pid", "--net")
     """What it has of its own."""
+    seconds: ClassVar[float] = SECONDS
+    """What a script there may take."""
 
     def __init__(self, folder: Path, system: Path = Path("/")) -> None:
         self.folder = folder / "machine"
@@ -108,7 +110,7 @@ class Machine:
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
-            timeout=SECONDS,
+            timeout=self.seconds,
         )
         self.said.append(f"$ {script}\n{done.stdout}exits with {done.returncode}")
         return done

@@ -36,6 +36,7 @@ class MapServer(ABC):
         self._output = folder / "output"
         self.certificate = folder / "tls" / "certificate.pem"
         self.key = folder / "tls" / "key.pem"
+        self.authority = folder / "tls" / "authority.pem"
 
     @classmethod
     def missing(cls) -> str:
@@ -182,11 +183,17 @@ class MapServer(ABC):
         return written
 
     def certify(self) -> None:
-        """Make a certificate for 127.0.0.1 and its key."""
+        """Make a certificate for 127.0.0.1 and its key, by an authority such as many sites have."""
         self.chown_to_account(self.key.parent)
+        authority_key = str(self.authority.with_suffix(".key"))
+        new = ("openssl", "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-days", "2")
         self.run(
-            *("openssl", "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-days", "2"),
-            *("-subj", "/CN=popmap", "-addext", "subjectAltName=IP:127.0.0.1"),
+            *(*new, "-subj", "/CN=authority"),
+            *("-keyout", authority_key, "-out", str(self.authority)),
+        )
+        self.run(
+            *(*new, "-subj", "/CN=popmap", "-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-extensions", "v3_req", "-CA", str(self.authority), "-CAkey", authority_key),
             *("-keyout", str(self.key), "-out", str(self.certificate)),
         )
 

@@ -4,13 +4,13 @@ import pytest
 from cryptography import x509
 
 from perdition.net.certificate import CertificateNames, is_address
-from tests.support.authority import VALID, alternative_names, ec_key, signed
+from tests.support.authority import VALID, ec_key, holder_extensions, signed
 
 
 def certificate(common_name: str, *names: str) -> x509.Certificate:
     """A self-signed certificate; ``names``, if any, go to subjectAltName."""
     party = (common_name, ec_key())
-    return x509.load_pem_x509_certificate(signed(party, party, VALID, alternative_names(names)))
+    return x509.load_pem_x509_certificate(signed(party, party, VALID, holder_extensions(names)))
 
 
 @pytest.mark.parametrize(
@@ -84,6 +84,6 @@ def test_common_name_is_ignored_beside_names_that_cannot_be_read() -> None:
     address_of_one_octet = bytes.fromhex("3003870101")
     unreadable = x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, address_of_one_octet)
     party = ("mail.example", ec_key())
-    found = x509.load_pem_x509_certificate(signed(party, party, VALID, unreadable))
+    found = x509.load_pem_x509_certificate(signed(party, party, VALID, [(unreadable, False)]))
     with pytest.raises(ValueError):  # noqa: PT011 - the library's own text
         CertificateNames.of(found)

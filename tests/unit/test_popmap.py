@@ -4,6 +4,7 @@ import dbm.gnu
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -191,6 +192,11 @@ class TestGdbm:
         with dbm.gnu.open(str(path), "w") as writer:
             writer[b"ann"] = b"mx"
         assert lookup(popmap, "ann")
+
+    def test_change_on_tmpfs_is_noticed(self) -> None:
+        """Where it shows neither in the time nor in the size of the file."""
+        with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+            self.test_open_map_does_not_lock_writers_out(Path(folder, "popmap"))
 
     @pytest.mark.parametrize("octets", [b"", b"joe:mx\n", b"\0" * 20_000])
     def test_another_kind_of_file_is_unavailable(self, path: Path, octets: bytes) -> None:

@@ -1,10 +1,11 @@
 """TLS connections between perdition and a peer."""
 
-import _ssl
 import ctypes
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -81,11 +82,23 @@ def do_handshakes(*ends: Connection | SSL.Connection) -> None:
                 end.do_handshake()
 
 
+@cache
+def openssl() -> ctypes.CDLL:
+    """The OpenSSL that pyOpenSSL calls; skips where a wheel of PyPI's has one to itself."""
+    bindings = "cryptography.hazmat.bindings"
+    extension = import_module(f"{bindings}._rust")
+    if not hasattr(extension, "_openssl"):  # before cryptography 40
+        extension = import_module(f"{bindings}._openssl")
+    library = ctypes.CDLL(extension.__file__)
+    if not hasattr(library, "SSL_key_update"):
+        pytest.skip("no OpenSSL of the system's: pyOpenSSL brings its own")
+    return library
+
+
 def renew_keys(peer: SSL.Connection, answer: bool) -> None:
     """Send a KeyUpdate (TLS 1.3), which pyOpenSSL has no method for."""
-    library = ctypes.CDLL(_ssl.__file__)
     pointer = ctypes.c_void_p(int(SSL._ffi.cast("uintptr_t", peer._ssl)))
-    assert library.SSL_key_update(pointer, int(answer)) == 1
+    assert openssl().SSL_key_update(pointer, int(answer)) == 1
     peer.do_handshake()
 
 

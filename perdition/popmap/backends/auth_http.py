@@ -17,6 +17,7 @@ from perdition.options.table import Options
 from perdition.popmap import Destination, Query
 from perdition.popmap.secret import secret, url_with_secret
 from perdition.popmap.server import ServerMap
+from perdition.popmap.server_tls import client_context
 
 MAX_BODY = 65_536
 MAX_REPLY_LENGTH = 400
@@ -121,9 +122,16 @@ class HTTPMap(ServerMap[ServiceConnection]):
 
     def connect(self, server: str) -> ServiceConnection:
         service = self.services[server]
-        kind = HTTPSConnection if service.tls else HTTPConnection
+        if not service.tls:
+            plain = HTTPConnection(service.host, service.port, timeout=self.server_timeout)
+            return ServiceConnection(service, plain)
+        context = client_context()
+        context.set_alpn_protocols(["http/1.1"])
         return ServiceConnection(
-            service, kind(service.host, service.port, timeout=self.server_timeout)
+            service,
+            HTTPSConnection(
+                service.host, service.port, timeout=self.server_timeout, context=context
+            ),
         )
 
     def ask(self, connection: ServiceConnection, query: Query) -> Destination | None:

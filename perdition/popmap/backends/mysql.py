@@ -1,12 +1,12 @@
 """A popmap in a table of MySQL or MariaDB."""
 
-import ssl
 from pathlib import Path
 from typing import Any
 
 import pymysql
 
 from perdition.options.table import Options
+from perdition.popmap.server_tls import client_context
 from perdition.popmap.sql import SQLMap, Table, quoted
 
 LOCAL_SOCKET = Path("/run/mysqld/mysqld.sock")
@@ -43,7 +43,7 @@ class MySQLMap(SQLMap):
             connect_timeout=self.server_timeout,
             read_timeout=self.server_timeout,
             write_timeout=self.server_timeout,
-            ssl=ssl.create_default_context(cafile=table.authorities) if table.tls else None,
+            ssl=client_context(table.authorities) if table.tls else None,
         )
         if table.tls and not connection._secure:
             connection.close()  # older versions of PyMySQL continue without TLS

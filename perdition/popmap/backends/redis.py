@@ -1,5 +1,6 @@
 """A popmap in Redis: one string per user."""
 
+import ssl
 from os import fsdecode, fsencode
 from typing import Any
 
@@ -10,9 +11,29 @@ from perdition.options.table import Options
 from perdition.popmap import Destination, Query
 from perdition.popmap.secret import url_with_secret
 from perdition.popmap.server import ServerMap
+from perdition.popmap.server_tls import client_context
 
 DEFAULT_URL = "redis://localhost:6379/0"
 DEFAULT_NAME = "perdition:%s"
+
+
+class TLSConnection(redis.SSLConnection):  # type: ignore[misc]
+    """A connection whose context is ours: the library's is as strict as Python's version."""
+
+    def _connect(self) -> Any:
+        if self.ssl_validate_ocsp or self.ssl_validate_ocsp_stapled:
+            return super()._connect()
+        context = client_context()
+        context.check_hostname = self.check_hostname and self.cert_reqs != ssl.CERT_NONE
+        context.verify_mode = self.cert_reqs
+        if self.certfile or self.keyfile:
+            context.load_cert_chain(self.certfile, self.keyfile, self.certificate_password)
+        if self.ca_certs or self.ca_path or self.ca_data:
+            context.load_verify_locations(self.ca_certs, self.ca_path, self.ca_data)
+        if ciphers := getattr(self, "ssl_ciphers", None):  # older versions have none
+            context.set_ciphers(ciphers)
+        connected = super(redis.SSLConnection, self)._connect()
+        return context.wrap_socket(connected, server_hostname=self.host)
 
 
 def open_map(options: Options) -> "RedisMap":
@@ -44,7 +65,9 @@ class RedisMap(ServerMap[Any]):
     def client(self, server: str) -> Any:
         """Return a client of a server; it connects when it is first used."""
         url = self.urls[server]
-        tls = {"ssl_check_hostname": True} if url.startswith("rediss:") else {}
+        tls: dict[str, Any] = {}
+        if url.startswith("rediss:"):
+            tls = {"connection_class": TLSConnection, "ssl_check_hostname": True}
         return redis.Redis.from_url(
             url,
             socket_timeout=self.server_timeout,

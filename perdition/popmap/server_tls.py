@@ -1,0 +1,16 @@
+"""TLS with a popmap's server, by the standard library."""
+
+import ssl
+
+
+def client_context(
+    authorities: str | None = None, folder: str | None = None, data: str | bytes | None = None
+) -> ssl.SSLContext:
+    """Return a context that trusts authorities from a file, a folder or memory; else the system's.
+
+    An authority made by plain ``openssl req -x509`` has no key usage, and many a site has one of
+    those. By default Python 3.13 no longer accepts them (VERIFY_X509_STRICT).
+    """
+    context = ssl.create_default_context(cafile=authorities, capath=folder, cadata=data)
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context

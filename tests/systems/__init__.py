@@ -1,0 +1,1 @@
+"""Debian's releases, each as a newcomer and as a site find it."""
