@@ -119,12 +119,15 @@ class Upstream:
             if self.options.tcp_keepalive:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             await stream.connect(address.sockaddr, seconds, greets)
-        except BaseException as error:
-            if greets:  # otherwise the server expects TLS
-                stream.send_last(self.options.service.protocol.logout_command)
+        except OSError as error:
             stream.close()
             if isinstance(error, TimeoutError) and not error.strerror:
                 raise TimeoutError(errno.ETIMEDOUT, f"{option} ({seconds} s) exceeded") from error
+            raise
+        except BaseException:  # the connection is not needed any more
+            if greets:  # otherwise the server expects TLS
+                stream.send_last(self.options.service.protocol.logout_command)
+            stream.close()
             raise
         return stream
 

@@ -110,8 +110,9 @@ class Stream(Handler):
 
         Raises LineLimitExceeded if it has more than ``limit`` octets.
         """
+        if self.loop.now >= self.deadline:  # lines that are in the buffer already need no wait
+            raise DeadlineExceeded
         searched = 0
-        self.check_deadline()
         while True:
             if not self.tls and self.buffer.startswith(TLS_HANDSHAKE):
                 raise TLSHandshakeFailed("received a TLS handshake, expected plain text")
@@ -192,12 +193,7 @@ class Stream(Handler):
         self.secure = secure
 
     async def wait(self, events: int, seconds: float) -> None:
-        """Wait until the socket is ready for one of the events; raises TimeoutError.
-
-        One timer serves for both limits. The deadline is checked here as well, because a peer that
-        sends all the time ends each wait before a timer can expire.
-        """
-        self.check_deadline()
+        """Wait until the socket is ready for one of the events; raises TimeoutError."""
         expiry = min(self.loop.now + seconds if seconds else inf, self.deadline)
 
         def arm(task: Task) -> Callable[[], None]:
@@ -279,11 +275,6 @@ class Stream(Handler):
             self.disarm()
             expired = self.loop.now >= self.deadline
             task.wake(error=DeadlineExceeded() if expired else TimeoutError())
-
-    def check_deadline(self) -> None:
-        """Raise DeadlineExceeded after the deadline."""
-        if self.loop.now >= self.deadline:
-            raise DeadlineExceeded
 
     def detach(self) -> None:
         """Stop watching the socket."""

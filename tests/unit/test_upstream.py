@@ -185,6 +185,14 @@ def test_silent_addresses_fail_after_connect_timeout(
         connect(silent, connect_timeout=1)
 
 
+def test_server_that_has_not_greeted_in_time_gets_no_farewell(
+    servers: Servers, connect: Connect
+) -> None:
+    with pytest.raises(ConnectFailed):
+        connect([servers.add()], connect_timeout=1)
+    assert servers.heard(0) == b""
+
+
 def test_shorter_authenticate_timeout_is_named(servers: Servers, connect: Connect) -> None:
     with pytest.raises(ConnectFailed, match=r"authenticate_timeout \(1 s\) exceeded"):
         connect([servers.add()], authenticate_timeout=1)
