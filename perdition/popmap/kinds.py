@@ -114,5 +114,12 @@ def open_kind(name: str, kind: MapKind, options: Options) -> PopMap:
         raise StartupError(
             f"map_library {name}: no module {error.name}; install {kind.needs}"
         ) from error
-    popmap: PopMap = module.open_map(options)
+    try:
+        popmap: PopMap = module.open_map(options)
+    except StartupError:
+        raise
+    except Exception as error:  # of a library; its text may contain a password
+        raise StartupError(
+            f"map_library_opt: malformed for {name} ({type(error).__name__}); see perditiondb(5)"
+        ) from error
     return popmap

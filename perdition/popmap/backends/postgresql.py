@@ -24,7 +24,7 @@ def open_map(options: Options) -> "PostgreSQLMap":
 class PostgreSQLMap(SQLMap):
     """A table of PostgreSQL."""
 
-    errors = (psycopg.Error, OSError)
+    errors = (psycopg.Error, OSError, UnicodeError)
     placeholder = "$1"
 
     def connect(self, server: str) -> "psycopg.Connection[Any]":
