@@ -1,16 +1,16 @@
 """A popmap of extended POSIX regular expressions; the first match is used."""
 
+import re
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import regex
 
 from perdition.failure import MapUnavailable
 from perdition.files import SYSCONFDIR
 from perdition.options import config_file
 from perdition.options.table import Options
 from perdition.popmap import Destination, Query, SlowLookup
+from perdition.popmap.backends.posix_expression import ExpressionError, compile_expression
 from perdition.popmap.files import FileMap
 
 MATCH_SECONDS = 0.1
@@ -26,7 +26,7 @@ def open_map(options: Options) -> "PosixRegexMap":
 
 
 class Rule(NamedTuple):
-    """An expression and its substitution, with ``$1`` to ``$9`` for the groups."""
+    """An expression and its substitution, ``$0`` is the match, ``$1`` to ``$9`` are groups."""
 
     expression: Any
     substitution: str
@@ -52,8 +52,8 @@ class PosixRegexMap(FileMap):
         if entry.value is None:
             raise ValueError(f"line {entry.line}: no substitution after the expression")
         try:
-            return Rule(regex.compile(entry.key.removesuffix(":"), regex.POSIX), entry.value)
-        except regex.error as error:
+            return Rule(compile_expression(entry.key.removesuffix(":")), entry.value)
+        except ExpressionError as error:
             raise ValueError(f"line {entry.line}: {error}") from error
 
     def lookup(self, query: Query) -> Destination | None:
@@ -76,8 +76,6 @@ class PosixRegexMap(FileMap):
 
         ``concurrent`` releases the interpreter lock.
         """
-        if "\n" in key:
-            return None  # in POSIX, $ does not match before a newline at the end
         deadline = time.monotonic() + seconds
         for rule in self.rules:
             left = max(0.0, deadline - time.monotonic())
@@ -88,12 +86,12 @@ class PosixRegexMap(FileMap):
 
 
 def substitute(substitution: str, found: Any) -> str:
-    """Replace ``$1`` to ``$9`` by groups; a reference to a missing group stays."""
+    """Replace ``$0`` to ``$9``; a reference to a group that does not exist stays."""
 
-    def group(reference: Any) -> str:
+    def group(reference: re.Match[str]) -> str:
         number = int(reference[1])
         if number > found.re.groups:
-            return str(reference[0])
+            return reference[0]
         return found[number] or ""
 
-    return str(regex.sub(r"\$([1-9])", group, substitution))
+    return re.sub(r"\$([0-9])", group, substitution)
