@@ -5,7 +5,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
 from perdition.failure import StartupError
-from perdition.log import describe_error
+from perdition.log import Log, describe_error
 from perdition.options.table import Options
 from perdition.popmap import NoMap, PopMap
 
@@ -56,6 +56,27 @@ def open_map(options: Options) -> PopMap:
             "map_cache: cannot be combined with a popmap that verifies passwords; remove map_cache"
         )
     return popmap
+
+
+def open_at_start(options: Options, log: Log) -> PopMap:
+    """Open the popmap for the first time and check it; raises StartupError."""
+    popmap = open_map(options)
+    popmap.check()
+    if popmap.must_be_valid:
+        popmap.probe()
+    if popmap.notice:
+        log.notice(popmap.notice)
+    return popmap
+
+
+def open_after_reload(options: Options, previous: PopMap) -> PopMap:
+    """Open the popmap again; raises StartupError.
+
+    Returns the previous one if it is in a file with the same options: its content stays in force
+    while a changed file has a mistake.
+    """
+    popmap = open_map(options)
+    return previous if popmap.reads_same_file(previous) else popmap
 
 
 def open_library(options: Options) -> PopMap:

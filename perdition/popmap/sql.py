@@ -87,10 +87,10 @@ class SQLMap(ServerMap[Any]):
         """Return the user column's name, quoted if it may be a reserved word."""
         return self.table.user_column
 
-    def first_row(self, connection: Any, statement: str, key: str) -> Sequence[Any] | None:
+    def first_row(self, connection: Any, statement: str, *key: str) -> Sequence[Any] | None:
         """Return the first row of a statement's result."""
         with closing(connection.cursor()) as cursor:
-            cursor.execute(statement, (key,))
+            cursor.execute(statement, key)
             row: Sequence[Any] | None = cursor.fetchone()
             return row
 
