@@ -457,7 +457,7 @@ def test_popmap_that_cannot_be_asked_leaves_all_as_it_was(
 
         os.kill(proxy.pid, signal.SIGHUP)
 
-        proxy.wait_for_log(f"SIGHUP: nothing is changed: popmap {popmap}: ")
+        proxy.wait_for_log(f"configuration unchanged: popmap {popmap}: ")
         clients.log_in(proxy).use()
 
 
