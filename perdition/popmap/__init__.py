@@ -71,10 +71,10 @@ class PopMap(ABC):
     must_be_valid: ClassVar[bool] = False
     """Whether ``probe`` must succeed at start, not only after a change of the options."""
 
-    notice: str = ""
+    start_notice: str = ""
     """A line for the log at start."""
 
-    warn: Callable[[str], None] = staticmethod(lambda text: None)
+    log_warning: Callable[[str], None] = staticmethod(lambda text: None)
     """Logs a warning; set before the first lookup."""
 
     def check(self) -> None:  # noqa: B027 - optional

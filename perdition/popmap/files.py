@@ -5,6 +5,7 @@ import os
 import time
 from abc import abstractmethod
 from collections.abc import Hashable
+from contextlib import suppress
 from os import fsdecode, fsencode
 from typing import ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 
@@ -124,9 +125,11 @@ class FileMap(PopMap, Generic[C]):
             return
         except (OSError, ValueError) as error:
             if now != self.refused:
-                self.warn(f"popmap {self.path}: {one_line(error)}; keeping the previous content")
+                self.log_warning(
+                    f"popmap {self.path}: {one_line(error)}; keeping the previous content"
+                )
             self.refused = now
-            # Another file may be valid, but this one stays as it is; a lack of descriptors ends.
+            # A mistake stays until the file changes; a lack of descriptors may end.
             wait = SETTLE_SECONDS if isinstance(error, OSError) else math.inf
             self.retry_at = time.monotonic() + wait
         else:
@@ -228,7 +231,7 @@ class DatabaseMap(FileMap[OpenDatabase]):
         if copy is None:
             return self.open_and_check(self.path, os.stat(self.path).st_ino)
         try:
-            return self.open_and_check(f"/proc/self/fd/{copy}", 0)
+            return self.open_and_check(memory_path(copy), 0)
         finally:
             os.close(copy)
 
@@ -266,9 +269,9 @@ class DatabaseMap(FileMap[OpenDatabase]):
 
 
 def copy_in_memory(path: str) -> int | None:
-    """Return the descriptor of a copy of a file; None if it is too large.
+    """Return the descriptor of a copy of a file; None if it is too large, or cannot be opened.
 
-    Raises OSError, and ValueError for what is no file.
+    The latter is so without /proc, and may be so under AppArmor. Raises OSError for the file.
     """
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -278,7 +281,16 @@ def copy_in_memory(path: str) -> int | None:
         try:
             while os.sendfile(copy, file.fileno(), None, COPY_LIMIT):
                 pass
+            with suppress(OSError):
+                open(memory_path(copy), "rb").close()
+                return copy
         except BaseException:
             os.close(copy)
             raise
-    return copy
+        os.close(copy)
+    return None
+
+
+def memory_path(descriptor: int) -> str:
+    """Return a path that opens what a descriptor refers to."""
+    return f"/proc/self/fd/{descriptor}"

@@ -64,8 +64,8 @@ def open_at_start(options: Options, log: Log) -> PopMap:
     popmap.check()
     if popmap.must_be_valid:
         popmap.probe()
-    if popmap.notice:
-        log.notice(popmap.notice)
+    if popmap.start_notice:
+        log.notice(popmap.start_notice)
     return popmap
 
 

@@ -69,7 +69,7 @@ class MapFile:
         self.path = path
         self.popmap = open_map(self.options())
         self.logged: list[str] = []
-        self.popmap.warn = self.logged.append
+        self.popmap.log_warning = self.logged.append
 
     def options(self) -> Options:
         library = self.kind.partition(" ")[0]
@@ -258,6 +258,18 @@ def test_large_database_that_is_rewritten_in_place_is_unavailable(
         large.host()
     clock.moved += 1.0
     assert large.host() == "new"
+
+
+def test_database_is_used_where_it_is_if_copies_cannot_be_opened(
+    file: MapFile, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a chroot without /proc."""
+    monkeypatch.setattr(files_module, "memory_path", lambda _: "/nonexistent")
+    assert file.host() == "old"
+    file.write(file.content("joe:new\n"), "renamed")
+    assert file.host() == "old"
+    clock.moved += 1.0
+    assert file.host() == "new"
 
 
 def test_large_database_that_is_replaced_stays_in_force(large: MapFile, clock: Clock) -> None:

@@ -40,7 +40,7 @@ class GdbmMap(DatabaseMap):
         self.may_be_missing = by_default and is_missing(self.path)
         """Until the first file is loaded."""
         if self.may_be_missing:
-            self.notice = f"no popmap: {self.path} does not exist and no option names another"
+            self.start_notice = f"no popmap: {self.path} does not exist and no option names another"
 
     def open_database(self, path: str) -> Database:
         refuse_truncated(path)

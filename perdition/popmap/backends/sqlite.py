@@ -88,7 +88,7 @@ class SQLiteMap(SQLMap):
             self.close()
             self.idle, self.statement = kept, statement
             if not self.refused:
-                self.warn(f"popmap {self.path}: {error}; keeping the previous file in use")
+                self.log_warning(f"popmap {self.path}: {error}; keeping the previous file in use")
             self.refused, self.retry_at = now, time.monotonic() + SETTLE_SECONDS
         else:
             self.file, self.refused = now[:2], None
