@@ -14,7 +14,7 @@ from perdition.net.resolver import Resolver
 from perdition.net.splice import Splice
 from perdition.net.tls_contexts import TLSContexts
 from perdition.options.table import Options
-from perdition.popmap.kinds import open_map
+from perdition.popmap.kinds import open_after_reload
 from perdition.popmap.service import PopMapService
 from perdition.scoreboard import WorkerCounters
 from perdition.upstream import Upstream
@@ -82,11 +82,12 @@ class Site(NamedTuple):
 
         Raises StartupError, and then the old one stays usable.
         """
-        popmap = PopMapService(self.loop, open_map(options), options, self.log)
-        self.popmap.close()
+        popmap = open_after_reload(options, self.popmap.popmap)
+        if popmap is not self.popmap.popmap:
+            self.popmap.close()
         return self._replace(
             options=options,
-            popmap=popmap,
+            popmap=PopMapService(self.loop, popmap, options, self.log),
             local_authentication=LocalAuthentication.wanted(options, self.helper),
             upstream=Upstream(
                 self.loop, self.resolver, options, self.log, self.tls.outgoing, self.counters

@@ -1,7 +1,7 @@
 """Popmaps map a user to a real server. The base class of all kinds, a query and its answer."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import ClassVar, NamedTuple
 
 from perdition.endpoint import ConnectionEnds, Endpoint
@@ -68,11 +68,25 @@ class PopMap(ABC):
     wants_password: bool = False
     """Whether queries contain the password. Answers are then never cached."""
 
+    must_be_valid: ClassVar[bool] = False
+    """Whether ``probe`` must succeed at start, not only after a change of the options."""
+
+    start_notice: str = ""
+    """A line for the log at start."""
+
+    log_warning: Callable[[str], None] = staticmethod(lambda text: None)
+    """Logs a warning; set before the first lookup."""
+
     def check(self) -> None:  # noqa: B027 - optional
         """Raise StartupError if the map can never be used. Called once, at start."""
 
     def probe(self) -> None:  # noqa: B027 - optional
         """Raise StartupError if the map is a file that cannot be used; leaves nothing open."""
+
+    def reads_same_file(self, other: "PopMap") -> bool:
+        """Whether another map has the same options and keeps content that stays in force."""
+        del other
+        return False
 
     @abstractmethod
     def lookup(self, query: Query) -> Destination | None:

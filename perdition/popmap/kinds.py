@@ -5,7 +5,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
 from perdition.failure import StartupError
-from perdition.log import describe_error
+from perdition.log import Log, describe_error
 from perdition.options.table import Options
 from perdition.popmap import NoMap, PopMap
 
@@ -56,6 +56,27 @@ def open_map(options: Options) -> PopMap:
             "map_cache: cannot be combined with a popmap that verifies passwords; remove map_cache"
         )
     return popmap
+
+
+def open_at_start(options: Options, log: Log) -> PopMap:
+    """Open the popmap for the first time and check it; raises StartupError."""
+    popmap = open_map(options)
+    popmap.check()
+    if popmap.must_be_valid:
+        popmap.probe()
+    if popmap.start_notice:
+        log.notice(popmap.start_notice)
+    return popmap
+
+
+def open_after_reload(options: Options, previous: PopMap) -> PopMap:
+    """Open the popmap again; raises StartupError.
+
+    Returns the previous one if it is in a file with the same options: its content stays in force
+    while a changed file has a mistake.
+    """
+    popmap = open_map(options)
+    return previous if popmap.reads_same_file(previous) else popmap
 
 
 def open_library(options: Options) -> PopMap:
@@ -114,5 +135,12 @@ def open_kind(name: str, kind: MapKind, options: Options) -> PopMap:
         raise StartupError(
             f"map_library {name}: no module {error.name}; install {kind.needs}"
         ) from error
-    popmap: PopMap = module.open_map(options)
+    try:
+        popmap: PopMap = module.open_map(options)
+    except StartupError:
+        raise
+    except Exception as error:  # of a library; its text may contain a password
+        raise StartupError(
+            f"map_library_opt: malformed for {name} ({type(error).__name__}); see perditiondb(5)"
+        ) from error
     return popmap

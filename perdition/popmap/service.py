@@ -34,6 +34,7 @@ class PopMapService:
     def __init__(self, loop: Loop, popmap: PopMap, options: Options, log: Log) -> None:
         self.loop = loop
         self.popmap = popmap
+        popmap.log_warning = log.warning
         self.log = log
         self.wants_password = popmap.wants_password
         self.time_limit = options.map_timeout

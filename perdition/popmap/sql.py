@@ -17,6 +17,8 @@ from perdition.popmap.server import ServerMap
 COLON = re.compile(r":(?![^\[]*\])")
 """Separates the parts of an option, except in an IPv6 address in brackets."""
 
+MAX_PORT = 65_535
+
 SIMPLE_NAME = re.compile(r"[A-Za-z_]\w*")
 
 
@@ -46,8 +48,11 @@ class Table(NamedTuple):
                 f"by colons: {', '.join(names)}"
             )
         present = {name: part for name, part in zip(names, parts, strict=False) if part}
-        if not present.get("port", "0").isdecimal():
-            raise StartupError("map_library_opt: port (the second part): expected a number")
+        port = present.get("port", "1")
+        if not (port.isdecimal() and 0 < int(port[:6]) <= MAX_PORT):
+            raise StartupError(
+                f"map_library_opt: port (the second part): expected a number up to {MAX_PORT}"
+            )
         if "password" in present:
             present["password"] = secret(present["password"])
         return cls(**present)
@@ -82,10 +87,10 @@ class SQLMap(ServerMap[Any]):
         """Return the user column's name, quoted if it may be a reserved word."""
         return self.table.user_column
 
-    def first_row(self, connection: Any, statement: str, key: str) -> Sequence[Any] | None:
+    def first_row(self, connection: Any, statement: str, *key: str) -> Sequence[Any] | None:
         """Return the first row of a statement's result."""
         with closing(connection.cursor()) as cursor:
-            cursor.execute(statement, (key,))
+            cursor.execute(statement, key)
             row: Sequence[Any] | None = cursor.fetchone()
             return row
 

@@ -22,7 +22,7 @@ from perdition.net.tls_contexts import TLSContexts
 from perdition.options.configuration import Configuration
 from perdition.options.table import Options
 from perdition.popmap import PopMap
-from perdition.popmap.kinds import open_map
+from perdition.popmap.kinds import open_at_start, open_map
 from perdition.popmap.service import PopMapService
 from perdition.privileges import Owner, forbid_dumps, forbid_new_privileges, set_resource_limits
 from perdition.process.children import Children, Slot
@@ -85,8 +85,7 @@ class Master:
         self.log = log
         self.owner = Owner.from_options(options)
         self.tls = TLSContexts.load(options)
-        self.popmap = open_map(options)
-        self.popmap.check()
+        self.popmap = open_at_start(options, log)
         self.pid_file = self.find_pid_file()
         self.is_primary = False
         self.predecessor = self.find_predecessor()
@@ -458,14 +457,19 @@ class Master:
     def open_changed_map(self, options: Options) -> PopMap:
         """Open the popmap that new options name; raises StartupError.
 
-        If the options name another popmap, it must be readable now. An unchanged one is opened at
-        the next login, because its file may be missing while it is rewritten.
+        If the options name another popmap, it must be usable now. A problem with the file of an
+        unchanged one is only logged: the file may be missing while it is rewritten, and workers
+        keep the previous content of a file with a mistake.
         """
         popmap = open_map(options)
         popmap.check()
         before = (self.options.map_library, self.options.map_library_opt)
-        if (options.map_library, options.map_library_opt) != before:
+        try:
             popmap.probe()
+        except StartupError as error:
+            if (options.map_library, options.map_library_opt) != before:
+                raise
+            self.log.error(str(error))
         return popmap
 
     def reopen_log(self) -> None:

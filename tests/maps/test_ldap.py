@@ -148,7 +148,7 @@ def test_option_defaults() -> None:
     assert ldap.Directory.parse("ldap:///dc=x").servers == ["ldap://"]
 
 
-@pytest.mark.parametrize("option", ["localhost", "http://localhost/", "ldap://h/dc=x??some"])
+@pytest.mark.parametrize("option", ["localhost", "http://localhost/"])
 def test_option_that_is_no_address(option: str) -> None:
     with pytest.raises(StartupError, match="expected an LDAP URL"):
         opened(option)

@@ -181,7 +181,7 @@ def test_cache_bridges_an_outage(redis: Redis, folder: Path) -> None:
     with proxy_with(redis, folder, "--workers", "1", "--map_cache", "1") as proxy:
         assert log_in(proxy, "joe").ok
         redis.stop()
-        until(lambda: log_in(proxy, "joe").ok and proxy.logged("an older answer is used"), "a use")
+        until(lambda: log_in(proxy, "joe").ok and proxy.logged("using an expired answer"), "a use")
         assert "[UNAVAILABLE]" in log_in(proxy, "ann").answer
         redis.start()
         until(lambda: log_in(proxy, "ann").ok, "ann's login")
@@ -224,7 +224,7 @@ def test_sighup_opens_the_map_by_the_options_that_are_there_now(
         until(lambda: log_in(proxy, "joe").ok, proxy.evidence)
         file.write_text("map_library nosuch\n")
         os.kill(proxy.pid, signal.SIGHUP)
-        proxy.wait_for_log("configuration unchanged: map_library nosuch: no such kind")
+        proxy.wait_for_log("configuration unchanged: map_library nosuch: unknown kind")
         assert log_in(proxy, "joe").ok
 
 
@@ -285,5 +285,5 @@ def test_password_of_the_popmap_lets_nobody_act_as_another(
 
 def test_missing_password_file_stops_the_start(redis: Redis, folder: Path) -> None:
     redis.password_file.unlink()
-    with pytest.raises(AssertionError, match="No such file or directory; give a readable file"):
+    with pytest.raises(AssertionError, match="No such file or directory; expected a readable file"):
         proxy_with(redis, folder).__enter__()

@@ -46,6 +46,12 @@ def lookup(popmap: PopMap, key: str) -> Destination | None:
 
 
 @pytest.fixture
+def no_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use changed files at once."""
+    monkeypatch.setattr("perdition.popmap.files.SETTLE_SECONDS", 0)
+
+
+@pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "popmap"
 
@@ -133,6 +139,7 @@ class TestEveryFile:
         else:
             path.write_text(f"^joe$: {host}")
 
+    @pytest.mark.usefixtures("no_delay")
     def test_rebuilt_file_is_read_again(self, library: str, popmap: PopMap, path: Path) -> None:
         for host in ("one", "two", "three"):
             self.write(library, path, host)
@@ -177,6 +184,7 @@ class TestGdbm:
         assert lookup(popmap, key + " ") is None
         assert lookup(popmap, "") is None
 
+    @pytest.mark.usefixtures("no_delay")
     def test_file_rebuilt_with_the_same_timestamp_is_read_again(self, path: Path) -> None:
         popmap = open_map(GDBM, str(path), "@")
         for host in ("one", "two"):
@@ -184,6 +192,7 @@ class TestGdbm:
             os.utime(path, (0, 0))
             assert lookup(popmap, "joe") == Destination(Endpoint(host))
 
+    @pytest.mark.usefixtures("no_delay")
     def test_open_map_does_not_lock_writers_out(self, path: Path) -> None:
         """The makegdbm of perdition 2.2 writes to the open file."""
         write_gdbm(path, "joe:mx")
@@ -193,6 +202,7 @@ class TestGdbm:
             writer[b"ann"] = b"mx"
         assert lookup(popmap, "ann")
 
+    @pytest.mark.usefixtures("no_delay")
     def test_change_on_tmpfs_is_noticed(self) -> None:
         """Where it shows neither in the time nor in the size of the file."""
         with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
@@ -204,15 +214,22 @@ class TestGdbm:
         with pytest.raises(MapUnavailable, match=str(path)):
             lookup(open_map(GDBM, str(path), "@"), "joe")
 
+    @pytest.mark.usefixtures("no_delay")
     @pytest.mark.parametrize("size", [0, 100, 4096, 8192])
-    def test_file_truncated_while_open_is_unavailable(self, path: Path, size: int) -> None:
+    def test_file_truncated_while_open_stays_in_force(self, path: Path, size: int) -> None:
         write_gdbm(path, "\n".join(f"user{number}:mx" for number in range(1000)))
         popmap = open_map(GDBM, str(path), "@")
         assert lookup(popmap, "user1")
         with path.open("r+b") as file:
             file.truncate(size)
+        assert lookup(popmap, "user2")
+
+    @pytest.mark.parametrize("size", [100, 4096, 8192, 16384])
+    def test_truncated_file_is_unavailable(self, path: Path, size: int) -> None:
+        write_gdbm(path, "\n".join(f"user{number}:mx" for number in range(1000)))
+        os.truncate(path, size)
         with pytest.raises(MapUnavailable):
-            lookup(popmap, "user2")
+            lookup(open_map(GDBM, str(path), "@"), "user2")
 
     def test_damaged_file_never_crashes_the_process(self, path: Path, tmp_path: Path) -> None:
         write_gdbm(path, "\n".join(f"user{number}:mx{number}" for number in range(300)))
@@ -253,6 +270,16 @@ class TestRegex:
             ("a=b: mx", "a=b", Destination(Endpoint("mx"))),
             ("^j.e$: mx", "jöe", Destination(Endpoint("mx"))),
             ("^joe$: mx", "joe\n", None),
+            ("^j: $0.mx", "joe", Destination(Endpoint("j.mx"))),
+            ("^(j)oe: $0$1$2", "joe", Destination(Endpoint("joej$2"))),
+            (r"'^[a\-z]$': mx", "b", Destination(Endpoint("mx"))),
+            (r"'^[a\-z]$': mx", "-", None),
+            (r"'\<joe\>': mx", "joe", Destination(Endpoint("mx"))),
+            (r"'\<joe\>': mx", "joey", None),
+            ("'^[[.-.]a]+$': mx", "a-a", Destination(Endpoint("mx"))),
+            ("^a**$: mx", "aaa", Destination(Endpoint("mx"))),
+            (r"'^\d$': mx", "1", None),
+            (r"'^\d$': mx", "d", Destination(Endpoint("mx"))),
         ],
     )
     def test_first_matching_line_gives_the_destination(
@@ -268,24 +295,36 @@ class TestRegex:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("^joe$: mx\n^(joe: mx", "line 2"),
-            ("^joe$", "line 1: no substitution"),
-            ("\n'^joe$: mx", "line 2: unclosed quote"),
+            ("^joe$: mx\n^(ann: mx\n^ann: mx", "line 2"),
+            ("\n^joe$: mx\n^ann$\n'^ann$: mx\n", "line 4: unclosed quote"),
         ],
     )
-    def test_mistake_is_reported_with_its_line(self, path: Path, text: str, message: str) -> None:
+    def test_mistake_affects_only_users_whom_no_line_before_it_matches(
+        self, path: Path, text: str, message: str
+    ) -> None:
         path.write_text(text)
-        with pytest.raises(MapUnavailable, match=f"{path}: {message}"):
-            lookup(open_map(REGEX, str(path), "@"), "joe")
+        popmap = open_map(REGEX, str(path), "@")
+        assert lookup(popmap, "joe") == Destination(Endpoint("mx"))
+        for _ in range(2):
+            with pytest.raises(MapUnavailable, match=f"{path}: {message}"):
+                lookup(popmap, "ann")
+        with pytest.raises(StartupError, match=f"{path}: {message}"):
+            popmap.probe()
+
+    def test_line_without_a_substitution_is_skipped(self, path: Path) -> None:
+        path.write_text("^joe$\n^joe$:\n^joe$: mx\n")
+        popmap = open_map(REGEX, str(path), "@")
+        assert lookup(popmap, "joe") == Destination(Endpoint("mx"))
+        popmap.probe()
 
     def test_file_is_compiled_once(self, path: Path) -> None:
         path.write_text("^joe$: mx")
         popmap = open_map(REGEX, str(path), "@")
         assert isinstance(popmap, PosixRegexMap)
         lookup(popmap, "joe")
-        rules = popmap.rules
+        rules = popmap.content
         lookup(popmap, "joe")
-        assert popmap.rules is rules
+        assert popmap.content is rules
 
     @pytest.mark.parametrize(
         ("text", "key"), [("^(a|aa)+$: mx", "a" * 5000 + "b"), ("a*a*[cd]: mx\n" * 100, "a" * 150)]

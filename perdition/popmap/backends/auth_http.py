@@ -45,7 +45,7 @@ def header(word: str) -> tuple[str, str]:
     """Read a header for all requests; raises StartupError."""
     if found := HEADER.fullmatch(word):
         text = secret(found[2])
-        if text.isascii() and text.isprintable():
+        if printable_ascii(text):
             return found[1], text
     raise StartupError(
         f"map_library_opt: after the URL, expected {PASS} or a header such as X-Auth-Key:value "
@@ -55,6 +55,10 @@ def header(word: str) -> tuple[str, str]:
 
 class TemporaryFailure(HTTPException):
     """The service cannot decide now; the text is for the client."""
+
+
+def printable_ascii(text: str) -> bool:
+    return text.isascii() and text.isprintable()
 
 
 class AuthServer(NamedTuple):
@@ -69,21 +73,23 @@ class AuthServer(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> "AuthServer":
         """Read a URL; raises StartupError."""
-        url = urlsplit(url_with_secret(text))
         try:
+            url = urlsplit(url_with_secret(text))
             port = url.port
+            host = (url.hostname or "").encode("idna").decode()
         except ValueError:
-            port = -1
-        if url.scheme not in ("http", "https") or not url.hostname or port == -1:
+            host = ""
+        if not host or url.scheme not in ("http", "https") or not printable_ascii(text):
             raise StartupError(
-                "map_library_opt: expected the URL of a service, http:// or https://"
+                "map_library_opt: expected the URL of a service, http:// or https://, "
+                "with printable ASCII characters only"
             )
         authorization = ""
         if url.username is not None:
             account = f"{unquote(url.username)}:{unquote(url.password or '')}"
             authorization = "Basic " + b64encode(fsencode(account)).decode()
         target = f"{url.path or '/'}{'?' if url.query else ''}{url.query}"
-        return cls(url.scheme == "https", url.hostname, port, target, authorization)
+        return cls(url.scheme == "https", host, port, target, authorization)
 
     def __str__(self) -> str:
         return str(Endpoint(self.host, str(self.port or "")))

@@ -1,5 +1,8 @@
 """A popmap in a Berkeley DB file, as written by makebdb."""
 
+from contextlib import closing
+from typing import Any
+
 from perdition.files import SYSCONFDIR
 from perdition.options.table import Options
 from perdition.popmap.files import Database, DatabaseMap
@@ -21,8 +24,12 @@ class BerkeleyMap(DatabaseMap):
 
     errors = (db.DBError,)
 
-    def open_database(self) -> Database:
+    def open_database(self, path: str) -> Database:
         opened = db.DB()
-        opened.open(self.path, dbtype=db.DB_UNKNOWN, flags=db.DB_RDONLY)
+        opened.open(path, dbtype=db.DB_UNKNOWN, flags=db.DB_RDONLY)
         database: Database = opened
         return database
+
+    def has_entries(self, database: Any) -> bool:
+        with closing(database.cursor()) as cursor:
+            return cursor.first() is not None

@@ -8,6 +8,7 @@ import os
 import struct
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 from perdition.files import SYSCONFDIR
 from perdition.options.table import Options
@@ -29,8 +30,11 @@ class ConstantMap(DatabaseMap):
 
     errors = (ValueError,)
 
-    def open_database(self) -> Database:
-        return ConstantDatabase(self.path)
+    def open_database(self, path: str) -> Database:
+        return ConstantDatabase(path)
+
+    def has_entries(self, database: Any) -> bool:
+        return any(slots for _, slots in database.tables)
 
 
 class ConstantDatabase:
@@ -41,11 +45,28 @@ class ConstantDatabase:
 
     def __init__(self, path: str) -> None:
         self.file = Path(path).open("rb", buffering=0)  # noqa: SIM115 - stays open
+        try:
+            self.tables = self.check_tables()
+        except BaseException:
+            self.file.close()
+            raise
+
+    def check_tables(self) -> list[tuple[int, int]]:
+        """Return position and slots of each hash table; raises ValueError for an unfinished file.
+
+        The pointers are written last: until then they are zero.
+        """
+        size = os.fstat(self.file.fileno()).st_size
+        tables = list(PAIR.iter_unpack(self.octets(0, TABLES * PAIR.size)))
+        for position, slots in tables:
+            if not TABLES * PAIR.size <= position <= size - slots * PAIR.size:
+                raise ValueError("a hash table is outside of the file")
+        return tables
 
     def get(self, key: bytes, /) -> bytes | None:
         """Return the first value of a key; raises ValueError for a damaged file."""
         hashed = hash_of(key)
-        table, slots = self.pair(hashed % TABLES * PAIR.size)
+        table, slots = self.tables[hashed % TABLES]
         for probe in range(slots):
             slot = (hashed // TABLES + probe) % slots
             found, record = self.pair(table + slot * PAIR.size)

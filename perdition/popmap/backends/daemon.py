@@ -4,6 +4,7 @@ A datagram consists of a header of big-endian numbers, and a body of strings, ea
 """
 
 import os
+import re
 import socket
 import struct
 import time
@@ -31,6 +32,9 @@ REQUEST_WITH_ADDRESSES = 3
 NO_CHECKSUM = 0
 
 MAX_DATAGRAM = 65_535
+MAX_PATH = 107
+"""Octets in the path of a Unix socket."""
+NUMBER = re.compile("[0-9]{0,9}")
 DEFAULT_SOCKET = "/var/run/perdition.db"
 DEFAULT_SECONDS = 1
 DEFAULT_RETRIES = 5
@@ -42,13 +46,18 @@ def open_map(options: Options) -> "DaemonMap":
     ``map_library_opt`` is ``[socket[:timeout_seconds[:max_retry]]]``.
     """
     path, *numbers = options.map_library_opt.split(":")
-    if len(numbers) > 2 or not all(number.isdecimal() for number in numbers if number):
+    path = os.path.join(START_DIRECTORY, path or DEFAULT_SOCKET)
+    if (
+        len(fsencode(path)) > MAX_PATH
+        or len(numbers) > 2
+        or not all(NUMBER.fullmatch(number) for number in numbers)
+    ):
         raise StartupError(
             f"map_library_opt {options.map_library_opt}: expected socket:timeout_seconds:max_retry"
         )
     seconds, retries = [*numbers, "", ""][:2]
     return DaemonMap(
-        os.path.join(START_DIRECTORY, path or DEFAULT_SOCKET),
+        path,
         int(seconds or DEFAULT_SECONDS),
         int(retries or DEFAULT_RETRIES),
         options,

@@ -2,56 +2,85 @@
 
 import dbm.gnu
 import os
-from functools import cache
+import struct
+from typing import Any
 
 from perdition.files import SYSCONFDIR
-from perdition.options.table import Options
+from perdition.options.table import DEFAULTS, Options
 from perdition.popmap import Destination, Query
 from perdition.popmap.files import Database, DatabaseMap
 
 READ_UNLOCKED = "ru"
 """A reader's lock would keep perdition 2.2's makegdbm from writing while the map is open."""
 
+HEADER = struct.Struct("=I28xq")
+"""The magic number and the number of octets in use, in files of 64-bit systems."""
+WIDE_MAGIC = (0x13579ACF, 0x13579AD1)
+"""The standard and the extended format."""
+
 
 def open_map(options: Options) -> "GdbmMap":
     """Open a gdbm map; ``map_library_opt`` is its file."""
     path = options.map_library_opt or f"{SYSCONFDIR}/popmap.gdbm.db"
-    return GdbmMap(path, options.domain_delimiter)
+    by_default = not options.map_library_opt and options.map_library == DEFAULTS["map_library"]
+    return GdbmMap(path, options.domain_delimiter, by_default=by_default)
 
 
 class GdbmMap(DatabaseMap):
     """A gdbm file.
 
-    gdbm writes through a memory map. On tmpfs that changes none of the file's attributes, while an
-    open database has old entries in its cache: there it is opened again for each lookup (60 µs).
+    With ``by_default``, no option names the map. If there is no file then, the site has no popmap:
+    nobody is in it until the file is created.
     """
 
     errors = (dbm.gnu.error,)
+    writes_through_memory_map = True
 
-    shows_writes = True
+    def __init__(self, path: str, delimiter: str, *, by_default: bool = False) -> None:
+        super().__init__(path, delimiter)
+        self.may_be_missing = by_default and is_missing(self.path)
+        """Until the first file is loaded."""
+        if self.may_be_missing:
+            self.start_notice = f"no popmap: {self.path} does not exist and no option names another"
 
-    def open_database(self) -> Database:
-        folder = os.path.dirname(os.path.realpath(self.path))
-        self.shows_writes = not may_be_in_memory(os.stat(folder).st_dev)
-        return dbm.gnu.open(self.path, READ_UNLOCKED)
+    def open_database(self, path: str) -> Database:
+        refuse_truncated(path)
+        return dbm.gnu.open(path, READ_UNLOCKED)
+
+    def has_entries(self, database: Any) -> bool:
+        return database.firstkey() is not None
+
+    def probe(self) -> None:
+        if not self.has_no_file():
+            super().probe()
+
+    def has_no_file(self) -> bool:
+        """Whether the site has no popmap: no option names one, and no file was ever there."""
+        return self.may_be_missing and self.content is None and is_missing(self.path)
 
     def lookup(self, query: Query) -> Destination | None:
-        found = super().lookup(query)
-        if not self.shows_writes:
-            self.close()
-        return found
+        if self.has_no_file():
+            return None
+        return super().lookup(query)
 
 
-@cache
-def may_be_in_memory(device: int) -> bool:
-    """Tell whether a file system is a tmpfs, or an overlay, which may be on one: proc(5) mountinfo.
+def refuse_truncated(path: str) -> None:
+    """Raise ValueError if the end of a file is missing, which gdbm notices for some keys only."""
+    with open(path, "rb") as file:
+        header = file.read(HEADER.size)
+        size = os.fstat(file.fileno()).st_size
+    if len(header) == HEADER.size:
+        magic, next_block = HEADER.unpack(header)
+        if magic in WIDE_MAGIC and size < next_block:
+            raise ValueError(f"truncated: {size} of {next_block} octets")
 
-    Its number is a folder's st_dev: on an overlay that of a file may be another.
-    """
-    number = f"{os.major(device)}:{os.minor(device)}".encode()
-    with open("/proc/self/mountinfo", "rb") as mounts:
-        return any(
-            line.split()[2] == number
-            and line.partition(b" - ")[2].startswith((b"tmpfs ", b"overlay "))
-            for line in mounts
-        )
+
+def is_missing(path: str) -> bool:
+    """Whether a file certainly does not exist."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False

@@ -19,6 +19,17 @@ from perdition.popmap.server import ServerMap
 
 DEFAULT_URL = "ldap://localhost/ou=mailbox,dc=nodomain?username,mailhost,port?one?(uid=%s)"
 ATTRIBUTES = ["username", "mailhost", "port"]
+SCOPES = {
+    "": ldap.SCOPE_BASE,
+    "base": ldap.SCOPE_BASE,
+    "one": ldap.SCOPE_ONELEVEL,
+    "onelevel": ldap.SCOPE_ONELEVEL,
+    "sub": ldap.SCOPE_SUBTREE,
+    "subtree": ldap.SCOPE_SUBTREE,
+    "children": ldap.SCOPE_SUBORDINATE,
+    "subordinate": ldap.SCOPE_SUBORDINATE,
+}
+"""The names that libldap knows, in lower case."""
 START_TLS = {"starttls", "x-starttls", "1.3.6.1.4.1.1466.20037"}
 
 KEY_MARK = re.compile("\ue000([0-9]*)\ue001")
@@ -55,19 +66,20 @@ class Directory(NamedTuple):
         version, url = text[:2], text[2:]
         if version not in ("2:", "3:"):
             version, url = "3:", text
+        url, scope = without_scope(marked(url))
         try:
-            read = ldapurl.LDAPUrl(marked(url))
-        except ValueError:
+            read = ldapurl.LDAPUrl(url)
+            extensions = {name.lower(): extra.exvalue for name, extra in read.extensions.items()}
+        except (ValueError, AttributeError):  # AttributeError: nothing after the last "?"
             raise StartupError(
                 f"map_library_opt: expected an LDAP URL, for example {DEFAULT_URL}"
             ) from None
-        extensions = {name.lower(): extra.exvalue for name, extra in read.extensions.items()}
         return cls(
             version=int(version[0]),
             servers=[f"{read.urlscheme}://{host}" for host in read.hostport.split() or [""]],
             base=read.dn,
             attributes=read.attrs or ATTRIBUTES,
-            scope=ldap.SCOPE_BASE if read.scope is None else read.scope,
+            scope=scope,
             filter=read.filterstr or "(objectClass=*)",
             bind_name=extensions.get("bindname") or "",
             password=secret(extensions.get("x-bindpw") or ""),
@@ -150,6 +162,23 @@ def marked(url: str) -> str:
     if len(parts) > 3:
         parts[3] = re.sub(r"%([0-9]*)s", "\ue000\\1\ue001", parts[3])
     return "?".join(parts)
+
+
+def without_scope(url: str) -> tuple[str, int]:
+    """Return a URL without its scope, and the scope; raises StartupError.
+
+    ldapurl knows only the names of RFC 4516, and only in lower case.
+    """
+    parts = url.split("?")
+    if len(parts) < 3:
+        return url, ldap.SCOPE_BASE
+    name = parts[2].strip()
+    if name.lower() not in SCOPES:
+        raise StartupError(
+            f"map_library_opt: scope {name!r}: expected base, onelevel, subtree or children"
+        )
+    parts[2] = ""
+    return "?".join(parts), SCOPES[name.lower()]
 
 
 def with_key(text: str, key: str) -> str:

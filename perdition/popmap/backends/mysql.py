@@ -24,7 +24,7 @@ class MySQLMap(SQLMap):
     """A table of MySQL or MariaDB."""
 
     # RuntimeError: an authentication method that needs a package that is not installed.
-    errors = (pymysql.err.MySQLError, OSError, RuntimeError)
+    errors = (pymysql.err.MySQLError, OSError, RuntimeError, UnicodeError)
 
     def connect(self, server: str) -> Any:
         table = self.table

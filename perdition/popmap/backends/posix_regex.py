@@ -1,17 +1,18 @@
 """A popmap of extended POSIX regular expressions; the first match is used."""
 
+import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import regex
 
 from perdition.failure import MapUnavailable
 from perdition.files import SYSCONFDIR
 from perdition.options import config_file
 from perdition.options.table import Options
 from perdition.popmap import Destination, Query, SlowLookup
-from perdition.popmap.files import FileMap
+from perdition.popmap.backends.posix_expression import ExpressionError, compile_expression
+from perdition.popmap.files import SETTLE_SECONDS, FileMap, Signature
 
 MATCH_SECONDS = 0.1
 """Time limit for all expressions together, for one key."""
@@ -26,60 +27,65 @@ def open_map(options: Options) -> "PosixRegexMap":
 
 
 class Rule(NamedTuple):
-    """An expression and its substitution, with ``$1`` to ``$9`` for the groups."""
+    """An expression and its substitution: ``$0`` is the match, ``$1`` to ``$9`` are the groups.
+
+    A rule with a mistake has no expression and says in ``mistake`` what is wrong in which line.
+    """
 
     expression: Any
     substitution: str
+    mistake: str = ""
 
 
-class PosixRegexMap(FileMap):
-    """A line is ``<regular expression>[:] <substitution>``, quoted as in the configuration file."""
+class PosixRegexMap(FileMap[list[Rule]]):
+    """A line is ``<regular expression>[:] <substitution>``, quoted as in the configuration file.
 
-    def __init__(self, path: str, delimiter: str) -> None:
-        super().__init__(path, delimiter)
-        self.rules: list[Rule] = []
+    A mistake in a line affects only the keys that no line before it matches.
+    """
 
-    def load(self) -> None:
-        text = Path(self.path).read_bytes().decode(errors="surrogateescape")
-        try:
-            entries = list(config_file.parse(text, config_file.BLANKS))
-        except config_file.SyntaxProblem as problem:
-            raise ValueError(f"line {problem.line}: {problem}") from problem
-        self.rules = [self.compile(entry) for entry in entries]
+    must_be_valid = True
 
-    def compile(self, entry: config_file.Entry) -> Rule:
-        """Return a line's rule; raises ValueError that names the line."""
-        if entry.value is None:
-            raise ValueError(f"line {entry.line}: no substitution after the expression")
-        try:
-            return Rule(regex.compile(entry.key.removesuffix(":"), regex.POSIX), entry.value)
-        except regex.error as error:
-            raise ValueError(f"line {entry.line}: {error}") from error
+    def load(self) -> list[Rule]:
+        octets = Path(self.path).read_bytes()
+        if not octets and Signature.of(self.path).age() < SETTLE_SECONDS:
+            raise ValueError("empty, and changed a moment ago")
+        return list(rules(octets.decode(errors="surrogateescape")))
+
+    def is_empty(self, content: list[Rule]) -> bool:
+        return not content
+
+    def mistake(self, content: list[Rule]) -> str:
+        return next((rule.mistake for rule in content if rule.mistake), "")
 
     def lookup(self, query: Query) -> Destination | None:
-        self.refresh()
         try:
-            return self.match(query.key, INLINE_SECONDS, concurrent=False)
+            return self.match(self.current(), query.key, INLINE_SECONDS, concurrent=False)
         except TimeoutError as error:
             raise SlowLookup from error
 
     def lookup_in_thread(self, query: Query) -> Destination | None:
+        content = self.content  # current() is for the worker's own thread
+        if content is None:
+            raise MapUnavailable(f"popmap {self.path}: reopened during the lookup")
         try:
-            return self.match(query.key, MATCH_SECONDS, concurrent=True)
+            return self.match(content, query.key, MATCH_SECONDS, concurrent=True)
         except TimeoutError as error:
             raise MapUnavailable(
                 f"popmap {self.path}: matching took more than {MATCH_SECONDS} s"
             ) from error
 
-    def match(self, key: str, seconds: float, concurrent: bool) -> Destination | None:
-        """Return the destination from the first rule that matches; raises TimeoutError.
+    def match(
+        self, content: list[Rule], key: str, seconds: float, concurrent: bool
+    ) -> Destination | None:
+        """Return the destination from the first rule that matches.
 
-        ``concurrent`` releases the interpreter lock.
+        Raises TimeoutError, and MapUnavailable at a rule with a mistake. ``concurrent`` releases
+        the interpreter lock.
         """
-        if "\n" in key:
-            return None  # in POSIX, $ does not match before a newline at the end
         deadline = time.monotonic() + seconds
-        for rule in self.rules:
+        for rule in content:
+            if rule.mistake:
+                raise MapUnavailable(f"popmap {self.path}: {rule.mistake}")
             left = max(0.0, deadline - time.monotonic())
             if found := rule.expression.search(key, timeout=left, concurrent=concurrent):
                 value = key[: found.start()] + substitute(rule.substitution, found)
@@ -87,13 +93,27 @@ class PosixRegexMap(FileMap):
         return None
 
 
-def substitute(substitution: str, found: Any) -> str:
-    """Replace ``$1`` to ``$9`` by groups; a reference to a missing group stays."""
+def rules(text: str) -> Iterator[Rule]:
+    """Yield the rules of a file. As in perdition 2.2, a line without a substitution is skipped."""
+    try:
+        for entry in config_file.parse(text, config_file.BLANKS):
+            if entry.value is None:
+                continue
+            try:
+                yield Rule(compile_expression(entry.key.removesuffix(":")), entry.value)
+            except ExpressionError as error:
+                yield Rule(None, "", f"line {entry.line}: {error}")
+    except config_file.SyntaxProblem as problem:
+        yield Rule(None, "", f"line {problem.line}: {problem}")
 
-    def group(reference: Any) -> str:
+
+def substitute(substitution: str, found: Any) -> str:
+    """Replace ``$0`` to ``$9``; a reference to a group that does not exist stays."""
+
+    def group(reference: re.Match[str]) -> str:
         number = int(reference[1])
         if number > found.re.groups:
-            return str(reference[0])
+            return reference[0]
         return found[number] or ""
 
-    return str(regex.sub(r"\$([1-9])", group, substitution))
+    return re.sub(r"\$([0-9])", group, substitution)

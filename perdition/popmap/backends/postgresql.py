@@ -24,7 +24,7 @@ def open_map(options: Options) -> "PostgreSQLMap":
 class PostgreSQLMap(SQLMap):
     """A table of PostgreSQL."""
 
-    errors = (psycopg.Error, OSError)
+    errors = (psycopg.Error, OSError, UnicodeError)
     placeholder = "$1"
 
     def connect(self, server: str) -> "psycopg.Connection[Any]":
@@ -50,13 +50,13 @@ class PostgreSQLMap(SQLMap):
         """
         return quoted(self.table.user_column.lower(), '"')
 
-    def first_row(self, connection: Any, statement: str, key: str) -> Sequence[Any] | None:
+    def first_row(self, connection: Any, statement: str, *key: str) -> Sequence[Any] | None:
         """Return the first row of a statement's result; raises TimeoutError.
 
         psycopg's cursors have no time limit.
         """
         wire = connection.pgconn
-        wire.send_query_params(statement.encode(), [key.encode()])
+        wire.send_query_params(statement.encode(), [value.encode() for value in key])
         deadline = time.monotonic() + self.server_timeout
         while wire.is_busy():
             left = deadline - time.monotonic()

@@ -48,7 +48,7 @@ def open_map(options: Options) -> "RedisMap":
 class RedisMap(ServerMap[Any]):
     """Strings ``[user@]host[:port]``, each under the user's key."""
 
-    errors = (redis.RedisError, OSError)
+    errors = (redis.RedisError, OSError, UnicodeError)
 
     def __init__(self, urls: list[str], name: str, options: Options) -> None:
         self.urls = {url.rpartition("@")[2]: url_with_secret(url) for url in urls}
@@ -56,24 +56,21 @@ class RedisMap(ServerMap[Any]):
         self.name = name
         try:
             for server in self.servers:
-                self.client(server).close()
-        except ValueError as error:
+                self.client(server).connection_pool.make_connection()  # does not connect yet
+        except (ValueError, TypeError):  # their texts may contain the password
             raise StartupError(
-                f"map_library_opt: {error}; expected a URL, for example {DEFAULT_URL}"
+                f"map_library_opt: expected a URL, for example {DEFAULT_URL}"
             ) from None
 
     def client(self, server: str) -> Any:
         """Return a client of a server; it connects when it is first used."""
         url = self.urls[server]
-        tls: dict[str, Any] = {}
+        settings: dict[str, Any] = {"socket_timeout": self.server_timeout}
+        if not url.startswith("unix:"):  # Unix sockets have no time limit for connecting
+            settings["socket_connect_timeout"] = self.server_timeout
         if url.startswith("rediss:"):
-            tls = {"connection_class": TLSConnection, "ssl_check_hostname": True}
-        return redis.Redis.from_url(
-            url,
-            socket_timeout=self.server_timeout,
-            socket_connect_timeout=self.server_timeout,
-            **tls,
-        )
+            settings |= {"connection_class": TLSConnection, "ssl_check_hostname": True}
+        return redis.Redis.from_url(url, **settings)
 
     def connect(self, server: str) -> Any:
         return self.client(server)

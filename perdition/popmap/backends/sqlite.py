@@ -2,6 +2,9 @@
 
 import os
 import sqlite3
+import threading
+import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -9,8 +12,8 @@ from typing import Any
 from perdition.failure import StartupError
 from perdition.files import START_DIRECTORY, SYSCONFDIR
 from perdition.options.table import Options
-from perdition.popmap import Destination, Query
-from perdition.popmap.files import signature
+from perdition.popmap import Destination, PopMap, Query
+from perdition.popmap.files import SETTLE_SECONDS, Signature
 from perdition.popmap.sql import SQLMap, Table
 
 
@@ -33,21 +36,71 @@ def open_map(options: Options) -> "SQLiteMap":
 
 
 class SQLiteMap(SQLMap):
-    """A table of an SQLite file; a lookup may have to wait while the file is written."""
+    """A table of an SQLite file; a lookup may have to wait while the file is written.
+
+    Transactions show what is in force while a file is written. If another file replaces it, that
+    is used once it has the table with rows; until then the open file stays in use, and for that
+    all lookups share one connection.
+    """
 
     errors = (sqlite3.Error,)
     placeholder = "?"
-    signature: tuple[int, ...] = ()
+
+    def __init__(self, table: Table, servers: Sequence[str], options: Options) -> None:
+        super().__init__(table, servers, options)
+        self.path = servers[0]
+        self.lock = threading.Lock()
+        self.file: tuple[int, int] | None = None
+        """Device and inode of the file in use."""
+        self.refused: Signature | None = None
+        """The signature of another file that is not usable yet."""
+        self.retry_at = 0.0
 
     def lookup(self, query: Query) -> Destination | None:
-        """Look up a key; if the file was replaced, in the new file."""
-        now: tuple[int, ...] = ()
+        with self.lock:
+            self.follow_file()
+            return super().lookup(query)
+
+    def follow_file(self) -> None:
+        """Use the file that is there now, unless it replaces another one and is not usable."""
+        now = None
         with suppress(OSError):
-            now = signature(self.servers[0])
-        if now != self.signature or not now:
+            now = Signature.of(self.path)
+        if now and now[:2] == self.file:
+            return
+        if not now or not self.idle:
             self.reopen()
-            self.signature = now
-        return super().lookup(query)
+            self.file = now and now[:2]
+        elif now != self.refused or time.monotonic() >= self.retry_at:
+            self.try_to_switch(now)
+
+    def try_to_switch(self, now: Signature) -> None:
+        """Use another file, or keep the one in use and log why, once."""
+        kept, statement = self.idle, self.statement
+        self.idle, self.statement = [], ""
+        try:
+            connection = self.connect(self.path)
+            self.idle.append(connection)
+            self.prepare_statement(connection)
+            if not self.first_row(connection, f"SELECT 1 FROM {self.table.table}"):
+                raise sqlite3.DataError("no rows")
+        except sqlite3.Error as error:
+            self.close()
+            self.idle, self.statement = kept, statement
+            if not self.refused:
+                self.log_warning(f"popmap {self.path}: {error}; keeping the previous file in use")
+            self.refused, self.retry_at = now, time.monotonic() + SETTLE_SECONDS
+        else:
+            self.file, self.refused = now[:2], None
+            for connection in kept:
+                self.discard(connection)
+
+    def reads_same_file(self, other: PopMap) -> bool:
+        return isinstance(other, SQLiteMap) and other.options() == self.options()
+
+    def options(self) -> tuple[object, ...]:
+        """Return all that the options decide."""
+        return self.path, self.table, self.delimiter, self.server_timeout
 
     def connect(self, server: str) -> Any:
         return sqlite3.connect(
