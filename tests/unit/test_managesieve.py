@@ -368,6 +368,11 @@ class TestRealServer:
             managesieve.login(capabilities() + answer + b"\r\n")
         assert refused.value.server_line == answer
 
+    def test_reply_without_its_text_is_still_valid(self, managesieve: ProtocolUnderTest) -> None:
+        with pytest.raises(ServerRefused) as refused:
+            managesieve.login(capabilities() + b'NO (TRYLATER) "secret is busy"\r\n')
+        assert refused.value.server_line == b'NO (TRYLATER) "***"'
+
     def test_server_that_requires_tls_is_not_the_users_fault(
         self, managesieve: ProtocolUnderTest
     ) -> None:
