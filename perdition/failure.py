@@ -64,7 +64,6 @@ class LoginDisabled(Failure):
     status = "Login Disabled"
     pop3_code = "SYS/TEMP"
     imap4_code = "UNAVAILABLE"
-    managesieve_code = "TRYLATER"
 
 
 class TLSNotPresent(Failure):
@@ -191,7 +190,6 @@ class NegotiationFailed(Failure):
     status = "Connection Negotiation Failure"
     pop3_code = "SYS/TEMP"
     imap4_code = "UNAVAILABLE"
-    managesieve_code = "TRYLATER"
 
 
 class ServerGone(NegotiationFailed):
@@ -208,5 +206,4 @@ class MechanismUnavailable(Failure):
     status = "SASL mechanism unavailable"
     pop3_code = "SYS/PERM"
     imap4_code = "UNAVAILABLE"
-    managesieve_code = "TRYLATER"
     send_logout = False

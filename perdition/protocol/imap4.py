@@ -301,13 +301,13 @@ class IMAP4(Protocol):
 
     def welcome(self, credentials: Credentials, accepted: Accepted, ok_line: str | None) -> bytes:
         line, untagged, listed = accepted
+        told = CAPABILITY_CODE.search(line) or CAPABILITY_LINE.search(untagged)
         if ok_line is not None:
             if ALERT.match(line):
                 untagged += b"* " + line + b"\r\n"
             code = b"[CAPABILITY %b] " % listed if listed else b""
             line = b"OK %b%b" % (code, fsencode(ok_line))
-        by_code = CAPABILITY_CODE.search(line) and not credentials.asked_capability
-        if listed and not (by_code or CAPABILITY_LINE.search(untagged)):
+        if listed and not told and (ok_line is None or credentials.asked_capability):
             untagged += b"* CAPABILITY %b\r\n" % listed
         return untagged + credentials.tag + b" " + line + b"\r\n"
 

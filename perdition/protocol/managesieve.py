@@ -173,7 +173,7 @@ class ManageSieve(Protocol):
             _, line = yield from self.response("AUTHENTICATE")
         if found := REFUSAL.match(line):
             code = found[2] or (b"" if found[1].upper() == b"NO" else b"BYE")
-            raise refused(line, found[0], code, credentials)
+            raise refused(line, found[0], code, credentials, placeholder=quote(REDACTED))
         return Accepted(line)
 
     def upgrade(

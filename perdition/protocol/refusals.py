@@ -22,18 +22,23 @@ PREFIX_LENGTH = 8
 
 
 def refused(
-    line: bytes, head: bytes, code: bytes, credentials: Credentials, untagged: bytes = b""
+    line: bytes,
+    head: bytes,
+    code: bytes,
+    credentials: Credentials,
+    untagged: bytes = b"",
+    placeholder: bytes = REDACTED,
 ) -> Failure:
     """Return the failure for a real server's negative reply to a login.
 
     ``head`` is the start of the line, up to and including the response code; ``code`` is the
     code's first part, or what stands for it (b"": none). A reply that repeats the password loses
-    its text, since the client need not know a password of the popmap.
+    its text for a ``placeholder``, since the client need not know a password of the popmap.
     """
     if repeats_password(head, credentials):
-        line = head.partition(b" ")[0] + b" " + REDACTED
+        line = head.partition(b" ")[0] + b" " + placeholder
     elif repeats_password(line, credentials):
-        line = head + b" " + REDACTED
+        line = head + b" " + placeholder
     if repeats_password(untagged, credentials):
         untagged = b""
     shown = fsdecode(line[:LOGGED_LENGTH])

@@ -598,12 +598,12 @@ class TestAnswers:
         ("accepted", "answer"),
         [
             (Accepted(b"OK in"), b"a OK Yes\r\n"),
-            (CODE, b"* CAPABILITY IDLE\r\na OK [CAPABILITY IDLE] Yes\r\n"),
+            (CODE, b"a OK [CAPABILITY IDLE] Yes\r\n"),
             (REQUESTED, b"* CAPABILITY IDLE\r\na OK [CAPABILITY IDLE] Yes\r\n"),
             (UNTAGGED, b"* CAPABILITY IDLE\r\na OK [CAPABILITY IDLE] Yes\r\n"),
         ],
     )
-    def test_welcome_has_untagged_capabilities_if_the_client_asked(
+    def test_welcome_has_requested_capabilities_untagged_if_the_client_asked(
         self, imap4: ProtocolUnderTest, accepted: Accepted, answer: bytes
     ) -> None:
         credentials = imap4.client(b"c CAPABILITY\r\na LOGIN joe secret\r\n").outcome

@@ -368,6 +368,11 @@ class TestRealServer:
             managesieve.login(capabilities() + answer + b"\r\n")
         assert refused.value.server_line == answer
 
+    def test_reply_without_its_text_is_still_valid(self, managesieve: ProtocolUnderTest) -> None:
+        with pytest.raises(ServerRefused) as refused:
+            managesieve.login(capabilities() + b'NO (TRYLATER) "secret is busy"\r\n')
+        assert refused.value.server_line == b'NO (TRYLATER) "***"'
+
     def test_server_that_requires_tls_is_not_the_users_fault(
         self, managesieve: ProtocolUnderTest
     ) -> None:
@@ -460,10 +465,10 @@ class TestAnswers:
         [
             (Rejected(server_line=b'NO "x"'), b'NO "Re-Authentication Failure"\r\n'),
             (NoServer(), b'NO "Re-Authentication Failure"\r\n'),
-            (LoginDisabled(), b'NO (TRYLATER) "Login Disabled"\r\n'),
+            (LoginDisabled(), b'NO "Login Disabled"\r\n'),
             (TLSNotPresent(), b'NO (ENCRYPT-NEEDED) "TLS not present"\r\n'),
             (ServerTLSNotPresent(), b"NO (TRYLATER) "),
-            (MechanismUnavailable(), b"NO (TRYLATER) "),
+            (MechanismUnavailable(), b'NO "SASL mechanism unavailable"\r\n'),
             (ServerRefused("", b"NO (QUOTA) {3}\r\nx\r\n"), b"NO (QUOTA) {3}\r\nx\r\n\r\n"),
             (ServerRefused("", b'BYE (X "y") "z"'), b'NO (X "y") "z"\r\n'),
             (ServerRefused("", b'BYE "z"'), b'NO (TRYLATER) "z"\r\n'),
