@@ -14,6 +14,7 @@ from perdition.options.table import OPTIONS, Option
 
 BEGIN, END = "options: begin", "options: end"
 """The marks; what a line has in front of them makes it a comment of its file."""
+REREAD = "SIGHUP reads the file again; another file needs a restart."
 MANUAL_WIDTH = 78
 SAMPLE_WIDTH = 98
 
@@ -32,7 +33,7 @@ def default(option: Option) -> str:
 def remarks(option: Option) -> Iterator[str]:
     """Yield what there is to know of an option besides what it says itself."""
     if option.restart:
-        yield "A change needs a restart."
+        yield REREAD if option.reread else "A change needs a restart."
     if not option.in_file:
         yield "Not in the configuration file."
 

@@ -55,6 +55,8 @@ class Option(NamedTuple):
     """What the default is, where it is derived from other things."""
     restart: bool = False
     """Whether a change counts only after a restart."""
+    reread: bool = False
+    """Whether SIGHUP reads the file again, while another file needs a restart."""
     in_file: bool = True
     """Whether the option makes sense in the configuration file; if not it is ignored there."""
 
@@ -454,6 +456,7 @@ class Options:
         "several times, each with its ssl_key_file: the one for the name that a client asks for, "
         "else the first.",
         restart=True,
+        reread=True,
     )
     ssl_cert_verify_depth: int = option(
         DEPTH, 9, "How many certificates there may be above a real server's own.", restart=True
@@ -464,12 +467,14 @@ class Options:
         "Diffie-Hellman parameters, in PEM.",
         derived="those in ssl_cert_file, if there are any",
         restart=True,
+        reread=True,
     )
     ssl_key_file: tuple[str, ...] = option(
         FILES,
         ("/etc/perdition/perdition.key.pem",),
         "The private key of ssl_cert_file's certificate, in PEM.",
         restart=True,
+        reread=True,
     )
     ssl_listen_ciphers: str = option(
         STRING, "", "The ciphers for clients, as in ciphers(1). Empty: OpenSSL's own.", restart=True
