@@ -406,8 +406,8 @@ class Splice(ABC):
         if len(tail) == TAIL_SIZE:  # it may begin in the middle of a line
             tail = tail[tail.find(b"\n") :]
         if notice and not self.down.blocked and response_end.search(tail):
-            with suppress(OSError):
-                self.client.send(notice)
+            with suppress(ConnectionBroken):
+                self.down.send(memoryview(notice))
 
     def shut_down(self) -> None:
         """End the session because perdition stops."""

@@ -152,7 +152,7 @@ LOCKED = "--ssl_cert_file locked.crt --ssl_key_file locked.key "
         ("--ssl_cert_file rubbish --ssl_key_file good.key", r"ssl_cert_file \S*rubbish: "),
         ("--ssl_cert_file good.crt --ssl_key_file rubbish", r"ssl_cert_file \S*good.crt: "),
         ("--ssl_cert_file good.crt --ssl_key_file other.key", r"ssl_cert_file \S*good.crt: "),
-        (GOOD + "--ssl_cert_file other.crt", "ssl_cert_file is given 2 times and ssl_key_file 1"),
+        (GOOD + "--ssl_cert_file other.crt", "ssl_cert_file is set 2 times and ssl_key_file 1"),
         (LOCKED, r"ssl_cert_file \S*locked.crt: "),
         (LOCKED + "--ssl_passphrase_file wrong", r"ssl_cert_file \S*locked.crt: "),
         (LOCKED + "--ssl_passphrase_file missing", r"ssl_passphrase_file \S*missing: "),
