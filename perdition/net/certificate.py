@@ -1,10 +1,15 @@
-"""The identities in a certificate, and whether they match a host (RFC 6125, RFC 9525)."""
+"""Certificates: whether their names match a host (RFC 6125, RFC 9525), and their chains."""
 
+import re
 from ipaddress import ip_address
 from typing import NamedTuple
 
 from cryptography import x509
-from cryptography.x509.oid import NameOID
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
+from cryptography.x509.oid import NameOID, SignatureAlgorithmOID
+
+PEM = re.compile(rb"-----BEGIN CERTIFICATE-----\s.*?-----END CERTIFICATE-----", re.DOTALL)
 
 
 class CertificateNames(NamedTuple):
@@ -55,5 +60,55 @@ def is_address(host: str) -> bool:
     try:
         ip_address(host)
     except ValueError:
+        return False
+    return True
+
+
+def build_chain(content: bytes) -> bytes:
+    """Return the first certificate in PEM, followed by its issuers, as far as they are present.
+
+    TLS wants each certificate once and in this order (RFC 8446, section 4.4.2); the file may be a
+    bundle of many authorities. Returned unchanged if the first one cannot be parsed, which OpenSSL
+    reports.
+    """
+    found: dict[bytes, x509.Certificate] = {}
+    for block in PEM.findall(content):
+        try:
+            found[block] = x509.load_pem_x509_certificate(block)
+        except Exception:  # noqa: BLE001 - the library raises many types
+            if not found:
+                return content
+    if not found:
+        return content
+    chain = [next(iter(found))]
+    while issuer := next(
+        (
+            block
+            for block, certificate in found.items()
+            if block not in chain and is_issued_by(found[chain[-1]], certificate)
+        ),
+        None,
+    ):
+        chain.append(issuer)
+    return b"".join(block + b"\n" for block in chain)
+
+
+def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Return whether name and signature match an issuer; the name alone for RSA-PSS and DSA."""
+    if certificate.issuer != issuer.subject:
+        return False
+    key, signature = issuer.public_key(), certificate.signature
+    signed, digest = certificate.tbs_certificate_bytes, certificate.signature_hash_algorithm
+    is_pss = certificate.signature_algorithm_oid == SignatureAlgorithmOID.RSASSA_PSS
+    try:
+        if isinstance(key, (ed25519.Ed25519PublicKey, ed448.Ed448PublicKey)):
+            key.verify(signature, signed)
+        elif not digest:
+            return False
+        elif isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(signature, signed, ec.ECDSA(digest))
+        elif isinstance(key, rsa.RSAPublicKey) and not is_pss:
+            key.verify(signature, signed, padding.PKCS1v15(), digest)
+    except InvalidSignature:
         return False
     return True

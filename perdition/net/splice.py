@@ -84,6 +84,7 @@ class Flow(Handler):
         "piped",
         "sink",
         "source",
+        "source_tls",
         "splice",
         "total",
         "uncounted",
@@ -94,6 +95,7 @@ class Flow(Handler):
     ) -> None:
         self.splice = splice
         self.source = source
+        self.source_tls = tls_of(source)
         self.sink = sink
         self.held = b""
         self.pipe: Pipe | None = None
@@ -118,7 +120,7 @@ class Flow(Handler):
         try:
             if events & WRITE:
                 splice.opposite(self).flush()
-            if events & READ and not (self.ended or self.blocked or self.closed):
+            if events & READ and not (self.ended or self.held or self.piped):
                 self.move()
         except ConnectionBroken as broken:
             splice.handle_broken(broken.connection)
@@ -139,7 +141,7 @@ class Flow(Handler):
 
     def move(self) -> None:
         """Forward what has arrived: one buffer, and if that was full, the rest in bulk."""
-        if tls_of(self.source):
+        if self.source_tls:
             self.move_records()
             return
         try:
@@ -243,8 +245,8 @@ class Flow(Handler):
         """Close the source. The reference to the splice goes, so that they form no cycle."""
         self.closed = True
         self.discard()
-        if tls := tls_of(self.source):
-            send_close_notify(tls)
+        if self.source_tls:
+            send_close_notify(self.source_tls)
         self.source.close()
         del self.splice
 
@@ -266,7 +268,7 @@ class Flow(Handler):
 
     def move_pending(self) -> None:
         """Forward what TLS has decrypted already, which no selector reports."""
-        if tls_of(self.source) and not (self.blocked or self.closed):
+        if self.source_tls and not (self.blocked or self.closed):
             self.move_records()
 
     def handle_end(self) -> None:
@@ -306,7 +308,7 @@ class DownFlow(Flow):
 
     def send(self, octets: memoryview) -> None:
         self.tail = bytes(octets[-TAIL_SIZE:])
-        super().send(octets)
+        Flow.send(self, octets)  # super() costs more, for each buffer
 
     def move_in_bulk(self) -> None:
         self.tail = b""
@@ -404,8 +406,8 @@ class Splice(ABC):
         if len(tail) == TAIL_SIZE:  # it may begin in the middle of a line
             tail = tail[tail.find(b"\n") :]
         if notice and not self.down.blocked and response_end.search(tail):
-            with suppress(OSError):
-                self.client.send(notice)
+            with suppress(ConnectionBroken):
+                self.down.send(memoryview(notice))
 
     def shut_down(self) -> None:
         """End the session because perdition stops."""

@@ -39,6 +39,8 @@ class TLSContexts:
             from perdition.net import tls
 
             contexts.warnings = tls.warnings(options)
+        if contexts.listening:
+            contexts.warnings += contexts.listening.warnings
         return contexts
 
     def load_listening(self, options: Options) -> None:

@@ -17,12 +17,14 @@ from cryptography.hazmat.primitives.serialization import (
 from OpenSSL import SSL
 
 from perdition.failure import StartupError
-from perdition.net.certificate import CertificateNames
+from perdition.net.certificate import CertificateNames, build_chain
 from perdition.net.tls import Connection, authority_files, call, load_authorities, new_context
 from perdition.net.transport import TLSError, error_text
 from perdition.options.table import Options
 
 STDIN = 0
+DH_KEY_TOO_SMALL = "dh key too small"
+"""OpenSSL's reason for Diffie-Hellman parameters below its security level."""
 SESSION_ID_CONTEXT = b"perdition"
 """Without one, OpenSSL does not resume sessions if it verifies client certificates."""
 
@@ -115,7 +117,7 @@ def identities(options: Options, files: dict[str, bytes], passphrase: str) -> li
     """Return the identities that are presented to clients, from the content of their files."""
     chain = b"\n" + files[options.ssl_ca_chain_file] if options.ssl_ca_chain_file else b""
     return [
-        Identity(certificate, files[certificate] + chain, files[key], passphrase)
+        Identity(certificate, build_chain(files[certificate] + chain), files[key], passphrase)
         for certificate, key in zip(options.ssl_cert_file, options.ssl_key_file, strict=True)
     ]
 
@@ -152,6 +154,7 @@ class ListeningTLS:
         """Create the contexts from the content of the files; raises StartupError."""
         self.options = options
         self.passphrase = passphrase
+        self.warnings: list[str] = []
         self.protocol = options.service.protocol.alpn.encode()
         self.authorities = authority_files(options) if verifies_clients(options) else {}
         self.initial_context = self.context(files)
@@ -190,11 +193,24 @@ class ListeningTLS:
             with memory_file(files[path or self.options.ssl_cert_file[0]]) as file:
                 call(context.load_tmp_dh, file)
         except OSError as error:
-            if path:  # they are optional in a certificate's file
+            if error.strerror == DH_KEY_TOO_SMALL:
+                self.warn_of_short_parameters()
+            elif path:  # they are optional in a certificate's file
                 raise StartupError(
                     f"ssl_dh_params_file {path}: {error_text(error)}; "
                     "expected a file with DH PARAMETERS in PEM"
                 ) from error
+
+    def warn_of_short_parameters(self) -> None:
+        """Add a warning; every client of today has ECDHE ciphers."""
+        path = self.options.ssl_dh_params_file
+        source = f"ssl_dh_params_file {path}" if path else "DH PARAMETERS in ssl_cert_file"
+        warning = (
+            f"{source}: {DH_KEY_TOO_SMALL} for the system's OpenSSL, so DHE ciphers are not "
+            "offered; expected at least 2,048 bits"
+        )
+        if warning not in self.warnings:
+            self.warnings.append(warning)
 
     def wrap(self, sock: socket.socket) -> Connection:
         """Return a TLS connection over a client's socket, before its handshake."""

@@ -14,6 +14,7 @@ from perdition.options.table import OPTIONS, Option
 
 BEGIN, END = "options: begin", "options: end"
 """The marks; in a file each is part of a comment."""
+REREAD = "SIGHUP reads the file again; another file needs a restart."
 MANUAL_WIDTH = 78
 SAMPLE_WIDTH = 98
 
@@ -31,7 +32,7 @@ def default(option: Option) -> str:
 def remarks(option: Option) -> Iterator[str]:
     """Yield the sentences that follow an option's own text."""
     if option.restart:
-        yield "A change needs a restart."
+        yield REREAD if option.reread else "A change needs a restart."
     if not option.in_file:
         yield "Command line only."
 

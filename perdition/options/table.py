@@ -55,6 +55,8 @@ class Option(NamedTuple):
     """A description of the default, if it depends on other things."""
     restart: bool = False
     """Whether a change takes effect only after a restart."""
+    reread: bool = False
+    """Whether SIGHUP reads the file again, while another file needs a restart."""
     in_file: bool = True
     """Whether the option is used in the configuration file; otherwise it is ignored there."""
 
@@ -484,6 +486,7 @@ class Options:
         "several times, each with its ssl_key_file: the certificate is chosen by the host name "
         "that the client requests (SNI), otherwise the first one is used.",
         restart=True,
+        reread=True,
     )
     ssl_cert_verify_depth: int = option(
         DEPTH,
@@ -497,12 +500,14 @@ class Options:
         "Diffie-Hellman parameters, in PEM.",
         derived="those in ssl_cert_file, if any",
         restart=True,
+        reread=True,
     )
     ssl_key_file: tuple[str, ...] = option(
         FILES,
         ("/etc/perdition/perdition.key.pem",),
         "The private key of ssl_cert_file's certificate, in PEM.",
         restart=True,
+        reread=True,
     )
     ssl_listen_ciphers: str = option(
         STRING,

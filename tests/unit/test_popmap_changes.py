@@ -243,12 +243,14 @@ def test_lookup_in_an_unchanged_file_costs_one_stat(
 @pytest.fixture
 def large(file: MapFile, monkeypatch: pytest.MonkeyPatch) -> MapFile:
     """A file of a database that is too large for a copy in memory."""
-    if file.kind == "posix_regex":
-        pytest.skip("rules are in memory")
     monkeypatch.setattr(files_module, "COPY_LIMIT", 10)
     return file
 
 
+databases = pytest.mark.parametrize("file", sorted(KINDS.keys() - {"posix_regex"}), indirect=True)
+
+
+@databases
 def test_large_database_that_is_rewritten_in_place_is_unavailable(
     large: MapFile, clock: Clock
 ) -> None:
@@ -272,6 +274,7 @@ def test_database_is_used_where_it_is_if_copies_cannot_be_opened(
     assert file.host() == "new"
 
 
+@databases
 def test_large_database_that_is_replaced_stays_in_force(large: MapFile, clock: Clock) -> None:
     assert large.host() == "old"
     large.write(b"", "renamed")

@@ -2,18 +2,25 @@
 
 import socket
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import dh, ed25519
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, ParameterFormat
 
 from perdition.failure import StartupError
+from perdition.net.certificate import is_issued_by
 from perdition.net.tls import warnings
 from perdition.net.tls_listening import ListeningTLS, identities, listening_files, read_passphrase
 from perdition.net.tls_outgoing import OutgoingTLS
 from perdition.net.transport import TLSError, error_text
-from perdition.options.table import Options
+from perdition.options.table import OPTIONS, Options
 from perdition.options.values import TLS_VERSIONS
-from tests.support.authority import Authority
+from tests.support.authority import Authority, common_name, ec_key, rsa_key
 from tests.support.dovecot import Certificate
 
 
@@ -49,6 +56,11 @@ def test_certificates_and_keys_come_in_pairs() -> None:
         listening_files(alone)
 
 
+def test_manual_says_which_files_a_reload_reads(certificate: Certificate) -> None:
+    said = {name for name, option in OPTIONS.items() if option.reread}
+    assert said == set(listening_files(options(certificate, ssl_dh_params_file="dh")).values())
+
+
 def test_chain_follows_each_certificate(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     pair = authority.issue("one", chain=False), authority.issue("two", chain=False)
@@ -60,6 +72,70 @@ def test_chain_follows_each_certificate(tmp_path: Path) -> None:
     for each, own in zip(found, pair, strict=True):
         assert each.certificates.startswith(own.certificate.read_bytes())
         assert each.certificates.endswith(authority.chain)
+
+
+@pytest.mark.parametrize("place", ["ssl_cert_file", "ssl_ca_chain_file"])
+def test_chain_is_built_from_any_bundle(tmp_path: Path, place: str) -> None:
+    """Clients get the certificate and its issuers, each once and in order, and nothing else."""
+    root = Authority(tmp_path, "root")
+    middle = Authority(tmp_path, "middle", root)
+    lower = Authority(tmp_path, "lower", middle)
+    (tmp_path / "other").mkdir()
+    same_name = Authority(tmp_path / "other", "middle")
+    strangers = [Authority(tmp_path, f"stranger{number}") for number in range(100)]
+    own = lower.issue(chain=False)
+    certificate = own.certificate.read_bytes()
+    above = [authority.file.read_bytes() for authority in (root, same_name, lower, middle, lower)]
+    bundle = b"# a comment\n" + b"\n".join(
+        [*above, certificate, *(authority.file.read_bytes() for authority in strangers)]
+    )
+    if place == "ssl_cert_file":
+        own.certificate.write_bytes(certificate + bundle)
+        wanted = options(own)
+    else:
+        (tmp_path / "bundle").write_bytes(bundle)
+        wanted = options(own, ssl_ca_chain_file=str(tmp_path / "bundle"))
+
+    [found] = identities(wanted, read(wanted), "")
+
+    assert found.certificates == certificate + lower.chain
+
+
+def test_missing_issuer_ends_the_chain(tmp_path: Path) -> None:
+    root = Authority(tmp_path, "root")
+    own = Authority(tmp_path, "middle", root).issue(chain=False)
+    wanted = options(own, ssl_ca_chain_file=str(root.file))
+    [found] = identities(wanted, read(wanted), "")
+    assert found.certificates == own.certificate.read_bytes()
+
+
+@pytest.mark.parametrize("key", [ec_key(), rsa_key(), ed25519.Ed25519PrivateKey.generate()])
+def test_issuer_is_recognised_by_its_signature(key: Any) -> None:
+    issuer = ("authority", key)
+    digest = None if isinstance(key, ed25519.Ed25519PrivateKey) else SHA256()
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(
+        common_name("authority"), common_name("host"), ec_key().public_key(), 1, now, now
+    )
+    certificate = builder.sign(key, digest)
+    for signer, expected in ((key, True), (rsa_key(), False), (ec_key(), False)):
+        builder = x509.CertificateBuilder(
+            common_name(issuer[0]), common_name("authority"), signer.public_key(), 1, now, now
+        )
+        assert is_issued_by(certificate, builder.sign(ec_key(), SHA256())) is expected
+
+
+def test_short_diffie_hellman_parameters_are_a_warning(
+    certificate: Certificate, tmp_path: Path
+) -> None:
+    parameters = dh.generate_parameters(2, 512).parameter_bytes(Encoding.PEM, ParameterFormat.PKCS3)
+    file = tmp_path / "dh.pem"
+    file.write_bytes(parameters)
+    wanted = options(certificate, ssl_dh_params_file=str(file))
+    listening = ListeningTLS(wanted, read(wanted), "")
+    [warning] = listening.warnings
+    assert warning.startswith(f"ssl_dh_params_file {file}: dh key too small for the system's")
+    assert warning.endswith("expected at least 2,048 bits")
 
 
 def test_keys_and_passphrases_are_not_shown(certificate: Certificate) -> None:
