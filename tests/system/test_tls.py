@@ -197,18 +197,24 @@ def test_openssl_client_logs_in(
 
 
 FEATURES = {
-    "pop3": (b"CAPA", rb"(?m)^\.\r\n", b"UIDL USER"),
+    "pop3": (b"CAPA", rb"(?m)^\.\r\n", b"UIDL"),
     "imap4": (b"c CAPABILITY", rb"(?m)^c OK", b"* CAPABILITY IMAP4 IMAP4REV1"),
     "managesieve": (b"CAPABILITY", rb"(?m)^OK", b'"VERSION" "1.0"'),
 }
 """How a client asks what there is, the end of the answer, and what is always in it."""
 
-ADVICE = {"pop3": {"STLS"}, "imap4": {"STARTTLS", "LOGINDISABLED"}, "managesieve": {"STARTTLS"}}
-"""What perdition may add to it."""
+ADVICE = {
+    "pop3": {"STLS", "USER"},
+    "imap4": {"STARTTLS", "LOGINDISABLED"},
+    "managesieve": {"STARTTLS", "PLAIN"},
+}
+"""What depends on whether the client may log in, and may start TLS."""
+
+LOGIN_ALLOWED = {"USER", "PLAIN"}
 
 
 def advice(connection: RawConnection, protocol: str) -> set[str]:
-    """The STARTTLS and LOGINDISABLED features that perdition announces."""
+    """What perdition announces of ADVICE."""
     question, end, always = FEATURES[protocol]
     words = re.findall(r"[\w.]+", connection.ask(question, end).decode())
     missing = set(re.findall(r"[\w.]+", always.decode())) - set(words)
@@ -219,9 +225,9 @@ def advice(connection: RawConnection, protocol: str) -> set[str]:
 @pytest.mark.parametrize(
     ("mode", "before", "use"),
     [
-        ("none", set(), None),
+        ("none", LOGIN_ALLOWED, None),
         ("ssl_listen", None, "ssl"),
-        ("tls_listen", {"STLS", "STARTTLS"}, "starttls"),
+        ("tls_listen", {"STLS", "STARTTLS", *LOGIN_ALLOWED}, "starttls"),
         ("tls_listen_force", {"STLS", "STARTTLS", "LOGINDISABLED"}, "starttls"),
     ],
 )
@@ -235,7 +241,9 @@ def test_features_depend_on_tls(
     certificate: Certificate,
     tls: dict[str, ClientTLS],
 ) -> None:
-    """STARTTLS, STLS and LOGINDISABLED are announced before the handshake, and not after it."""
+    """STARTTLS and STLS are announced before the handshake, and not after it; a way to log in is
+    announced where a login is allowed.
+    """
     proxy = perditions.start(protocol, "-M", "", "--ssl_mode", mode, *shown(certificate))
 
     if before is not None:
@@ -243,7 +251,7 @@ def test_features_depend_on_tls(
             assert advice(client, protocol) == before & ADVICE[protocol]
     if use:
         with connect_and_read_greeting(proxy.address, protocol, tls[use]) as client:
-            assert advice(client, protocol) == set()
+            assert advice(client, protocol) == LOGIN_ALLOWED & ADVICE[protocol]
 
 
 @pytest.mark.slow

@@ -614,7 +614,7 @@ def test_real_server_cannot_renegotiate(
         real.do_handshake()
         real.send(SERVER_SCRIPTS["imap4"].greeting)
         assert b"LOGIN" in real.recv(4096)
-        real.send(b"perdition OK\r\n")
+        real.send(b"perdition OK [CAPABILITY IMAP4rev1]\r\n")
         client.read_until(rb"a OK.*\r\n")
 
         real.renegotiate()
