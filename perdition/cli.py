@@ -21,14 +21,13 @@ INTERRUPTED = 130
 """Exit status of a program that Ctrl-C has interrupted, by the convention of shells."""
 
 
-def main(argv: list[str]) -> int:
-    """Run perdition and return the exit status; ``argv[0]`` is the name that it was called by."""
+def main(name: str, arguments: list[str]) -> int:
+    """Run perdition and return the exit status; ``name`` is the one that it was called by."""
     open_standard_streams()
-    name = os.path.basename(argv[0])
     log = Log(name, open_sink("mail"))
     command_line = GivenOptions()
     try:
-        parse(argv[1:], command_line)
+        parse(arguments, command_line)
         if command_line.values.get("help"):
             print(usage(name), end="")
             return os.EX_OK
