@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from typing import NoReturn
 
+from perdition import __version__
 from perdition.failure import StartupError
 from perdition.log import Log, describe_error, open_sink
 from perdition.options.configuration import Configuration
@@ -28,8 +29,8 @@ def main(name: str, arguments: list[str]) -> int:
     command_line = GivenOptions()
     try:
         parse(arguments, command_line)
-        if command_line.values.get("help"):
-            print(usage(name), end="")
+        if shown := information(name, command_line):
+            print(shown)
             return os.EX_OK
         if facility := command_line.values.get("log_facility"):
             log = Log(name, open_sink(facility))
@@ -50,6 +51,13 @@ def main(name: str, arguments: list[str]) -> int:
     except Exception as error:  # noqa: BLE001 - one line is more useful than a traceback
         report(name, f"cannot start: {describe_error(error)}: {error}", log)
         return os.EX_SOFTWARE
+
+
+def information(name: str, command_line: GivenOptions) -> str:
+    """Return the text that ``--help`` or ``--version`` asks for, or "" without them."""
+    if command_line.values.get("help"):
+        return usage(name)
+    return f"{name} {__version__}" if command_line.values.get("version") else ""
 
 
 def report(name: str, message: str, log: Log) -> None:
@@ -175,4 +183,4 @@ def usage(name: str) -> str:
             subsequent_indent=" " * 8,
             break_on_hyphens=False,
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)

@@ -198,6 +198,7 @@ class Options:
         restart=True,
     )
     help: bool = option(FLAG, False, "Show all options and exit.", short="h", in_file=False)
+    version: bool = option(FLAG, False, "Show name and version and exit.", in_file=False)
     capability: str | None = option(
         STRING,
         None,

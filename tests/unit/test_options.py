@@ -316,7 +316,7 @@ class TestEffective:
         assert [part.partition("=")[0] for part in logged.split(", ")] == [
             name
             for name in sorted(OPTIONS)
-            if name not in ("help", "config_file", "lookup", "takeover")
+            if name not in ("help", "version", "config_file", "lookup", "takeover")
         ]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from perdition import __version__
 from tests.support.proxy import BIN, ROOT
 from tests.support.wait import DEADLINE
 
@@ -29,6 +30,11 @@ def test_pip_installs_all_names() -> None:
 def test_installed_by_pip_it_is_the_program_of_its_name(name: str) -> None:
     installed = Path(sys.executable).with_name(name)
     assert output(installed, "--help").lower().startswith(f"usage: {name} ")
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_version(name: str) -> None:
+    assert output(BIN / name, "--version") == f"{name} {__version__}\n"
 
 
 def test_a_module_without_a_name_is_perdition() -> None:
