@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from perdition import __version__
-from tests.support.proxy import BIN, ROOT
+from tests.support.folders import BIN, ROOT
 from tests.support.wait import DEADLINE
 
 PROGRAMS = sorted(path.name for path in BIN.iterdir())
