@@ -129,8 +129,8 @@ class Site:
 
     def run_on(self, name: str, command: str) -> str:
         """Run a command on a real server's host."""
-        unit = f"dovecot-{name.partition('.')[0]}"
-        return self.does(f"nsenter -m -n --root --wd -t $(systemctl show -P MainPID {unit}) {command}")
+        pid = f"$(systemctl show -P MainPID dovecot-{name.partition('.')[0]})"
+        return self.does(f"nsenter -m -n --root --wd -t {pid} {command}")
 
     def fetch(self, user: str, url: str, options: str = "") -> subprocess.CompletedProcess[str]:
         curl = f"curl --silent --show-error --max-time 20 {options}"
