@@ -6,7 +6,8 @@ ARGS =
 VENV := .venv
 PIP  := $(VENV)/bin/pip -qq --disable-pip-version-check install --editable
 
-.PHONY: help build demo run test test-fast testpackages testsystems lint bench manual deb rpm clean
+.PHONY: help build demo run test test-fast testpackages testsystems testcontainer lint bench manual
+.PHONY: deb rpm clean
 
 help:   ## List all targets
 	@sed -n 's/^\([a-z-]*\): .*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 21
@@ -21,7 +22,7 @@ run: build  ## Keep the demo running until Ctrl-C, for your own mail clients
 
 test: $(VENV)/built-for-test  ## Run all tests; ARGS="-k imap" is passed to pytest
 	@tests/support/packages test
-	@$(VENV)/bin/pytest --ignore tests/packaging $(ARGS)
+	@$(VENV)/bin/pytest --ignore tests/packaging --ignore tests/container $(ARGS)
 
 test-fast: $(VENV)/built-for-test  ## Run unit tests, document tests and quick system tests
 	@tests/support/packages test
@@ -35,6 +36,10 @@ testpackages: $(VENV)/built-for-test  ## Build, install, test and remove both pa
 testsystems: $(VENV)/built-for-test  ## Try demo, unit tests and .deb on Debian 12, 13 and 14 (as root)
 	@tests/support/packages systems
 	@$(VENV)/bin/python3 -m tests.systems $(ARGS)
+
+testcontainer: $(VENV)/built-for-test  ## Build and test the container image, with podman (as root)
+	@tests/support/packages container
+	@$(VENV)/bin/pytest tests/container $(ARGS)
 
 lint: $(VENV)/built-for-test  ## Check style, formatting and types
 	@$(VENV)/bin/ruff check

@@ -6,11 +6,12 @@ import sys
 from collections.abc import Iterator
 from typing import NoReturn
 
+from perdition import __version__
 from perdition.failure import StartupError
 from perdition.log import Log, describe_error, open_sink
 from perdition.options.configuration import Configuration
 from perdition.options.option_types import FLAG
-from perdition.options.table import OPTIONS, SHORT, GivenOptions, Options
+from perdition.options.table import OPTIONS, SHORT, GivenOptions, Group, Option, Options
 
 STDIN, STDERR = 0, 2
 
@@ -21,16 +22,15 @@ INTERRUPTED = 130
 """Exit status of a program that Ctrl-C has interrupted, by the convention of shells."""
 
 
-def main(argv: list[str]) -> int:
-    """Run perdition and return the exit status; ``argv[0]`` is the name that it was called by."""
+def main(name: str, arguments: list[str]) -> int:
+    """Run perdition and return the exit status; ``name`` is the one that it was called by."""
     open_standard_streams()
-    name = os.path.basename(argv[0])
     log = Log(name, open_sink("mail"))
     command_line = GivenOptions()
     try:
-        parse(argv[1:], command_line)
-        if command_line.values.get("help"):
-            print(usage(name), end="")
+        parse(arguments, command_line)
+        if shown := information(name, command_line):
+            print(shown)
             return os.EX_OK
         if facility := command_line.values.get("log_facility"):
             log = Log(name, open_sink(facility))
@@ -51,6 +51,13 @@ def main(argv: list[str]) -> int:
     except Exception as error:  # noqa: BLE001 - one line is more useful than a traceback
         report(name, f"cannot start: {describe_error(error)}: {error}", log)
         return os.EX_SOFTWARE
+
+
+def information(name: str, command_line: GivenOptions) -> str:
+    """Return the text that ``--help`` or ``--version`` asks for, or "" without them."""
+    if command_line.values.get("help"):
+        return usage(name)
+    return f"{name} {__version__}" if command_line.values.get("version") else ""
 
 
 def report(name: str, message: str, log: Log) -> None:
@@ -156,24 +163,24 @@ def parse_short(letters: str, rest: Iterator[str], given: GivenOptions) -> None:
 
 
 def usage(name: str) -> str:
-    """Return the text of ``--help``: every option, what it does, and its default."""
-    import textwrap
-
+    """Return the text of ``--help``: each option on a line of its group."""
     lines = [
         f"Usage: {name} [option...]",
         "",
-        "Options (in the configuration file, without the dashes):",
+        f"Example: {name} --no_daemon -F + -m popmap.gdbm.db --outgoing_server 192.0.2.11",
+        "",
+        "Without dashes, options can be set in the configuration file, see perdition.conf(5).",
+        "perdition(8) describes them in full.",
     ]
-    for long, option in OPTIONS.items():
-        head = f"-{option.short}, " if option.short else "    "
-        head += f"--{long}" + (f" {option.type.argument}" if option.type.argument else "")
-        shown = option.derived or option.type.show(option.default)
-        lines += ["", f"  {head}"]
-        lines += textwrap.wrap(
-            f"{option.says} (default: {shown})",
-            88,
-            initial_indent=" " * 8,
-            subsequent_indent=" " * 8,
-            break_on_hyphens=False,
-        )
-    return "\n".join(lines) + "\n"
+    for group in Group:
+        lines += ["", f"{group.value}:"]
+        lines += (usage_line(*item) for item in OPTIONS.items() if item[1].group is group)
+    return "\n".join(lines)
+
+
+def usage_line(name: str, option: Option) -> str:
+    """Return an option's names, its argument, and the first sentence of its description."""
+    names = f"-{option.short}, --{name}" if option.short else f"    --{name}"
+    argument = option.type.argument.partition("[")[0]
+    says = option.says.partition(". ")[0].removesuffix(".")
+    return f"  {f'{names} {argument}'.rstrip():<36} {says}"

@@ -2,13 +2,16 @@
 
 A request has an id, a type and a body; its reply has the same id, a status and a body.
 
-    FILE   the number of a file            READY and the content, or FAILED and the reason
+    FILE   the number of a file            READY and a copy of it, or FAILED and the reason
     LOGIN  user, password, client address  READY, or FAILED and PAM's error number
     CANCEL the id of a LOGIN whose reply is no longer wanted; it has no reply of its own
     RESET  a new process uses the channel: requests of its predecessor are cancelled; no reply
 
 Ids never repeat on a channel, although a worker that has died leaves it to the next one: each
 process begins at a random number. A reply with another id than expected is dropped.
+
+The copy is a descriptor of a file in memory: a system's file of authorities is larger than the
+largest message.
 """
 
 import os
@@ -24,7 +27,7 @@ HEAD = struct.Struct("!QB")
 SIZE = struct.Struct("!I")
 
 MESSAGE_SIZE = 131072
-"""Maximum size of a message in octets: enough for a certificate with chain and authorities."""
+"""Maximum size of a message in octets; a user name or password is smaller."""
 
 HELPER_RESTARTED = 0
 """The id of the first message of a new helper: replies to earlier requests will not come."""
@@ -95,12 +98,31 @@ class HelperChannel:
         deadline = time.monotonic() + FILE_SECONDS
         while True:
             self.client_end.settimeout(max(0.001, deadline - time.monotonic()))
-            message = self.client_end.recv(MESSAGE_SIZE)
+            message = receive_message(self.client_end)
             if not message:
                 raise ConnectionResetError("the helper has exited")
             found, status = HEAD.unpack_from(message)
             if found == identifier:
                 return status, message[HEAD.size :]
+
+
+def receive_message(client_end: socket.socket, flags: int = 0) -> bytes:
+    """Return a reply, with the content of the file that is attached to it; raises OSError."""
+    flags |= socket.MSG_CMSG_CLOEXEC
+    message, descriptors, _, _ = socket.recv_fds(client_end, MESSAGE_SIZE, 1, flags)
+    for descriptor in descriptors:
+        with open(descriptor, "rb") as copy:
+            message += copy.read()
+    return message
+
+
+def send_file(helper_end: socket.socket, identifier: int, content: bytes) -> None:
+    """Reply with a file; raises OSError if the client no longer reads."""
+    with open(os.memfd_create("perdition"), "wb+") as copy:
+        copy.write(content)
+        copy.seek(0)
+        head = HEAD.pack(identifier, Status.READY)
+        socket.send_fds(helper_end, [head], [copy.fileno()], socket.MSG_DONTWAIT)
 
 
 def file_content(status: int, body: bytes) -> bytes:

@@ -9,7 +9,6 @@ from perdition.helper.channel import (
     FILE_SECONDS,
     HEAD,
     HELPER_RESTARTED,
-    MESSAGE_SIZE,
     SIZE,
     HelperChannel,
     Request,
@@ -17,6 +16,7 @@ from perdition.helper.channel import (
     file_content,
     first_id,
     pack_fields,
+    receive_message,
 )
 from perdition.net.loop import READ, Handler, Loop, Task, Timer, suspend
 
@@ -93,7 +93,7 @@ class HelperClient(Handler):
     def ready(self, events: int) -> None:
         """Pass a reply to the task that waits for it, if one still does."""
         try:
-            message = self.channel.client_end.recv(MESSAGE_SIZE, socket.MSG_DONTWAIT)
+            message = receive_message(self.channel.client_end, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         except OSError:

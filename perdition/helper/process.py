@@ -26,6 +26,7 @@ from perdition.helper.channel import (
     HelperChannel,
     Request,
     Status,
+    send_file,
     unpack_fields,
 )
 from perdition.privileges import die_with_parent
@@ -99,7 +100,9 @@ class Helper:
         body = message[HEAD.size :]
         if wanted == Request.FILE:
             try:
-                send_reply(channel, identifier, Status.READY, self.read(channel, body))
+                content = reread_file(channel.files[SIZE.unpack(body)[0]])
+                with suppress(OSError):  # the client no longer reads
+                    send_file(channel.helper_end, identifier, content)
             except (StartupError, IndexError, struct.error) as error:
                 send_reply(channel, identifier, Status.FAILED, str(error).encode())
         elif wanted == Request.CANCEL:
@@ -119,16 +122,6 @@ class Helper:
         for pid, request in self.running.items():
             if is_cancelled(request):
                 kill(pid)
-
-    def read(self, channel: HelperChannel, body: bytes) -> bytes:
-        """Return the content of the requested file; raises StartupError."""
-        path = channel.files[SIZE.unpack(body)[0]]
-        content = reread_file(path)
-        if len(content) > MESSAGE_SIZE - HEAD.size:
-            raise StartupError(
-                f"{path}: larger than {MESSAGE_SIZE - HEAD.size} octets; make it smaller"
-            )
-        return content
 
     def start_queued(self) -> None:
         """Start queued requests, the oldest first, up to MAX_RUNNING."""

@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
+from perdition import __version__
 from perdition.makedb.entries import Entry, entries
 
 UNREADABLE = 255
@@ -111,6 +112,7 @@ def main(name: str, arguments: list[str]) -> int:
         "-u", "--undo", action="store_true", help="write the file's entries to standard output"
     )
     parser.add_argument("file", metavar="FILE", type=Path)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     options = parser.parse_args(arguments)
 
     def warn(text: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from os import fsencode
 from typing import NamedTuple, Protocol
 
+from perdition import __version__
 from perdition.endpoint import Endpoint
 from perdition.failure import StartupError
 from perdition.makedb.entries import entries
@@ -229,6 +230,7 @@ def main(name: str, arguments: list[str]) -> int:
         "--delimiter", default="@", help="separates user and server in a value (%(default)s)"
     )
     language.options(parser)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
 
     def warn(text: str) -> None:
         print(f"{name}: {text}", file=sys.stderr)

@@ -5,6 +5,7 @@ configuration and the manual's OPTIONS section are all generated from the attrib
 """
 
 import grp
+from enum import Enum
 from typing import Any, NamedTuple, Never, TypeVar
 
 from perdition.endpoint import Endpoint
@@ -43,13 +44,26 @@ from perdition.protocol import SERVICES, MailService
 T = TypeVar("T")
 
 
+class Group(Enum):
+    """What options are about; ``--help`` has the groups in this order, under these headings."""
+
+    START = "Start and modes"
+    PROTOCOL = "Protocol"
+    LOGIN = "User names and passwords"
+    POPMAP = "Popmap and real servers"
+    TLS = "TLS"
+    LIMITS = "Limits and timeouts"
+    LOG = "Log and metrics"
+
+
 class Option(NamedTuple):
     """An option's declaration, except for its name."""
 
+    group: Group
     type: OptionType[Any]
     default: Any
     says: str
-    """What the option does, in full sentences."""
+    """What the option does; the manual has all of it, ``--help`` the first sentence."""
     short: str = ""
     derived: str = ""
     """A description of the default, if it depends on other things."""
@@ -61,9 +75,9 @@ class Option(NamedTuple):
     """Whether the option is used in the configuration file; otherwise it is ignored there."""
 
 
-def option(kind: OptionType[T], default: T, says: str, **more: Any) -> T:
+def option(group: Group, kind: OptionType[T], default: T, says: str, **more: Any) -> T:
     """Declare an option in ``Options``; instances have a value of type T in its place."""
-    declared: Any = Option(kind, default, says, **more)
+    declared: Any = Option(group, kind, default, says, **more)
     value: T = declared
     return value
 
@@ -90,97 +104,111 @@ class Options:
     """The values of all options, immutable; the manual describes them."""
 
     add_domain: States = option(
+        Group.LOGIN,
         STATES_AND_DEPTH,
         NO_STATES,
-        "Append a domain to user names that have none, in the given states: servername_lookup "
-        "(for the popmap lookup; has no effect with client_server_specification), "
-        "local_authentication, remote_login, or all. The domain is explicit_domain if set, "
-        "otherwise the host name of the IP address that the client connected to, without its "
-        "first STRIP_DEPTH labels (default 1).",
+        "Append a domain to user names that have none. The states in which to do so are "
+        "servername_lookup (for the popmap lookup; has no effect with "
+        "client_server_specification), local_authentication, remote_login, or all. The domain is "
+        "explicit_domain if set, otherwise the host name of the IP address that the client "
+        "connected to, without its first STRIP_DEPTH labels (default 1).",
         short="A",
     )
     authenticate_timeout: int = option(
+        Group.LIMITS,
         SECONDS,
         1800,
-        "Close the connection of a client that has not logged in and sends nothing for SECONDS. A "
-        "real server that sends nothing for SECONDS during a login fails that login. 0: never.",
+        "Close connections that are silent for SECONDS before login. A real server that sends "
+        "nothing for SECONDS during a login fails that login. 0: never.",
     )
     authenticate_in: bool = option(
+        Group.LOGIN,
         FLAG,
         False,
-        "Check the user's password with PAM before connecting to the real server.",
+        "Check passwords with PAM before connecting to real servers.",
         short="a",
         restart=True,
     )
     no_bind_banner: bool = option(
+        Group.PROTOCOL,
         FLAG,
         False,
-        "Use the system's host name in the greeting instead of the host name of the address that "
-        "the client connected to.",
+        "Use the system's host name in the greeting. Without this option it is the host name of "
+        "the address that the client connected to.",
         short="B",
     )
     bind_address: tuple[Endpoint, ...] = option(
+        Group.PROTOCOL,
         ENDPOINTS,
         (),
-        "Listen only on these addresses: host names, IPv4 addresses, or IPv6 addresses in "
-        "brackets, each with a port unless it is listen_port. Empty: all addresses.",
+        "Listen only on these addresses. They are host names, IPv4 addresses, or IPv6 addresses "
+        "in brackets, each with a port unless it is listen_port. Empty: all addresses.",
         short="b",
         restart=True,
     )
     connection_logging: bool = option(
+        Group.LOG,
         FLAG,
         False,
-        "With debug: log the conversation between clients, perdition and real servers until the "
-        "user is logged in. Passwords are masked.",
+        "Log the conversations before login (with debug). These are those with clients and with "
+        "real servers. Passwords are masked.",
         short="C",
     )
     connect_relog: int = option(
+        Group.LOG,
         SECONDS,
         300,
-        "Repeat a session's Auth line every SECONDS, for POP-before-SMTP relays. 0: never.",
+        "Repeat a session's Auth line every SECONDS. POP-before-SMTP relays need this. 0: never.",
     )
     connect_timeout: int = option(
+        Group.LIMITS,
         TIME_LIMIT,
         10,
-        "Time limit for a connection to one address of a real server, including the server's "
+        "Maximum time for connecting to an address of a real server. This includes the server's "
         "greeting.",
     )
     client_server_specification: bool = option(
+        Group.POPMAP,
         FLAG,
         False,
-        "Let clients choose their real server by logging in as user<delimiter>server[:port]. The "
+        "Let clients choose their real server. They log in as user<delimiter>server[:port]; the "
         "delimiter is domain_delimiter.",
         short="c",
     )
     domain_delimiter: str = option(
+        Group.LOGIN,
         STRING,
         "@",
-        "The separator between user and domain or server, one or more characters. Its last "
+        "The separator between user and domain or server. It has one or more characters; its last "
         "occurrence counts.",
         short="D",
     )
-    debug: bool = option(FLAG, False, "Log debugging information.", short="d")
+    debug: bool = option(Group.LOG, FLAG, False, "Log debugging information.", short="d")
     drain_timeout: int = option(
+        Group.LIMITS,
         SECONDS,
         0,
-        "After SIGTERM or SIGINT, wait up to SECONDS for open sessions to end. SIGQUIT waits "
-        "without limit.",
+        "When stopping, wait up to SECONDS for open sessions to end. This applies to SIGTERM and "
+        "SIGINT; SIGQUIT waits without limit.",
     )
     explicit_domain: str | None = option(
+        Group.LOGIN,
         STRING,
         None,
         "The domain that add_domain appends. STRIP_DEPTH does not apply to it.",
         short="e",
     )
     log_facility: str = option(
+        Group.LOG,
         text("FACILITY"),
         "mail",
-        "Where to log: a syslog facility, a file (an absolute path), - for standard output, or + "
-        "for standard error. With - or +, perdition stays in the foreground.",
+        "The log: a syslog facility, a file, - (stdout) or + (stderr). A file is given by its "
+        "absolute path. With - or +, perdition stays in the foreground.",
         short="F",
         restart=True,
     )
     config_file: str | None = option(
+        Group.START,
         FILE,
         None,
         "The configuration file. The command line takes precedence. Empty: none.",
@@ -190,6 +218,7 @@ class Options:
         in_file=False,
     )
     group: str = option(
+        Group.START,
         text("GROUP"),
         default_group(),
         "The group to run as, by name or number.",
@@ -197,41 +226,56 @@ class Options:
         derived="nobody, or nogroup if there is no group nobody",
         restart=True,
     )
-    help: bool = option(FLAG, False, "Show all options and exit.", short="h", in_file=False)
+    help: bool = option(
+        Group.START, FLAG, False, "Show this list and exit.", short="h", in_file=False
+    )
+    version: bool = option(
+        Group.START, FLAG, False, "Show name and version and exit.", in_file=False
+    )
     capability: str | None = option(
+        Group.PROTOCOL,
         STRING,
         None,
-        "Deprecated: sets pop_capability, imap_capability or managesieve_capability, depending on "
-        "the protocol; that option overrides this one.",
+        "Deprecated name of the protocol's own capability option. It sets pop_capability, "
+        "imap_capability or managesieve_capability; that option overrides this one.",
         short="I",
     )
     imap_capability: str = option(
+        Group.PROTOCOL,
         STRING,
         "IMAP4 IMAP4REV1",
-        "The capabilities announced to IMAP clients before login, separated by spaces. STARTTLS "
-        "and LOGINDISABLED are added and removed as needed. LITERAL+ may be added if all real "
-        "servers support it. testssl.sh and some clients need IMAP4rev1, spelled like that, e.g. "
-        '"IMAP4rev1 ID".',
+        "The capabilities announced to IMAP clients before login. They are separated by spaces. "
+        "STARTTLS and LOGINDISABLED are added and removed as needed. LITERAL+ may be added if all "
+        "real servers support it. testssl.sh and some clients need IMAP4rev1, spelled like that, "
+        'e.g. "IMAP4rev1 ID".',
     )
     inetd_mode: bool = option(
-        FLAG, False, "Serve one client on standard input and output.", short="i", restart=True
+        Group.START,
+        FLAG,
+        False,
+        "Serve one client on standard input and output.",
+        short="i",
+        restart=True,
     )
     connections_per_client: int = option(
+        Group.LIMITS,
         COUNT,
         0,
-        "Maximum number of simultaneous connections from one address; any further connection is "
-        "closed immediately. 0: unlimited.",
+        "Maximum number of simultaneous connections per address. Any further connection is closed "
+        "immediately. 0: unlimited.",
         restart=True,
     )
     connection_limit: int = option(
+        Group.LIMITS,
         COUNT,
         0,
-        "Maximum number of simultaneous connections; any further connection is closed "
+        "Maximum number of simultaneous connections. Any further connection is closed "
         "immediately. 0: unlimited.",
         short="L",
         restart=True,
     )
     listen_port: str = option(
+        Group.PROTOCOL,
         PORT,
         "",
         "The port to listen on, by number or service name.",
@@ -240,106 +284,131 @@ class Options:
         restart=True,
     )
     login_disabled: bool = option(
-        FLAG, False, "Refuse all logins. IMAP clients see the capability LOGINDISABLED."
+        Group.LOGIN,
+        FLAG,
+        False,
+        "Refuse all logins. IMAP clients see the capability LOGINDISABLED.",
     )
     login_deadline: int = option(
+        Group.LIMITS,
         SECONDS,
         180,
-        "Close the connection of a client that is not logged in after this time, whatever it "
+        "Close connections that are not logged in after SECONDS. This applies whatever the client "
         "sends. 0: no limit.",
     )
     login_timeout: int = option(
+        Group.LIMITS,
         SECONDS,
         60,
-        "Fail a login temporarily if popmap, PAM and real server together take longer than this. "
-        "0: no limit.",
+        "Fail logins that take longer than SECONDS. This is the time that popmap, PAM and real "
+        "server take together; the failure is temporary. 0: no limit.",
     )
     max_login_attempts: int = option(
+        Group.LIMITS,
         COUNT,
         0,
-        "Close a client's connection after this number of failed logins. 0: unlimited.",
+        "Close a client's connection after LIMIT failed logins. 0: unlimited.",
     )
     log_passwd: LogPassword = option(
+        Group.LOG,
         LOG_PASSWORD,
         LogPassword.NEVER,
-        "With debug: log the passwords of failed logins (fail), of successful logins (ok), of all "
-        "(always) or of none (never).",
+        "Log passwords (with debug): fail, ok, always or never. fail and ok mean those of failed "
+        "and of successful logins.",
     )
     lookup: str | None = option(
+        Group.START,
         text("USER[,USER...]"),
         None,
-        "Show for each user the keys that are looked up, the popmap's answers, and the server "
-        "that would be used; then exit: with status 0 if every user has a server, 1 if a user has "
-        "none, 2 if the popmap is unavailable.",
+        "Show the real server of each user and exit. Also shown are the keys that are looked up "
+        "and the popmap's answers. The exit status is 0 if every user has a server, 1 if a user "
+        "has none, 2 if the popmap is unavailable.",
         in_file=False,
     )
     lower_case: States = option(
+        Group.LOGIN,
         STATES,
         NO_STATES,
-        "Convert user names to lower case in the given states (see add_domain).",
+        "Convert user names to lower case. For the states see add_domain.",
     )
     managesieve_capability: str = option(
+        Group.PROTOCOL,
         STRING,
         MANAGESIEVE_CAPABILITY,
-        "The capabilities announced to ManageSieve clients: quoted names, each with a quoted "
-        "value if it has one, separated by two spaces. STARTTLS is added and removed as needed.",
+        "The capabilities announced to ManageSieve clients. They are quoted names, each with a "
+        "quoted value if it has one, separated by two spaces. STARTTLS is added and removed as "
+        "needed.",
     )
     map_library: str = option(
+        Group.POPMAP,
         text("FILENAME"),
         "/usr/lib/libperditiondb_gdbm.so.0",
-        "The kind of popmap: gdbm, bdb, cdb, sqlite, posix_regex, mysql, postgresql, odbc, ldap, "
-        "redis, http, daemon, nis, or the file name of the C library that perdition 2.2 used for "
-        "it. Also the path of a custom C library, or a kind that a Python package provides. "
-        "Empty: no popmap.",
+        "The kind of popmap. It is one of gdbm, bdb, cdb, sqlite, posix_regex, mysql, postgresql, "
+        "odbc, ldap, redis, http, daemon, nis, or the file name of the C library that perdition "
+        "2.2 used for it. Also the path of a custom C library, or a kind that a Python package "
+        "provides. Empty: no popmap.",
         short="M",
     )
     map_library_opt: str = option(
+        Group.POPMAP,
         MAP_OPTION,
         "",
-        "The argument of the popmap, see perditiondb(5). In place of a password it may have @ and "
+        "The argument of the popmap; see perditiondb(5). In place of a password it may have @ and "
         "the absolute path of a file whose first line is the password.",
         short="m",
     )
     map_cache: int = option(
+        Group.POPMAP,
         SECONDS,
         0,
-        "Cache popmap answers for SECONDS; while the popmap is unavailable, keep using older "
-        "ones. SIGHUP clears the cache. 0: no cache.",
+        "Cache popmap answers for SECONDS. While the popmap is unavailable, older answers are "
+        "used. SIGHUP clears the cache. 0: no cache.",
     )
     map_timeout: int = option(
+        Group.POPMAP,
         TIME_LIMIT,
         10,
-        "Fail the login temporarily if a popmap other than a local file does not answer within "
-        "SECONDS.",
+        "Wait up to SECONDS for the popmap's answer. After that the login fails temporarily. Does "
+        "not apply to local files.",
     )
     metrics_address: Endpoint | str | None = option(
+        Group.LOG,
         METRICS_ADDRESS,
         None,
-        "Serve Prometheus metrics over HTTP at this address or Unix socket: numbers of sessions, "
-        "logins and their results, bytes and times. Only the user and the group that perdition "
-        "runs as can connect to the Unix socket. Empty: no metrics.",
+        "Serve Prometheus metrics over HTTP here. They are numbers of sessions, logins and their "
+        "results, bytes and times. On a Unix socket, only the user and the group that perdition "
+        "runs as can connect. Empty: no metrics.",
         restart=True,
     )
-    no_daemon: bool = option(FLAG, False, "Stay in the foreground.", restart=True)
+    no_daemon: bool = option(Group.START, FLAG, False, "Stay in the foreground.", restart=True)
     no_lookup: bool = option(
+        Group.POPMAP,
         FLAG,
         False,
-        "Do not resolve host names or service names: popmap and options must use IP addresses and "
+        "Do not resolve host names or service names. Popmap and options must use IP addresses and "
         "port numbers. Implies no_bind_banner.",
         short="n",
         restart=True,
     )
     ok_line: str = option(
-        STRING, "You are so in", "The text sent to clients after a successful login.", short="O"
+        Group.PROTOCOL,
+        STRING,
+        "You are so in",
+        "The text sent to clients after a successful login.",
+        short="O",
     )
-    server_ok_line: bool = option(FLAG, False, "Deprecated name of server_resp_line.")
+    server_ok_line: bool = option(
+        Group.PROTOCOL, FLAG, False, "Deprecated name of server_resp_line."
+    )
     server_resp_line: bool = option(
+        Group.PROTOCOL,
         FLAG,
         False,
-        "Send clients the real server's own response to the login instead of ok_line.",
+        "Send clients the real server's own response to the login. ok_line is not used.",
         short="o",
     )
     protocol: str | None = option(
+        Group.PROTOCOL,
         PROTOCOL,
         None,
         "The protocol: POP3, POP3S, IMAP4, IMAP4S or MANAGESIEVE.",
@@ -348,20 +417,23 @@ class Options:
         restart=True,
     )
     outgoing_port: str = option(
+        Group.POPMAP,
         PORT,
         "",
-        "The real servers' port, unless the popmap or another option specifies one.",
+        "The real servers' port. The popmap, outgoing_server or the client may specify another.",
         short="p",
         derived="as for listen_port",
     )
     outgoing_server: tuple[Endpoint, ...] = option(
+        Group.POPMAP,
         ENDPOINTS,
         (),
-        "Servers for users who are not in the popmap, used round robin. A server that cannot be "
-        "reached is skipped.",
+        "Servers for users who are not in the popmap. They are used round robin; one that cannot "
+        "be reached is skipped.",
         short="s",
     )
     pid_file: str | None = option(
+        Group.START,
         PATH,
         None,
         "The file for the master's process ID. A missing directory is created. Empty: none.",
@@ -369,40 +441,45 @@ class Options:
         restart=True,
     )
     pop_capability: str = option(
+        Group.PROTOCOL,
         STRING,
         "UIDL.USER",
-        "The capabilities announced to POP3 clients before login, separated by dots. STLS is "
-        "added and removed as needed.",
+        "The capabilities announced to POP3 clients before login. They are separated by dots. "
+        "STLS is added and removed as needed.",
     )
     strip_domain: States = option(
+        Group.LOGIN,
         STATES,
         NO_STATES,
-        "Remove the domain delimiter and what follows it from user names, in the given states "
-        "(see add_domain).",
+        "Remove the domain, and the delimiter, from user names. For the states see add_domain.",
         short="S",
     )
     takeover: bool = option(
+        Group.START,
         FLAG,
         False,
-        "Replace the running perdition that uses the same pid_file without interrupting service: "
-        "listen on its sockets and let it serve its open sessions until they end, or for its "
-        "drain_timeout if that is not 0. If the new perdition cannot start, the running one "
-        "continues unaffected.",
+        "Replace a running perdition without interrupting service. It is the one that uses the "
+        "same pid_file: listen on its sockets and let it serve its open sessions until they end, "
+        "or for its drain_timeout if that is not 0. If the new perdition cannot start, the "
+        "running one continues unaffected.",
         in_file=False,
     )
     timeout: int = option(
+        Group.LIMITS,
         SECONDS,
         1800,
-        "Close a logged-in session if no data is transferred for SECONDS. 0: never.",
+        "Close sessions without data transfer for SECONDS. 0: never.",
         short="t",
     )
     tcp_keepalive: bool = option(
+        Group.LIMITS,
         FLAG,
         False,
-        "Enable TCP keepalive on connections to clients and real servers.",
+        "Enable TCP keepalive with clients and real servers.",
         restart=True,
     )
     username: str = option(
+        Group.START,
         text("USERNAME"),
         "nobody",
         "The user to run as, by name or number.",
@@ -410,91 +487,109 @@ class Options:
         restart=True,
     )
     username_from_database: bool = option(
+        Group.POPMAP,
         FLAG,
         False,
-        "If the popmap's answer contains a user name, log in to the real server with it.",
+        "Log in with the user name in the popmap's answer. If it has none, the client's is used.",
         short="U",
     )
-    quiet: bool = option(FLAG, False, "Log only errors; debug overrides it.", short="q")
+    quiet: bool = option(Group.LOG, FLAG, False, "Log only errors; debug overrides it.", short="q")
     query_key: tuple[str, ...] = option(
+        Group.POPMAP,
         FORMATS,
         (),
-        "The keys to look up in the popmap, in this order until one is found, instead of the user "
-        "name: \\U the user name, \\u its part before the domain delimiter, \\D the delimiter, "
-        "\\d the part after it, \\i and \\p the client's IP address and port, \\I and \\P those "
-        "it connected to, \\\\ a backslash.",
+        "The keys to look up in the popmap instead of the user name. They are looked up in this "
+        "order until one is found; in them, \\U is the user name, \\u its part before the domain "
+        "delimiter, \\D the delimiter, \\d the part after it, \\i and \\p the client's IP address "
+        "and port, \\I and \\P those it connected to, \\\\ a backslash.",
     )
     workers: int = option(
+        Group.START,
         WORKERS,
         0,
-        "The number of worker processes, which serve the clients.",
+        "The number of worker processes. They serve the clients.",
         derived="the number of processors",
         restart=True,
     )
 
     ssl_mode: SSLMode | None = option(
+        Group.TLS,
         SSL_MODE,
         None,
-        "Where to use TLS: ssl_* from the start of the connection, tls_* after STARTTLS or STLS; "
-        "*_listen with clients, *_outgoing with real servers, *_all with both. With *_force, "
-        "logins without TLS are refused (listen) or not sent (outgoing). none: nowhere.",
+        "Where to use TLS. ssl_* is from the start of the connection, tls_* after STARTTLS or "
+        "STLS; *_listen with clients, *_outgoing with real servers, *_all with both. With "
+        "*_force, logins without TLS are refused (listen) or not sent (outgoing). none: nowhere.",
         derived="ssl_all for POP3S and IMAP4S, otherwise none",
         restart=True,
     )
     ssl_ca_accept_self_signed: bool = option(
+        Group.TLS,
         FLAG,
         False,
-        "Accept certificates of real servers whose chain ends in an unknown authority.",
+        "Accept real servers' certificates of unknown authorities.",
         restart=True,
     )
     ssl_ca_chain_file: str | None = option(
+        Group.TLS,
         FILE,
         None,
-        "The CA certificates from the issuer of ssl_cert_file's certificate up to the root, in "
-        "PEM. They are sent to clients, and replace ssl_ca_file and ssl_ca_path as trusted "
-        "authorities.",
+        "The CA certificates above that in ssl_cert_file, in PEM. They are those from its issuer "
+        "up to the root. They are sent to clients, and replace ssl_ca_file and ssl_ca_path as "
+        "trusted authorities.",
         restart=True,
     )
     ssl_ca_file: str = option(
+        Group.TLS,
         FILE,
         "/etc/perdition/perdition.ca.pem",
-        "The authorities trusted to sign certificates of real servers and clients, in PEM.",
+        "The authorities trusted to sign certificates, in PEM. This applies to certificates of "
+        "real servers and clients.",
         restart=True,
     )
     ssl_ca_path: str = option(
+        Group.TLS,
         text("PATHNAME", parse_path),
         "/etc/perdition/perdition.ca/",
         "A directory of such authorities, prepared by openssl rehash.",
         restart=True,
     )
     ssl_cert_accept_expired: bool = option(
-        FLAG, False, "Accept expired certificates of real servers.", restart=True
+        Group.TLS, FLAG, False, "Accept expired certificates of real servers.", restart=True
     )
     ssl_cert_accept_not_yet_valid: bool = option(
-        FLAG, False, "Accept certificates of real servers before they become valid.", restart=True
+        Group.TLS,
+        FLAG,
+        False,
+        "Accept certificates of real servers before they become valid.",
+        restart=True,
     )
     ssl_cert_accept_self_signed: bool = option(
+        Group.TLS,
         FLAG,
         False,
         "Accept self-signed certificates of real servers.",
         restart=True,
     )
     ssl_cert_file: tuple[str, ...] = option(
+        Group.TLS,
         FILES,
         ("/etc/perdition/perdition.crt.pem",),
-        "The certificate for clients, in PEM, with its intermediate certificates. May be given "
-        "several times, each with its ssl_key_file: the certificate is chosen by the host name "
-        "that the client requests (SNI), otherwise the first one is used.",
+        "The certificate for clients, in PEM. Its intermediate certificates follow it. May be "
+        "given several times, each with its ssl_key_file: the certificate is chosen by the host "
+        "name that the client requests (SNI), otherwise the first one is used.",
         restart=True,
         reread=True,
     )
     ssl_cert_verify_depth: int = option(
+        Group.TLS,
         DEPTH,
         9,
-        "Maximum number of certificates above a real server's own certificate in its chain.",
+        "Maximum length of a real server's certificate chain. The server's own certificate does "
+        "not count.",
         restart=True,
     )
     ssl_dh_params_file: str | None = option(
+        Group.TLS,
         FILE,
         None,
         "Diffie-Hellman parameters, in PEM.",
@@ -503,6 +598,7 @@ class Options:
         reread=True,
     )
     ssl_key_file: tuple[str, ...] = option(
+        Group.TLS,
         FILES,
         ("/etc/perdition/perdition.key.pem",),
         "The private key of ssl_cert_file's certificate, in PEM.",
@@ -510,72 +606,84 @@ class Options:
         reread=True,
     )
     ssl_listen_ciphers: str = option(
+        Group.TLS,
         STRING,
         "",
         "The ciphers for clients, as in ciphers(1). Empty: OpenSSL's default.",
         restart=True,
     )
     ssl_listen_compression: bool = option(
-        FLAG, False, "Allow TLS compression with clients.", restart=True
+        Group.TLS, FLAG, False, "Allow TLS compression with clients.", restart=True
     )
     ssl_listen_max_proto_version: str = option(
+        Group.TLS,
         VERSION,
         "",
         "The highest TLS version for clients. Empty: OpenSSL's default.",
         restart=True,
     )
     ssl_listen_min_proto_version: str = option(
-        LOWEST_VERSION, "tlsv1", "The lowest TLS version for clients.", restart=True
+        Group.TLS, LOWEST_VERSION, "tlsv1", "The lowest TLS version for clients.", restart=True
     )
     ssl_no_cert_verify: bool = option(
+        Group.TLS,
         FLAG,
         False,
-        "Do not verify any certificates, neither those of real servers nor those of clients.",
+        "Do not verify any certificates of real servers and clients.",
         restart=True,
     )
     ssl_no_cipher_server_preference: bool = option(
+        Group.TLS,
         FLAG,
         False,
-        "Use the client's order of preference for ciphers instead of perdition's.",
+        "Use the client's order of preference for ciphers.",
         restart=True,
     )
     ssl_no_client_cert_verify: bool = option(
-        FLAG, False, "Do not verify certificates of clients.", restart=True
+        Group.TLS, FLAG, False, "Do not verify certificates of clients.", restart=True
     )
     ssl_no_cn_verify: bool = option(
+        Group.TLS,
         FLAG,
         False,
-        "Do not verify that a real server's certificate matches the name that was used to connect "
-        "to it.",
+        "Do not verify the host name in real servers' certificates. A certificate must otherwise "
+        "match the name that was used to connect.",
         restart=True,
     )
     ssl_outgoing_ciphers: str = option(
+        Group.TLS,
         STRING,
         "",
         "The ciphers for real servers, as in ciphers(1). Empty: OpenSSL's default.",
         restart=True,
     )
     ssl_outgoing_compression: bool = option(
-        FLAG, False, "Allow TLS compression with real servers.", restart=True
+        Group.TLS, FLAG, False, "Allow TLS compression with real servers.", restart=True
     )
     ssl_outgoing_max_proto_version: str = option(
+        Group.TLS,
         VERSION,
         "",
         "The highest TLS version for real servers. Empty: OpenSSL's default.",
         restart=True,
     )
     ssl_outgoing_min_proto_version: str = option(
-        LOWEST_VERSION, "tlsv1", "The lowest TLS version for real servers.", restart=True
+        Group.TLS, LOWEST_VERSION, "tlsv1", "The lowest TLS version for real servers.", restart=True
     )
     ssl_passphrase_fd: int | None = option(
+        Group.TLS,
         DESCRIPTOR,
         None,
-        "A file descriptor from which to read the passphrase of ssl_key_file, on its first line.",
+        "The descriptor to read ssl_key_file's passphrase from. The passphrase is its first line.",
         derived="0; if that is a terminal, perdition prompts for the passphrase",
         restart=True,
     )
     ssl_passphrase_file: str | None = option(
-        FILE, None, "A file whose first line is the passphrase of ssl_key_file.", restart=True
+        Group.TLS,
+        FILE,
+        None,
+        "A file whose first line is the passphrase of ssl_key_file.",
+        restart=True,
     )
 
     def __init__(self, **given: Any) -> None:

@@ -66,7 +66,7 @@ def test_manual_is_found_by_every_name(fresh: Machine) -> None:
     fresh.does(f"{APT} install /ours/*.deb")
     for name in (*ALL_NAMES, "perdition"):
         assert fresh.does(f"man {name}").startswith("PERDITION(8)")
-    for page in ("perditiondb", "perdition.conf", "perdition-2.2", "makegdbm"):
+    for page in ("perditiondb", "perdition.conf", "perdition-2.2", "perdition-setup", "makegdbm"):
         assert fresh.does(f"man {page}").startswith(f"{page.upper()}(")
     for name in ("makebdb", *(f"perditiondb_{kind}_makedb" for kind in (*MAPS, "sqlite"))):
         assert name in fresh.does(f"man {name}").partition("DESCRIPTION")[0]

@@ -20,31 +20,6 @@ from tests.support.wait import DEADLINE
 
 pytestmark = needs_root
 
-INSTALL = rf"""
-set -e
-for package in $(dpkg-query --show --showformat '${{Package}}\n' 'perdition*' 2>/dev/null); do
-    dpkg --purge --force-depends "$package"
-done
-rm -rf /etc/perdition /etc/*/perdition /etc/init.d/perdition
-cd {ROOT}
-packaging/install /
-cp -R perdition /usr/share/perdition
-cp -R packaging/etc/perdition packaging/etc/pam.d /etc
-cp initscripts/systemd/* /etc/systemd/system
-cp initscripts/debian /etc/init.d/perdition
-mkdir /opt/libraries
-mount --bind {ROOT}/.venv/lib/python3.*/site-packages /opt/libraries
-echo /opt/libraries >/usr/lib/python3/dist-packages/libraries.pth
-systemctl daemon-reload
-systemctl start systemd-user-sessions
-useradd {ACCOUNT}
-echo {ACCOUNT}:{PASSWORD} | chpasswd
-"""
-"""Replaces a perdition that this system has, of which only the machine's copy changes.
-
-The libraries are in /opt because the unit hides /tmp, where this checkout may be.
-"""
-
 SETTINGS = """
 RUN_PERDITION=yes
 FLAGS="--map_library= --no_lookup --workers 2 -F /var/log/mail/perdition.log {flags}"
@@ -70,7 +45,8 @@ def booted() -> Iterator[BootedMachine]:
     if not SYSTEMD.exists():
         pytest.skip("systemd is not installed")
     with public_folder() as folder, BootedMachine(folder) as machine:
-        machine.does(INSTALL)
+        machine.install_perdition()
+        machine.add_user(ACCOUNT, PASSWORD)
         machine.does("mkdir /var/log/mail && chmod 755 /var/log/mail")
         machine.does(MAIL_SERVER)
         yield machine

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.support.machine import Machine
+from tests.support.machine import ROOT, Machine
 from tests.support.wait import DEADLINE
 
 SYSTEMD = Path("/lib/systemd/systemd")
@@ -50,6 +50,29 @@ while grep -qx "populated 1" "$1/$2/cgroup.events"; do sleep 0.02; done
 find "$1/$2" -depth -type d -exec rmdir {} +
 """
 
+_INSTALL = rf"""
+set -e
+for package in $(dpkg-query --show --showformat '${{Package}}\n' 'perdition*' 2>/dev/null); do
+    dpkg --purge --force-depends "$package"
+done
+rm -rf /etc/perdition /etc/*/perdition /etc/init.d/perdition
+cd {ROOT}
+packaging/install /
+cp -R perdition /usr/share/perdition
+cp -R packaging/etc/perdition packaging/etc/pam.d /etc
+cp initscripts/systemd/* /etc/systemd/system
+cp initscripts/debian /etc/init.d/perdition
+mkdir /opt/libraries
+mount --bind {ROOT}/.venv/lib/python3.*/site-packages /opt/libraries
+echo /opt/libraries >/usr/lib/python3/dist-packages/libraries.pth
+systemctl daemon-reload
+systemctl start systemd-user-sessions
+"""
+"""Replaces a perdition that this system has, of which only the machine's copy changes.
+
+The libraries are in /opt because the unit hides /tmp, where this checkout may be.
+"""
+
 
 class BootedMachine(Machine):
     """One whose first process is systemd, with basic.target only."""
@@ -79,6 +102,14 @@ class BootedMachine(Machine):
     def root(self) -> Path:
         """The container's root directory."""
         return Path(f"/proc/{self._first}/root")
+
+    def install_perdition(self) -> None:
+        """Install the files that a package has; no service is started."""
+        self.does(_INSTALL)
+
+    def add_user(self, name: str, password: str) -> None:
+        """Add a system user who can log in by PAM."""
+        self.does(f"useradd --create-home {name} && echo {name}:{password} | chpasswd")
 
     def first(self) -> list[str]:
         return ["sh", "-c", _SET_UP, "sh", str(self.folder), self.group, str(SYSTEMD)]

@@ -28,5 +28,5 @@ def no_syslog(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_mistake_ends_a_lookup_with_2_and_a_start_with_64(
     arguments: list[str], status: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["perdition", *arguments]) == status
+    assert main("perdition", arguments) == status
     assert "timeout 'soon': " in capsys.readouterr().err

@@ -17,6 +17,7 @@ from perdition.helper.channel import (
     Request,
     Status,
     pack_fields,
+    receive_message,
 )
 from perdition.helper.client import HelperClient
 from perdition.helper.process import (
@@ -30,10 +31,11 @@ from perdition.net.loop import Loop
 from tests.unit.loops import run
 
 
-def test_helper_answers_after_malformed_requests(tmp_path: Path) -> None:
+def test_helper_sends_large_files_also_after_malformed_requests(tmp_path: Path) -> None:
     """A request of the next worker is answered, whatever the previous one sent."""
+    content = b"more than fits into a message\n" * 32768
     file = tmp_path / "certificate"
-    file.write_bytes(b"octets")
+    file.write_bytes(content)
     line = HelperChannel([str(file)])
     helper = Helper("test", [line], -1, 1.0)
     for malformed in (b"", b"?"):
@@ -43,7 +45,7 @@ def test_helper_answers_after_malformed_requests(tmp_path: Path) -> None:
     line.client_end.send(HEAD.pack(1, Request.FILE) + SIZE.pack(0))
     helper.respond(line)
 
-    assert line.client_end.recv(MESSAGE_SIZE) == HEAD.pack(1, Status.READY) + b"octets"
+    assert receive_message(line.client_end) == HEAD.pack(1, Status.READY) + content
     line.client_end.close()
     line.helper_end.close()
 

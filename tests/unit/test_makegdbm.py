@@ -156,4 +156,6 @@ def test_usage_is_shown_on_request_and_for_wrong_arguments(
     with pytest.raises(SystemExit) as end:
         makegdbm(b"", *arguments)
     assert end.value.code == status
-    assert getattr(capsys.readouterr(), stream).startswith("usage: makegdbm [-h] [-u] FILE")
+    assert getattr(capsys.readouterr(), stream).startswith(
+        "usage: makegdbm [-h] [-u] [--version] FILE"
+    )

@@ -35,7 +35,7 @@ Write = Callable[[Path, str], None]
 
 def makedb(name: str, file: Path, lines: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a makedb tool."""
-    command = [sys.executable, "-m", "perdition.makedb", name, *arguments, str(file)]
+    command = [sys.executable, "-m", "perdition", name, *arguments, str(file)]
     return subprocess.run(
         command, input=lines, capture_output=True, text=True, timeout=20, check=False
     )
