@@ -235,7 +235,7 @@ class Stream(Handler):
     def guarded(self) -> Iterator[None]:
         """In a ``with`` block, raise Abandoned in the current task when the peer leaves."""
         self.guard = self.loop.current
-        if not (self.events or self.buffer):
+        if self.events != READ and not self.buffer:  # WRITE is left after a write that had to wait
             self.events = READ
             self.loop.watch(self.sock.fileno(), READ, self)
         try:

@@ -212,6 +212,38 @@ def test_lines_sent_during_a_pause_are_read_after_it(
     assert run(loop, listen()) == [b"one", b"two"]
 
 
+def test_pause_after_a_write_that_had_to_wait_costs_no_cpu_time(
+    loop: Loop, stream: Stream, peer: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next command was sent in advance, so no read comes between the write and the pause."""
+    wakeups: list[int] = []
+    ready = Stream.ready
+
+    def count(woken: Stream, events: int) -> None:
+        if woken is stream:
+            wakeups.append(events)
+        ready(woken, events)
+
+    reader = Stream(loop, peer, seconds=0)
+    octets = bytes(5_000_000)
+
+    async def serve() -> None:
+        peer.send(b"one\r\ntwo\r\n")
+        await stream.read_line(LIMIT)
+        loop.spawn(read_all())
+        await stream.write(octets)
+        await stream.read_line(LIMIT)
+        monkeypatch.setattr(Stream, "ready", count)
+        await stream.pause(0.2)
+
+    async def read_all() -> None:
+        await reader.read_exactly(len(octets))
+        reader.detach()
+
+    run(loop, serve())
+    assert len(wakeups) < 10
+
+
 @pytest.fixture
 def hurried(loop: Loop, ends: tuple[socket.socket, socket.socket]) -> Stream:
     """A stream with a deadline and no timeout."""
