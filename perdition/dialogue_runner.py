@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
+from perdition.endpoint import Security
 from perdition.log import Log, printable
 from perdition.net.stream import LineLimitExceeded, Stream
 from perdition.net.transport import TLSTransport
@@ -88,7 +89,7 @@ class DialogueRunner:
                 await self.stream.pause(PAUSE_SECONDS)
             case StartTLS():
                 assert self.wrap
-                await self.stream.start_tls(self.wrap, "starttls")
+                await self.stream.start_tls(self.wrap, Security.STARTTLS)
         return b""
 
     async def send(self, octets: bytes, shown: bytes | None = None) -> None:

@@ -5,7 +5,7 @@ from functools import partial
 from os import fsdecode
 from typing import NamedTuple
 
-from perdition.endpoint import ConnectionEnds, Endpoint
+from perdition.endpoint import ConnectionEnds, Endpoint, Security
 from perdition.failure import (
     Failure,
     LoginDisabled,
@@ -51,7 +51,7 @@ class LoginAttempt:
         site: Site,
         ends: ConnectionEnds,
         credentials: Credentials,
-        secure: str,
+        client_security: Security,
         servers: list[Endpoint],
         own_greeting: bytes = b"",
         number: int = 1,
@@ -60,7 +60,7 @@ class LoginAttempt:
         self.options = site.options
         self.ends = ends
         self.credentials = credentials
-        self.secure = secure
+        self.client_security = client_security
         name, self.named_server = split_server(
             credentials.authorisation or credentials.user, self.options
         )
@@ -95,7 +95,10 @@ class LoginAttempt:
         """Return what ``log_in`` returns; raises a Failure."""
         if self.options.login_disabled:
             raise LoginDisabled
-        if self.options.tls.listen is TLSUse.TLS_FORCE and self.secure == "plaintext":
+        if (
+            self.options.tls.listen is TLSUse.TLS_FORCE
+            and self.client_security is Security.PLAINTEXT
+        ):
             raise TLSNotPresent
         domain = await self.domain()
         self.route = await self.find_route(domain)
@@ -163,7 +166,7 @@ class LoginAttempt:
 
     def query(self, key: str) -> Query:
         """Return a popmap query; it contains the password only if the popmap wants it."""
-        secure = self.secure != "plaintext"
+        secure = self.client_security is not Security.PLAINTEXT
         if self.site.popmap.wants_password:
             return Query(key, self.ends, secure, self.number, self.credentials.password)
         return Query(key, self.ends, secure, self.number)
@@ -215,7 +218,7 @@ class LoginAttempt:
         """Return a server in the form of the Auth line."""
         return f"{server.host}:{self.with_port(server).port}"
 
-    def record(self, server_secure: str, failure: Failure | None = None) -> LoginRecord:
+    def record(self, server_security: Security, failure: Failure | None = None) -> LoginRecord:
         """Return the content of the Auth line."""
         credentials = self.credentials_for(self.route.name)
         password = None
@@ -226,8 +229,8 @@ class LoginAttempt:
             user=credentials.user,
             server=self.server,
             protocol=self.options.service.name,
-            client_secure=self.secure,
-            server_secure=server_secure,
+            client_security=self.client_security,
+            server_security=server_security,
             status=f'"failed: {printable(failure.status)}"' if failure else '"ok"',
             password=password,
         )

@@ -6,7 +6,7 @@ verifies passwords gets an empty one.
 """
 
 from perdition.client_limits import ClientLimits
-from perdition.endpoint import ConnectionEnds
+from perdition.endpoint import ConnectionEnds, Security
 from perdition.failure import MapUnavailable, NoServer, Rejected
 from perdition.log import Log, Output, printable
 from perdition.login import LoginAttempt
@@ -77,7 +77,7 @@ async def look_up(site: Site, user: str) -> int:
     own_host = options.bind_address[0].host if options.bind_address else LOCALHOST
     ends = ConnectionEnds(LOCALHOST, 0, own_host, int(options.service.port))
     servers = list(options.outgoing_server)
-    attempt = LoginAttempt(site, ends, Credentials(user, b""), "plaintext", servers)
+    attempt = LoginAttempt(site, ends, Credentials(user, b""), Security.PLAINTEXT, servers)
     domain = await attempt.domain()
     try:
         route = await attempt.find_route(domain)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from os import fsencode
 
 from perdition.dialogue_runner import PAUSE_SECONDS, DialogueRunner
-from perdition.endpoint import ConnectionEnds
+from perdition.endpoint import ConnectionEnds, Security
 from perdition.failure import Failure
 from perdition.log import describe_error, printable
 from perdition.login import LoginAttempt, rotated
@@ -84,7 +84,7 @@ class Session:
         hostname = await self.hostname()
         tls = self.site.tls.listening
         if tls and self.options.tls.listen is TLSUse.SSL:
-            await self.stream.start_tls(tls.wrap, "ssl")
+            await self.stream.start_tls(tls.wrap, Security.SSL)
         await self.client.send(self.protocol.greeting(hostname, self.terms()))
         own_greeting = self.protocol.own_greeting(hostname)
         attempts = itertools.count(1)
@@ -93,7 +93,7 @@ class Session:
                 self.site,
                 self.ends,
                 credentials,
-                self.stream.secure,
+                self.stream.security,
                 rotated(self.options.outgoing_server, self.server_turns),
                 own_greeting,
                 next(attempts),
@@ -114,16 +114,16 @@ class Session:
                 ok_line = None if self.options.answers_as_server else self.options.ok_line
                 welcome = self.protocol.welcome(credentials, accepted, ok_line)
                 self.client.log_traffic("SELF", welcome)
-                established = EstablishedSession(self, server, attempt.record(server.secure))
+                established = EstablishedSession(self, server, attempt.record(server.security))
                 established.start(welcome, self.stream.unread(), server.unread())
                 return True
         return False
 
     def dialogue(self) -> Dialogue[Credentials | None]:
         """Return the protocol's dialogue with the client."""
-        return self.protocol.client(self.terms(), self.terms(secure=True))
+        return self.protocol.client(self.terms(), self.terms(after_starttls=True))
 
-    def terms(self, secure: bool = False) -> Terms:
+    def terms(self, after_starttls: bool = False) -> Terms:
         """Return the terms under which the client may log in, now or once it has TLS.
 
         ``login_disabled`` is true where LoginAttempt refuses every login.
@@ -131,8 +131,8 @@ class Session:
         listen = self.options.tls.listen
         can_upgrade = (
             listen in (TLSUse.TLS, TLSUse.TLS_FORCE)
-            and not secure
-            and self.stream.secure == "plaintext"
+            and not after_starttls
+            and self.stream.security is Security.PLAINTEXT
         )
         return Terms(
             self.options.own_capability,
@@ -173,7 +173,7 @@ class Session:
             write = log.debug if failure.user_error else log.error
             write(f"{self.ends}: {failure.status}: {detail}")
         self.site.counters.login_failed(failure)
-        log.info(auth_line(self.ends, attempt.record(failure.secure, failure)))
+        log.info(auth_line(self.ends, attempt.record(failure.server_security, failure)))
 
 
 class EstablishedSession(Splice):

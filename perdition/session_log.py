@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from perdition.endpoint import Security
 from perdition.log import printable
 
 
@@ -12,8 +13,8 @@ class LoginRecord(NamedTuple):
     user: str
     server: str
     protocol: str
-    client_secure: str
-    server_secure: str
+    client_security: Security
+    server_security: Security
     status: str
     password: str | None = None
 
@@ -33,10 +34,10 @@ def auth_line(ends: object, login: LoginRecord) -> str:
     """Return the line for a login, successful or failed."""
     password = "" if login.password is None else f' password="{printable(login.password)}"'
     return (
-        f"Auth: {ends} client-secure={login.client_secure} "
+        f"Auth: {ends} client-secure={login.client_security} "
         f"{identities(login.authorisation, login.user)}{password} "
         f'server="{printable(login.server)}" protocol={login.protocol} '
-        f"server-secure={login.server_secure} status={login.status}"
+        f"server-secure={login.server_security} status={login.status}"
     )
 
 

@@ -7,7 +7,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from perdition.dialogue_runner import DialogueRunner
-from perdition.endpoint import ConnectionEnds, Endpoint
+from perdition.endpoint import ConnectionEnds, Endpoint, Security
 from perdition.failure import ConnectFailed, Failure, NegotiationFailed, ServerGone
 from perdition.log import Log
 from perdition.net.connection_race import AllAttemptsFailed, first_success, interleaved
@@ -71,7 +71,7 @@ class Upstream:
             with self.counters.timed(Stage.LOGIN):
                 accepted = await self.negotiate(stream, server.host, credentials, own_greeting)
         except Failure as failure:
-            failure.secure = stream.secure
+            failure.server_security = stream.security
             if failure.send_logout:
                 stream.send_last(self.options.service.protocol.logout_command)
             stream.close()
@@ -141,7 +141,7 @@ class Upstream:
         protocol, start_tls = options.service.protocol, START_TLS[options.tls.outgoing]
         try:
             if wrap and options.tls.outgoing is TLSUse.SSL:
-                await stream.start_tls(wrap, "ssl")
+                await stream.start_tls(wrap, Security.SSL)
             return await runner.run(protocol.login(credentials, own_greeting, start_tls))
         except TLSHandshakeFailed as error:
             raise ServerGone(f"TLS handshake with the real server failed: {error}") from error

@@ -9,6 +9,7 @@ from functools import partial
 from math import inf
 from typing import Any
 
+from perdition.endpoint import Security
 from perdition.net.loop import READ, WRITE, Handler, Loop, Task, Timer, suspend
 from perdition.net.transport import (
     NOT_NOW,
@@ -63,7 +64,7 @@ class Stream(Handler):
         "half_close_timer",
         "loop",
         "seconds",
-        "secure",
+        "security",
         "sock",
         "task",
         "timer",
@@ -78,7 +79,7 @@ class Stream(Handler):
         self.tls: TLSTransport | None = None
         self.seconds = seconds
         self.deadline = loop.now + deadline if deadline else inf
-        self.secure = "plaintext"
+        self.security = Security.PLAINTEXT
         self.buffer = bytearray()
         self.events = 0
         self.task: Task | None = None
@@ -167,8 +168,10 @@ class Stream(Handler):
             except OSError as error:
                 raise PeerClosed from error
 
-    async def start_tls(self, wrap: Callable[[socket.socket], TLSTransport], secure: str) -> None:
-        """Negotiate TLS; ``secure`` is what the log calls it. Raises TLSHandshakeFailed.
+    async def start_tls(
+        self, wrap: Callable[[socket.socket], TLSTransport], security: Security
+    ) -> None:
+        """Negotiate TLS; ``security`` is what the log calls it. Raises TLSHandshakeFailed.
 
         Octets that were read before are discarded, because anyone may have injected them.
         """
@@ -190,7 +193,7 @@ class Stream(Handler):
             raise
         except OSError as error:
             raise TLSHandshakeFailed(error_text(error)) from error
-        self.secure = secure
+        self.security = security
 
     async def wait(self, events: int, seconds: float) -> None:
         """Wait until the socket is ready for one of the events; raises TimeoutError."""
