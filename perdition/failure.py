@@ -105,10 +105,12 @@ class ServerRefused(Failure):
     status = "server refused"
     forwards_reply = True
 
-    def __init__(self, shown: str = "", server_line: bytes = b"", untagged: bytes = b"") -> None:
-        """``shown`` is the real server's reply as it may be logged."""
+    def __init__(
+        self, reply_for_log: str = "", server_line: bytes = b"", untagged: bytes = b""
+    ) -> None:
+        """``reply_for_log`` is the real server's reply as it may be logged."""
         super().__init__(server_line=server_line, untagged=untagged)
-        self.status = f"{ServerRefused.status}: {shown}"
+        self.status = f"{ServerRefused.status}: {reply_for_log}"
 
 
 class ConnectedToItself(Failure):

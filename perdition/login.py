@@ -102,7 +102,7 @@ class LoginAttempt:
             raise TLSNotPresent
         domain = await self.domain()
         self.route = await self.find_route(domain)
-        self.server = self.shown(self.route.servers[0])
+        self.server = self.server_for_log(self.route.servers[0])
         await self.authenticate(domain)
         remote = in_state(self.route.name, State.REMOTE_LOGIN, domain, self.options)
         return await self.try_servers(self.credentials_for(remote))
@@ -200,21 +200,21 @@ class LoginAttempt:
         *others, last = map(self.with_port, self.route.servers)
         upstream = self.site.upstream
         for server in others:
-            self.server = self.waits_for = self.shown(server)
+            self.server = self.waits_for = self.server_for_log(server)
             try:
                 return await upstream.log_in(server, credentials, self.own_greeting, self.ends)
             except Failure as failure:
                 if not failure.try_next_server:
                     raise
                 self.site.log.error(f"{self.ends}: {failure.detail}; trying another server")
-        self.server = self.waits_for = self.shown(last)
+        self.server = self.waits_for = self.server_for_log(last)
         return await upstream.log_in(last, credentials, self.own_greeting, self.ends)
 
     def with_port(self, server: Endpoint) -> Endpoint:
         """Return a server with the default port if it has none."""
         return server if server.port else server._replace(port=self.options.default_port)
 
-    def shown(self, server: Endpoint) -> str:
+    def server_for_log(self, server: Endpoint) -> str:
         """Return a server in the form of the Auth line."""
         return f"{server.host}:{self.with_port(server).port}"
 

@@ -16,7 +16,7 @@ from perdition.net.splice import Splice
 from perdition.net.stream import Abandoned, DeadlineExceeded, PeerClosed, Stream
 from perdition.net.transport import TLSHandshakeFailed
 from perdition.options.values import TLSUse
-from perdition.protocol.dialogue import Credentials, Dialogue, Terms
+from perdition.protocol.dialogue import Credentials, Dialogue, LoginOffer
 from perdition.session_log import LoginRecord, auth_line, close_line, connect_line
 from perdition.site import Site
 
@@ -45,7 +45,7 @@ class Session:
         options = site.options
         self.stream = Stream(site.loop, sock, options.authenticate_timeout, options.login_deadline)
         tls = site.tls.listening
-        self.client = DialogueRunner(
+        self.runner = DialogueRunner(
             self.stream,
             "CLIENT",
             site.log,
@@ -85,10 +85,10 @@ class Session:
         tls = self.site.tls.listening
         if tls and self.options.tls.listen is TLSUse.SSL:
             await self.stream.start_tls(tls.wrap, Security.SSL)
-        await self.client.send(self.protocol.greeting(hostname, self.terms()))
+        await self.runner.send(self.protocol.greeting(hostname, self.login_offer()))
         own_greeting = self.protocol.own_greeting(hostname)
         attempts = itertools.count(1)
-        while credentials := await self.client.run(self.dialogue()):
+        while credentials := await self.runner.run(self.client_dialogue()):
             attempt = LoginAttempt(
                 self.site,
                 self.ends,
@@ -105,7 +105,7 @@ class Session:
                 self.log_failure(attempt, failure)
                 await self.stream.pause(self.delay(credentials, failure))
                 verbatim = self.options.answers_as_server
-                await self.client.send(self.protocol.refusal(credentials, failure, verbatim))
+                await self.runner.send(self.protocol.refusal(credentials, failure, verbatim))
                 if attempt.number == self.options.max_login_attempts:
                     limit = f"max_login_attempts ({attempt.number}) reached"
                     self.note_limit(limit, "too many failed logins, closing")
@@ -113,18 +113,20 @@ class Session:
             else:
                 ok_line = None if self.options.answers_as_server else self.options.ok_line
                 welcome = self.protocol.welcome(credentials, accepted, ok_line)
-                self.client.log_traffic("SELF", welcome)
+                self.runner.log_traffic("SELF", welcome)
                 established = EstablishedSession(self, server, attempt.record(server.security))
                 established.start(welcome, self.stream.unread(), server.unread())
                 return True
         return False
 
-    def dialogue(self) -> Dialogue[Credentials | None]:
+    def client_dialogue(self) -> Dialogue[Credentials | None]:
         """Return the protocol's dialogue with the client."""
-        return self.protocol.client(self.terms(), self.terms(after_starttls=True))
+        return self.protocol.client_dialogue(
+            self.login_offer(), self.login_offer(after_starttls=True)
+        )
 
-    def terms(self, after_starttls: bool = False) -> Terms:
-        """Return the terms under which the client may log in, now or once it has TLS.
+    def login_offer(self, after_starttls: bool = False) -> LoginOffer:
+        """Return what the client is offered before its login, now or once it has TLS.
 
         ``login_disabled`` is true where LoginAttempt refuses every login.
         """
@@ -134,7 +136,7 @@ class Session:
             and not after_starttls
             and self.stream.security is Security.PLAINTEXT
         )
-        return Terms(
+        return LoginOffer(
             self.options.own_capability,
             starttls=can_upgrade,
             login_disabled=self.options.login_disabled

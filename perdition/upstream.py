@@ -142,7 +142,7 @@ class Upstream:
         try:
             if wrap and options.tls.outgoing is TLSUse.SSL:
                 await stream.start_tls(wrap, Security.SSL)
-            return await runner.run(protocol.login(credentials, own_greeting, start_tls))
+            return await runner.run(protocol.server_dialogue(credentials, own_greeting, start_tls))
         except TLSHandshakeFailed as error:
             raise ServerGone(f"TLS handshake with the real server failed: {error}") from error
         except PeerClosed as error:
