@@ -10,7 +10,7 @@ from typing import cast
 
 from perdition.net.loop import READ, WRITE, Handler, Loop, Timer
 from perdition.net.stream import send_close_notify
-from perdition.net.transport import NOT_NOW, TLSTransport
+from perdition.net.transport import NOT_NOW, TLSTransport, Transport
 
 BUFFER = memoryview(bytearray(65536))
 """Shared by all sessions of the process: an idle session needs no memory for one."""
@@ -30,14 +30,13 @@ SPARE_PIPES = 16
 Pipe = tuple[int, int]
 Total = memoryview | list[int]
 """A counter of octets in one direction, shared by all sessions."""
-Connection = socket.socket | TLSTransport
 
 spare_pipes: list[Pipe] = []
 
 
-def tls_of(connection: Connection) -> TLSTransport | None:
+def tls_of(transport: Transport) -> TLSTransport | None:
     """Return the connection if it uses TLS."""
-    return None if type(connection) is socket.socket else cast(TLSTransport, connection)
+    return None if type(transport) is socket.socket else cast(TLSTransport, transport)
 
 
 def borrow_pipe() -> Pipe:
@@ -62,9 +61,9 @@ def return_pipe(pipe: Pipe, empty: bool) -> None:
 class ConnectionBroken(Exception):
     """One of the session's connections was reset or failed."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, transport: Transport) -> None:
         super().__init__()
-        self.connection = connection
+        self.transport = transport
 
 
 class Flow(Handler):
@@ -90,9 +89,7 @@ class Flow(Handler):
         "uncounted",
     )
 
-    def __init__(
-        self, splice: "Splice", source: Connection, sink: Connection, total: Total
-    ) -> None:
+    def __init__(self, splice: "Splice", source: Transport, sink: Transport, total: Total) -> None:
         self.splice = splice
         self.source = source
         self.source_tls = tls_of(source)
@@ -123,7 +120,7 @@ class Flow(Handler):
             if events & READ and not (self.ended or self.held or self.piped):
                 self.move()
         except ConnectionBroken as broken:
-            splice.handle_broken(broken.connection)
+            splice.handle_broken(broken.transport)
 
     def fail(self) -> None:
         """End the session after an internal error."""
@@ -300,9 +297,7 @@ class DownFlow(Flow):
 
     __slots__ = ("tail",)
 
-    def __init__(
-        self, splice: "Splice", source: Connection, sink: Connection, total: Total
-    ) -> None:
+    def __init__(self, splice: "Splice", source: Transport, sink: Transport, total: Total) -> None:
         super().__init__(splice, source, sink, total)
         self.tail = b""
 
@@ -326,8 +321,8 @@ class Splice(ABC):
     def __init__(
         self,
         loop: Loop,
-        client: Connection,
-        server: Connection,
+        client: Transport,
+        server: Transport,
         timeout: float,
         totals: tuple[Total, Total],
     ) -> None:
@@ -372,7 +367,7 @@ class Splice(ABC):
                 flow.move_pending()
             self.watch()
         except ConnectionBroken as broken:
-            self.handle_broken(broken.connection)
+            self.handle_broken(broken.transport)
 
     def opposite(self, flow: Flow) -> Flow:
         """Return the opposite direction."""
@@ -414,7 +409,7 @@ class Splice(ABC):
         self.note_shutdown()
         self.close()
 
-    def handle_broken(self, broken: Connection) -> None:
+    def handle_broken(self, broken: Transport) -> None:
         """Handle a broken connection.
 
         A real server may have sent its reason before it left: the client still receives that.
