@@ -11,7 +11,7 @@ from perdition.failure import StartupError
 FIRST_DESCRIPTOR = 3
 
 
-def passed_sockets() -> list[socket.socket]:
+def service_manager_sockets() -> list[socket.socket]:
     """Return the listening sockets that the service manager has passed to this process.
 
     Raises StartupError for any other descriptor. The variables are removed from the environment,
@@ -22,10 +22,10 @@ def passed_sockets() -> list[socket.socket]:
     os.environ.pop("LISTEN_FDNAMES", None)
     if pid != str(os.getpid()) or not count.isdecimal():
         return []
-    return [checked(FIRST_DESCRIPTOR + number) for number in range(int(count))]
+    return [listening_socket(FIRST_DESCRIPTOR + number) for number in range(int(count))]
 
 
-def checked(descriptor: int) -> socket.socket:
+def listening_socket(descriptor: int) -> socket.socket:
     """Return the listening TCP socket of a descriptor; raises StartupError if it is not one."""
     try:
         os.set_inheritable(descriptor, False)
