@@ -207,27 +207,27 @@ class EstablishedSession(Splice):
         if seconds := self.site.options.connect_relog:
             self.relog_timer = self.loop.call_later(seconds, self.log_login)
 
-    def note_idle(self) -> None:
+    def on_idle_timeout(self) -> None:
         """Log that the session has been idle for too long, and tell the client."""
         options = self.site.options
         self.site.log.notice(f"{self.ends}: idle timeout ({options.timeout} s) exceeded")
         protocol = options.service.protocol
         self.send_notice(protocol.closing_notice("idle for too long"), protocol.response_end)
 
-    def note_shutdown(self) -> None:
+    def on_shutdown(self) -> None:
         """Tell the client."""
         protocol = self.site.options.service.protocol
         notice = protocol.closing_notice("server is stopping", temporary=True)
         self.send_notice(notice, protocol.response_end)
 
-    def note_end(self) -> None:
+    def on_closed(self) -> None:
         """Log the Close line, and release what the session has held."""
         if self.relog_timer:
             self.loop.timers.cancel(self.relog_timer)
             self.relog_timer = None  # its action refers to this session
         self.site.splices.discard(self)
         self.site.counters.logged_out()
-        moved = (self.up.octets, self.down.octets)
+        transferred = (self.up.octets, self.down.octets)
         login = self.login
-        self.site.log.info(close_line(self.ends, login.authorisation, login.user, moved))
+        self.site.log.info(close_line(self.ends, login.authorisation, login.user, transferred))
         self.on_end(self.ends)

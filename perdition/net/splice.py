@@ -337,15 +337,15 @@ class Splice(ABC):
         self.timer: Timer | None = None
 
     @abstractmethod
-    def note_idle(self) -> None:
+    def on_idle_timeout(self) -> None:
         """Called before the session is closed because of the idle timeout."""
 
     @abstractmethod
-    def note_shutdown(self) -> None:
+    def on_shutdown(self) -> None:
         """Called before the session is closed because perdition stops."""
 
     @abstractmethod
-    def note_end(self) -> None:
+    def on_closed(self) -> None:
         """Called once, after the connections have been closed."""
 
     def start(self, welcome: bytes, from_client: bytes, from_server: bytes) -> None:
@@ -386,7 +386,7 @@ class Splice(ABC):
         """Close the session if nothing was forwarded for ``timeout`` seconds."""
         idle = self.loop.now - self.last
         if idle >= self.timeout:
-            self.note_idle()
+            self.on_idle_timeout()
             self.close()
         else:
             self.timer = self.loop.call_later(self.timeout - idle, self.check_idle)
@@ -406,7 +406,7 @@ class Splice(ABC):
 
     def shut_down(self) -> None:
         """End the session because perdition stops."""
-        self.note_shutdown()
+        self.on_shutdown()
         self.close()
 
     def handle_broken(self, broken: Transport) -> None:
@@ -442,4 +442,4 @@ class Splice(ABC):
         for flow in (self.up, self.down):
             self.loop.watch(flow.source.fileno(), 0, flow)
             flow.close()
-        self.note_end()
+        self.on_closed()

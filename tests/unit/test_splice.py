@@ -113,6 +113,7 @@ class SplicePeer:
         if isinstance(self.sock, socket.socket):
             self.sock.shutdown(socket.SHUT_WR)
         else:
+            assert isinstance(self.sock, tls.TLSConnection)
             with suppress(WantRead):
                 self.sock.unwrap()
             self.reads = False
@@ -134,13 +135,13 @@ class RecordedSplice(Splice):
         self.events: list[str] = []
         self.at_end: Callable[[], None] = lambda: None
 
-    def note_idle(self) -> None:
+    def on_idle_timeout(self) -> None:
         self.events.append("idle")
 
-    def note_shutdown(self) -> None:
+    def on_shutdown(self) -> None:
         self.events.append("shutdown")
 
-    def note_end(self) -> None:
+    def on_closed(self) -> None:
         self.events.append("closed")
         self.at_end()
 
