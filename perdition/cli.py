@@ -170,7 +170,7 @@ def usage(name: str) -> str:
         shown = option.derived or option.type.show(option.default)
         lines += ["", f"  {head}"]
         lines += textwrap.wrap(
-            f"{option.says} (default: {shown})",
+            f"{option.description} (default: {shown})",
             88,
             initial_indent=" " * 8,
             subsequent_indent=" " * 8,

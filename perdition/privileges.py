@@ -64,7 +64,7 @@ class Owner(NamedTuple):
         if os.getuid() != 0:
             yield
             return
-        gid, groups = os.getegid(), os.getgroups()
+        own_gid, own_groups = os.getegid(), os.getgroups()
         os.setgroups([])
         os.setegid(self.gid)
         os.seteuid(self.uid)
@@ -72,8 +72,8 @@ class Owner(NamedTuple):
             yield
         finally:
             os.seteuid(0)
-            os.setegid(gid)
-            os.setgroups(groups)
+            os.setegid(own_gid)
+            os.setgroups(own_groups)
 
 
 def user_id(name: str) -> int:

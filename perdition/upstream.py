@@ -51,7 +51,7 @@ class Upstream:
         self.counters = counters
         self.connect_limit = shorter_limit(options, "connect_timeout", "authenticate_timeout")
         option, seconds = shorter_limit(options, "login_timeout", "authenticate_timeout")
-        self.silence_limit = 0 if option == "login_timeout" else seconds
+        self.timeout = 0 if option == "login_timeout" else seconds
         """Limits each wait for a server, unless ``login_timeout`` ends the login earlier."""
 
     async def log_in(
@@ -111,7 +111,7 @@ class Upstream:
     async def connect_to(self, address: Address) -> Stream:
         """Connect to an address; raises OSError (a TimeoutError among them)."""
         sock = socket.socket(address.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        stream = Stream(self.loop, sock, self.silence_limit)
+        stream = Stream(self.loop, sock, self.timeout)
         greets = self.options.tls.outgoing is not TLSUse.SSL
         option, seconds = self.connect_limit
         try:

@@ -48,7 +48,7 @@ class Option(NamedTuple):
 
     type: OptionType[Any]
     default: Any
-    says: str
+    description: str
     """What the option does, in full sentences."""
     short: str = ""
     derived: str = ""
@@ -61,9 +61,9 @@ class Option(NamedTuple):
     """Whether the option is used in the configuration file; otherwise it is ignored there."""
 
 
-def option(kind: OptionType[T], default: T, says: str, **more: Any) -> T:
+def option(kind: OptionType[T], default: T, description: str, **more: Any) -> T:
     """Declare an option in ``Options``; instances have a value of type T in its place."""
-    declared: Any = Option(kind, default, says, **more)
+    declared: Any = Option(kind, default, description, **more)
     value: T = declared
     return value
 

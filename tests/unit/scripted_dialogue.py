@@ -77,7 +77,7 @@ class DialogueUnderTest(Generic[T]):
         self._sock, self._peer = socket.socketpair()
         for end in (self._sock, self._peer):
             end.setblocking(False)
-        self._stream = Stream(loop, self._sock, seconds=0)
+        self._stream = Stream(loop, self._sock, timeout=0)
         sink = RecordedLog()
         self.logged = sink.lines
         log = Log("perdition", sink, debug=True)
