@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 from perdition.failure import StartupError
+from perdition.files import STDERR, STDIN
 from perdition.log import Log, describe_error, open_sink
 from perdition.options.configuration import Configuration
 from perdition.options.option_types import FLAG
 from perdition.options.table import OPTIONS, SHORT, GivenOptions, Options
-
-STDIN, STDERR = 0, 2
 
 LOOKUP_ERROR = 2
 """Exit status of ``--lookup`` with a mistake in an option, as if the popmap were unavailable."""

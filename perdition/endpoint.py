@@ -3,6 +3,8 @@
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+MAX_PORT = 65535
+
 
 class Endpoint(NamedTuple):
     """A host and a port, each a name or a number; an empty port means the default port."""

@@ -8,6 +8,7 @@ verifies passwords gets an empty one.
 from perdition.client_limits import ClientLimits
 from perdition.endpoint import ConnectionEnds, Security
 from perdition.failure import MapUnavailable, NoServer, Rejected
+from perdition.files import STDERR
 from perdition.log import Log, Output, printable
 from perdition.login import LoginAttempt
 from perdition.net.loop import Loop
@@ -27,7 +28,6 @@ NOT_FOUND = 1
 UNAVAILABLE = 2
 """Exit statuses; of several users, the highest counts."""
 
-STDERR = 2
 LOCALHOST = "127.0.0.1"
 
 

@@ -14,7 +14,7 @@ from perdition.net.transport import NOT_NOW, TLSTransport, Transport
 
 BUFFER = memoryview(bytearray(65536))
 """Shared by all sessions of the process: an idle session needs no memory for one."""
-PIPE_SIZE = 262144
+BULK_PIPE_SIZE = 262144
 """Capacity in octets of a pipe for bulk transfers."""
 RECORD_SIZE = 16384
 """Maximum number of octets in a TLS record (RFC 8446, section 5.1)."""
@@ -45,7 +45,7 @@ def borrow_pipe() -> Pipe:
         return spare_pipes.pop()
     pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     with suppress(OSError):
-        fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+        fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, BULK_PIPE_SIZE)
     return pipe
 
 
@@ -198,7 +198,7 @@ class Flow(Handler):
             return  # out of descriptors: go on with the buffer
         for _ in range(BULK_ROUNDS):
             try:
-                count = os.splice(self.source.fileno(), self.pipe[1], PIPE_SIZE)
+                count = os.splice(self.source.fileno(), self.pipe[1], BULK_PIPE_SIZE)
             except BlockingIOError:
                 break
             except OSError as error:

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
 from OpenSSL import SSL
 
 from perdition.failure import StartupError
+from perdition.files import STDIN
 from perdition.net.certificate import CertificateNames, build_chain
 from perdition.net.tls import (
     TLSConnection,
@@ -28,7 +29,6 @@ from perdition.net.tls import (
 from perdition.net.transport import TLSError, error_text
 from perdition.options.table import Options
 
-STDIN = 0
 DH_KEY_TOO_SMALL = "dh key too small"
 """OpenSSL's reason for Diffie-Hellman parameters below its security level."""
 SESSION_ID_CONTEXT = b"perdition"

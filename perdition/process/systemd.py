@@ -7,6 +7,7 @@ from contextlib import suppress
 from setproctitle import getproctitle
 
 from perdition.failure import StartupError
+from perdition.options.values import is_number
 
 FIRST_DESCRIPTOR = 3
 
@@ -20,7 +21,7 @@ def service_manager_sockets() -> list[socket.socket]:
     getproctitle()  # it finds the memory for titles only while the environment is unchanged
     pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
     os.environ.pop("LISTEN_FDNAMES", None)
-    if pid != str(os.getpid()) or not count.isdecimal():
+    if pid != str(os.getpid()) or not is_number(count):
         return []
     return [listening_socket(FIRST_DESCRIPTOR + number) for number in range(int(count))]
 

@@ -16,7 +16,7 @@ from OpenSSL import SSL
 from perdition.net import splice as module
 from perdition.net import tls
 from perdition.net.loop import Loop
-from perdition.net.splice import BUFFER, PIPE_SIZE, SPARE_PIPES, Flow, Splice
+from perdition.net.splice import BUFFER, BULK_PIPE_SIZE, SPARE_PIPES, Flow, Splice
 from perdition.net.tls import MOVING_WRITE_BUFFER, PARTIAL_WRITE
 from perdition.net.transport import NOT_NOW, Transport, WantRead
 from perdition.protocol.base import Protocol
@@ -286,7 +286,7 @@ def test_slow_reader_delays_only_its_own_direction(session: SpliceUnderTest) -> 
     session.until_stuck()
 
     assert session.server.unsent, "the real server must feel the back-pressure"
-    assert held_octets(session.splice.down) <= len(BUFFER) + PIPE_SIZE
+    assert held_octets(session.splice.down) <= len(BUFFER) + BULK_PIPE_SIZE
 
     session.client.queue(b"DONE\r\n")
     assert session.until_server_has(6) == b"DONE\r\n"
