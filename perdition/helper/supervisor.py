@@ -15,7 +15,7 @@ from setproctitle import setproctitle
 
 from perdition.files import reread_file
 from perdition.helper.channel import HELPER_RESTARTED, HelperChannel, Status
-from perdition.helper.process import IGNORED_SIGNALS, Helper, send_reply
+from perdition.helper.helper import IGNORED_SIGNALS, Helper, send_reply
 from perdition.privileges import forbid_dumps
 
 RESTART_SECONDS = 0.2
@@ -75,7 +75,7 @@ class HelperHandle:
         return False
 
     def await_exit(self, signals: Iterable[int]) -> None:
-        """Wait until it has exited because its lifeline was closed, at most SUPERVISOR_EXIT_SECONDS.
+        """Wait up to SUPERVISOR_EXIT_SECONDS until it has exited, because its lifeline was closed.
 
         ``signals`` are those that the master blocks, SIGCHLD among them.
         """

@@ -1,4 +1,4 @@
-"""The main loop of a lookup process, the child's side of ``child_process``.
+"""The main loop of a lookup process, the child's side of ``process_map``.
 
 The first message on the socket is the popmap's option. Then each request consists of the key and
 the addresses and ports of the client's connection, separated by NUL. The answer is a status,
@@ -15,7 +15,7 @@ from os import fsdecode
 from typing import Protocol
 
 from perdition.endpoint import ConnectionEnds
-from perdition.popmap.child_process import (
+from perdition.popmap.process_map import (
     FOUND,
     MAX_MESSAGE,
     PROCESS_EXIT_SECONDS,

@@ -19,7 +19,7 @@ from perdition.helper.channel import (
     pack_fields,
 )
 from perdition.helper.client import HelperClient
-from perdition.helper.process import (
+from perdition.helper.helper import (
     PAM_SYSTEM_ERROR,
     AuthenticationRequest,
     Helper,
