@@ -8,12 +8,11 @@ from typing import NoReturn
 
 from perdition import __version__
 from perdition.failure import StartupError
+from perdition.files import STDERR, STDIN
 from perdition.log import Log, describe_error, open_sink
 from perdition.options.configuration import Configuration
 from perdition.options.option_types import FLAG
 from perdition.options.table import OPTIONS, SHORT, GivenOptions, Group, Option, Options
-
-STDIN, STDERR = 0, 2
 
 LOOKUP_ERROR = 2
 """Exit status of ``--lookup`` with a mistake in an option, as if the popmap were unavailable."""
@@ -182,5 +181,5 @@ def usage_line(name: str, option: Option) -> str:
     """Return an option's names, its argument, and the first sentence of its description."""
     names = f"-{option.short}, --{name}" if option.short else f"    --{name}"
     argument = option.type.argument.partition("[")[0]
-    says = option.says.partition(". ")[0].removesuffix(".")
-    return f"  {f'{names} {argument}'.rstrip():<36} {says}"
+    sentence = option.description.partition(". ")[0].removesuffix(".")
+    return f"  {f'{names} {argument}'.rstrip():<36} {sentence}"

@@ -1,6 +1,6 @@
 """Limits per client address, over all workers: connections, and the delay after failed logins.
 
-All IPv6 addresses of a site count as one, because a client can use any of them.
+All IPv6 addresses of a client's network count as one, because a client can use any of them.
 
 The memory is shared and created before the fork. Each worker writes its own share and reads all of
 them, so there are no locks. An address has one cell in each of two tables, by two hashes; two
@@ -21,8 +21,8 @@ MAX_FAILURES = 16
 """Further failures do not increase the delay."""
 FORGET_SECONDS = 60.0
 """The failures of an address expire after this time without another one."""
-SITE_OCTETS = 6
-"""Octets of an IPv6 address that identify a site: the largest site has a /48 (RFC 6177)."""
+NETWORK_OCTETS = 6
+"""Octets of an IPv6 address that identify a client's network: at most a /48 (RFC 6177)."""
 GUESSES = 10
 """Wrong guesses of an address that each worker remembers."""
 GUESS_SIZE = 2
@@ -93,15 +93,15 @@ class ClientLimits:
         return one % CELLS, CELLS + two % CELLS
 
     def connections(self, address: str) -> int:
-        """Return how many connections the site of an address has, over all workers."""
+        """Return how many connections the network of an address has, over all workers."""
         return min(
             sum(share.connections[cell] for share in self.shares)
-            for cell in self.cells(site_of(address))
+            for cell in self.cells(network_of(address))
         )
 
     def change_connections(self, address: str, change: int) -> None:
-        """Count a connection more (+1) or one less (-1) for the site of an address."""
-        for cell in self.cells(site_of(address)):
+        """Count a connection more (+1) or one less (-1) for the network of an address."""
+        for cell in self.cells(network_of(address)):
             self.own.connections[cell] += change
 
     def record_failure(self, address: str, user: bytes, password: bytes) -> float:
@@ -110,7 +110,7 @@ class ClientLimits:
         Repeated credentials, as mail clients with old passwords send them, are no guesses and do
         not increase the delay.
         """
-        cells = self.cells(site_of(address))
+        cells = self.cells(network_of(address))
         halves = struct.unpack_from("HH", self.keyed_hash(user, password))
         guess = list(zip(cells, halves, strict=True))
         now = int(monotonic())
@@ -132,9 +132,9 @@ class ClientLimits:
         return share.failures[cell] if now - share.failed_at[cell] <= FORGET_SECONDS else 0
 
 
-def site_of(address: str) -> bytes:
+def network_of(address: str) -> bytes:
     """Return what limits apply to: the IPv4 address, or the /48 of an IPv6 address."""
     if ":" not in address:
         return address.encode()
     number, _, _ = address.partition("%")
-    return socket.inet_pton(socket.AF_INET6, number)[:SITE_OCTETS]
+    return socket.inet_pton(socket.AF_INET6, number)[:NETWORK_OCTETS]

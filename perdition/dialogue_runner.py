@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
+from perdition.endpoint import Security
 from perdition.log import Log, printable
 from perdition.net.stream import LineLimitExceeded, Stream
 from perdition.net.transport import TLSTransport
@@ -69,9 +70,9 @@ class DialogueRunner:
     async def perform(self, act: Act) -> bytes:
         """Perform one act, and return the octets that it results in."""
         match act:
-            case ReadLine(limit, shown):
+            case ReadLine(limit, redact):
                 line = await self.stream.read_line(limit)
-                self.log_traffic(self.peer, shown(line))
+                self.log_traffic(self.peer, redact(line))
                 return line
             case ReadExactly(count):
                 octets = await self.stream.read_exactly(count)
@@ -82,18 +83,18 @@ class DialogueRunner:
                     with suppress(TimeoutError):
                         await self.stream.fill(seconds)
                 return self.stream.unread()
-            case Write(octets, shown_octets):
-                await self.send(octets, shown_octets)
+            case Write(octets, log_as):
+                await self.send(octets, log_as)
             case Pause():
                 await self.stream.pause(PAUSE_SECONDS)
             case StartTLS():
                 assert self.wrap
-                await self.stream.start_tls(self.wrap, "starttls")
+                await self.stream.start_tls(self.wrap, Security.STARTTLS)
         return b""
 
-    async def send(self, octets: bytes, shown: bytes | None = None) -> None:
-        """Send octets; the log shows ``shown`` instead, if it is set."""
-        self.log_traffic("SELF", octets if shown is None else shown)
+    async def send(self, octets: bytes, log_as: bytes | None = None) -> None:
+        """Send octets; the log shows ``log_as`` instead, if it is set."""
+        self.log_traffic("SELF", octets if log_as is None else log_as)
         await self.stream.write(octets)
 
     def log_traffic(self, speaker: str, octets: bytes) -> None:

@@ -1,6 +1,9 @@
-"""Server addresses, as in options and popmaps, and the ends of a connection."""
+"""Server addresses, as in options and popmaps, and the ends and the security of a connection."""
 
+from enum import StrEnum
 from typing import Any, NamedTuple
+
+MAX_PORT = 65535
 
 
 class Endpoint(NamedTuple):
@@ -58,3 +61,11 @@ class ConnectionEnds(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.source}:{self.source_port}->{self.destination}:{self.destination_port}"
+
+
+class Security(StrEnum):
+    """How a connection is secured, as the Auth line shows it."""
+
+    PLAINTEXT = "plaintext"
+    SSL = "ssl"
+    STARTTLS = "starttls"

@@ -6,6 +6,8 @@ protocol (RFC 3206, 5530, 5804), the label of its metric, and whether another se
 
 from typing import ClassVar
 
+from perdition.endpoint import Security
+
 
 class StartupError(Exception):
     """perdition cannot start. The text is one line: the option or file, and the remedy."""
@@ -47,8 +49,8 @@ class Failure(Exception):
         self.untagged = untagged
         if reply:
             self.reply = reply
-        self.secure = "plaintext"
-        """How the connection to the real server was secured when the login failed."""
+        self.server_security = Security.PLAINTEXT
+        """That of the connection to the real server when the login failed."""
 
     def __init_subclass__(cls) -> None:
         """Register the class. The reply is the status unless the class has its own."""
@@ -103,10 +105,12 @@ class ServerRefused(Failure):
     status = "server refused"
     forwards_reply = True
 
-    def __init__(self, shown: str = "", server_line: bytes = b"", untagged: bytes = b"") -> None:
-        """``shown`` is the real server's reply as it may be logged."""
+    def __init__(
+        self, reply_for_log: str = "", server_line: bytes = b"", untagged: bytes = b""
+    ) -> None:
+        """``reply_for_log`` is the real server's reply as it may be logged."""
         super().__init__(server_line=server_line, untagged=untagged)
-        self.status = f"{ServerRefused.status}: {shown}"
+        self.status = f"{ServerRefused.status}: {reply_for_log}"
 
 
 class ConnectedToItself(Failure):

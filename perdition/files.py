@@ -6,6 +6,7 @@ from contextlib import suppress
 
 from perdition.failure import StartupError
 
+STDIN, STDERR = 0, 2
 SYSCONFDIR = "/etc/perdition"
 START_DIRECTORY = os.getcwd()
 """What relative paths are relative to, also after a daemon has changed its directory."""

@@ -201,14 +201,14 @@ class Log:
         self.set_verbosity(debug, quiet)
         self.stamp = (0, "")
         self.pid = os.getpid()
-        os.register_at_fork(after_in_child=self.note_pid)
+        os.register_at_fork(after_in_child=self.update_pid)
 
     def set_verbosity(self, debug: bool, quiet: bool) -> None:
         """Set which priorities are logged; debug overrides quiet."""
         self.debugging = debug
         self.quiet = quiet and not debug
 
-    def note_pid(self) -> None:
+    def update_pid(self) -> None:
         """Store this process's id: to ask for it with each line would cost a system call."""
         self.pid = os.getpid()
 

@@ -5,7 +5,7 @@ from functools import partial
 from os import fsdecode
 from typing import NamedTuple
 
-from perdition.endpoint import ConnectionEnds, Endpoint
+from perdition.endpoint import ConnectionEnds, Endpoint, Security
 from perdition.failure import (
     Failure,
     LoginDisabled,
@@ -51,7 +51,7 @@ class LoginAttempt:
         site: Site,
         ends: ConnectionEnds,
         credentials: Credentials,
-        secure: str,
+        client_security: Security,
         servers: list[Endpoint],
         own_greeting: bytes = b"",
         number: int = 1,
@@ -60,7 +60,7 @@ class LoginAttempt:
         self.options = site.options
         self.ends = ends
         self.credentials = credentials
-        self.secure = secure
+        self.client_security = client_security
         name, self.named_server = split_server(
             credentials.authorisation or credentials.user, self.options
         )
@@ -95,11 +95,14 @@ class LoginAttempt:
         """Return what ``log_in`` returns; raises a Failure."""
         if self.options.login_disabled:
             raise LoginDisabled
-        if self.options.tls.listen is TLSUse.TLS_FORCE and self.secure == "plaintext":
+        if (
+            self.options.tls.listen is TLSUse.TLS_FORCE
+            and self.client_security is Security.PLAINTEXT
+        ):
             raise TLSNotPresent
         domain = await self.domain()
         self.route = await self.find_route(domain)
-        self.server = self.shown(self.route.servers[0])
+        self.server = self.server_for_log(self.route.servers[0])
         await self.authenticate(domain)
         remote = in_state(self.route.name, State.REMOTE_LOGIN, domain, self.options)
         return await self.try_servers(self.credentials_for(remote))
@@ -163,7 +166,7 @@ class LoginAttempt:
 
     def query(self, key: str) -> Query:
         """Return a popmap query; it contains the password only if the popmap wants it."""
-        secure = self.secure != "plaintext"
+        secure = self.client_security is not Security.PLAINTEXT
         if self.site.popmap.wants_password:
             return Query(key, self.ends, secure, self.number, self.credentials.password)
         return Query(key, self.ends, secure, self.number)
@@ -197,25 +200,25 @@ class LoginAttempt:
         *others, last = map(self.with_port, self.route.servers)
         upstream = self.site.upstream
         for server in others:
-            self.server = self.waits_for = self.shown(server)
+            self.server = self.waits_for = self.server_for_log(server)
             try:
                 return await upstream.log_in(server, credentials, self.own_greeting, self.ends)
             except Failure as failure:
                 if not failure.try_next_server:
                     raise
                 self.site.log.error(f"{self.ends}: {failure.detail}; trying another server")
-        self.server = self.waits_for = self.shown(last)
+        self.server = self.waits_for = self.server_for_log(last)
         return await upstream.log_in(last, credentials, self.own_greeting, self.ends)
 
     def with_port(self, server: Endpoint) -> Endpoint:
         """Return a server with the default port if it has none."""
         return server if server.port else server._replace(port=self.options.default_port)
 
-    def shown(self, server: Endpoint) -> str:
+    def server_for_log(self, server: Endpoint) -> str:
         """Return a server in the form of the Auth line."""
         return f"{server.host}:{self.with_port(server).port}"
 
-    def record(self, server_secure: str, failure: Failure | None = None) -> LoginRecord:
+    def record(self, server_security: Security, failure: Failure | None = None) -> LoginRecord:
         """Return the content of the Auth line."""
         credentials = self.credentials_for(self.route.name)
         password = None
@@ -226,8 +229,8 @@ class LoginAttempt:
             user=credentials.user,
             server=self.server,
             protocol=self.options.service.name,
-            client_secure=self.secure,
-            server_secure=server_secure,
+            client_security=self.client_security,
+            server_security=server_security,
             status=f'"failed: {printable(failure.status)}"' if failure else '"ok"',
             password=password,
         )

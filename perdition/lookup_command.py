@@ -6,8 +6,9 @@ verifies passwords gets an empty one.
 """
 
 from perdition.client_limits import ClientLimits
-from perdition.endpoint import ConnectionEnds
+from perdition.endpoint import ConnectionEnds, Security
 from perdition.failure import MapUnavailable, NoServer, Rejected
+from perdition.files import STDERR
 from perdition.log import Log, Output, printable
 from perdition.login import LoginAttempt
 from perdition.net.loop import Loop
@@ -27,7 +28,6 @@ NOT_FOUND = 1
 UNAVAILABLE = 2
 """Exit statuses; of several users, the highest counts."""
 
-STDERR = 2
 LOCALHOST = "127.0.0.1"
 
 
@@ -77,7 +77,7 @@ async def look_up(site: Site, user: str) -> int:
     own_host = options.bind_address[0].host if options.bind_address else LOCALHOST
     ends = ConnectionEnds(LOCALHOST, 0, own_host, int(options.service.port))
     servers = list(options.outgoing_server)
-    attempt = LoginAttempt(site, ends, Credentials(user, b""), "plaintext", servers)
+    attempt = LoginAttempt(site, ends, Credentials(user, b""), Security.PLAINTEXT, servers)
     domain = await attempt.domain()
     try:
         route = await attempt.find_route(domain)

@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 from perdition.failure import StartupError
 from perdition.options.table import OPTIONS, Options
+from perdition.options.values import is_number
 
-HIGHEST_ID = 0xFFFFFFFE
+MAX_ID = 0xFFFFFFFE
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_NO_NEW_PRIVS = 38
@@ -64,7 +65,7 @@ class Owner(NamedTuple):
         if os.getuid() != 0:
             yield
             return
-        gid, groups = os.getegid(), os.getgroups()
+        own_gid, own_groups = os.getegid(), os.getgroups()
         os.setgroups([])
         os.setegid(self.gid)
         os.seteuid(self.uid)
@@ -72,8 +73,8 @@ class Owner(NamedTuple):
             yield
         finally:
             os.seteuid(0)
-            os.setegid(gid)
-            os.setgroups(groups)
+            os.setegid(own_gid)
+            os.setgroups(own_groups)
 
 
 def user_id(name: str) -> int:
@@ -100,8 +101,8 @@ def group_id(name: str) -> int:
 
 def checked_id(option: str, number: str) -> int:
     """Return a numeric user or group id; raises StartupError."""
-    if not number.isascii() or int(number) > HIGHEST_ID:
-        raise StartupError(f"{option} {number}: expected a name or an id up to {HIGHEST_ID}")
+    if not is_number(number) or int(number) > MAX_ID:
+        raise StartupError(f"{option} {number}: expected a name or an id up to {MAX_ID}")
     return int(number)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from os import fsencode
 
 from perdition.dialogue_runner import PAUSE_SECONDS, DialogueRunner
-from perdition.endpoint import ConnectionEnds
+from perdition.endpoint import ConnectionEnds, Security
 from perdition.failure import Failure
 from perdition.log import describe_error, printable
 from perdition.login import LoginAttempt, rotated
@@ -16,7 +16,7 @@ from perdition.net.splice import Splice
 from perdition.net.stream import Abandoned, DeadlineExceeded, PeerClosed, Stream
 from perdition.net.transport import TLSHandshakeFailed
 from perdition.options.values import TLSUse
-from perdition.protocol.dialogue import Credentials, Dialogue, Terms
+from perdition.protocol.dialogue import Credentials, Dialogue, LoginOffer
 from perdition.session_log import LoginRecord, auth_line, close_line, connect_line
 from perdition.site import Site
 
@@ -45,7 +45,7 @@ class Session:
         options = site.options
         self.stream = Stream(site.loop, sock, options.authenticate_timeout, options.login_deadline)
         tls = site.tls.listening
-        self.client = DialogueRunner(
+        self.runner = DialogueRunner(
             self.stream,
             "CLIENT",
             site.log,
@@ -84,16 +84,16 @@ class Session:
         hostname = await self.hostname()
         tls = self.site.tls.listening
         if tls and self.options.tls.listen is TLSUse.SSL:
-            await self.stream.start_tls(tls.wrap, "ssl")
-        await self.client.send(self.protocol.greeting(hostname, self.terms()))
+            await self.stream.start_tls(tls.wrap, Security.SSL)
+        await self.runner.send(self.protocol.greeting(hostname, self.login_offer()))
         own_greeting = self.protocol.own_greeting(hostname)
         attempts = itertools.count(1)
-        while credentials := await self.client.run(self.dialogue()):
+        while credentials := await self.runner.run(self.client_dialogue()):
             attempt = LoginAttempt(
                 self.site,
                 self.ends,
                 credentials,
-                self.stream.secure,
+                self.stream.security,
                 rotated(self.options.outgoing_server, self.server_turns),
                 own_greeting,
                 next(attempts),
@@ -105,7 +105,7 @@ class Session:
                 self.log_failure(attempt, failure)
                 await self.stream.pause(self.delay(credentials, failure))
                 verbatim = self.options.answers_as_server
-                await self.client.send(self.protocol.refusal(credentials, failure, verbatim))
+                await self.runner.send(self.protocol.refusal(credentials, failure, verbatim))
                 if attempt.number == self.options.max_login_attempts:
                     limit = f"max_login_attempts ({attempt.number}) reached"
                     self.note_limit(limit, "too many failed logins, closing")
@@ -113,28 +113,30 @@ class Session:
             else:
                 ok_line = None if self.options.answers_as_server else self.options.ok_line
                 welcome = self.protocol.welcome(credentials, accepted, ok_line)
-                self.client.log_traffic("SELF", welcome)
-                established = EstablishedSession(self, server, attempt.record(server.secure))
+                self.runner.log_traffic("SELF", welcome)
+                established = EstablishedSession(self, server, attempt.record(server.security))
                 established.start(welcome, self.stream.unread(), server.unread())
                 return True
         return False
 
-    def dialogue(self) -> Dialogue[Credentials | None]:
+    def client_dialogue(self) -> Dialogue[Credentials | None]:
         """Return the protocol's dialogue with the client."""
-        return self.protocol.client(self.terms(), self.terms(secure=True))
+        return self.protocol.client_dialogue(
+            self.login_offer(), self.login_offer(after_starttls=True)
+        )
 
-    def terms(self, secure: bool = False) -> Terms:
-        """Return the terms under which the client may log in, now or once it has TLS.
+    def login_offer(self, after_starttls: bool = False) -> LoginOffer:
+        """Return what the client is offered before its login, now or once it has TLS.
 
         ``login_disabled`` is true where LoginAttempt refuses every login.
         """
         listen = self.options.tls.listen
         can_upgrade = (
             listen in (TLSUse.TLS, TLSUse.TLS_FORCE)
-            and not secure
-            and self.stream.secure == "plaintext"
+            and not after_starttls
+            and self.stream.security is Security.PLAINTEXT
         )
-        return Terms(
+        return LoginOffer(
             self.options.own_capability,
             starttls=can_upgrade,
             login_disabled=self.options.login_disabled
@@ -173,7 +175,7 @@ class Session:
             write = log.debug if failure.user_error else log.error
             write(f"{self.ends}: {failure.status}: {detail}")
         self.site.counters.login_failed(failure)
-        log.info(auth_line(self.ends, attempt.record(failure.secure, failure)))
+        log.info(auth_line(self.ends, attempt.record(failure.server_security, failure)))
 
 
 class EstablishedSession(Splice):
@@ -205,27 +207,27 @@ class EstablishedSession(Splice):
         if seconds := self.site.options.connect_relog:
             self.relog_timer = self.loop.call_later(seconds, self.log_login)
 
-    def note_idle(self) -> None:
+    def on_idle_timeout(self) -> None:
         """Log that the session has been idle for too long, and tell the client."""
         options = self.site.options
         self.site.log.notice(f"{self.ends}: idle timeout ({options.timeout} s) exceeded")
         protocol = options.service.protocol
         self.send_notice(protocol.closing_notice("idle for too long"), protocol.response_end)
 
-    def note_shutdown(self) -> None:
+    def on_shutdown(self) -> None:
         """Tell the client."""
         protocol = self.site.options.service.protocol
         notice = protocol.closing_notice("server is stopping", temporary=True)
         self.send_notice(notice, protocol.response_end)
 
-    def note_end(self) -> None:
+    def on_closed(self) -> None:
         """Log the Close line, and release what the session has held."""
         if self.relog_timer:
             self.loop.timers.cancel(self.relog_timer)
             self.relog_timer = None  # its action refers to this session
         self.site.splices.discard(self)
         self.site.counters.logged_out()
-        moved = (self.up.octets, self.down.octets)
+        transferred = (self.up.octets, self.down.octets)
         login = self.login
-        self.site.log.info(close_line(self.ends, login.authorisation, login.user, moved))
+        self.site.log.info(close_line(self.ends, login.authorisation, login.user, transferred))
         self.on_end(self.ends)

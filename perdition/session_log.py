@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from perdition.endpoint import Security
 from perdition.log import printable
 
 
@@ -12,8 +13,8 @@ class LoginRecord(NamedTuple):
     user: str
     server: str
     protocol: str
-    client_secure: str
-    server_secure: str
+    client_security: Security
+    server_security: Security
     status: str
     password: str | None = None
 
@@ -33,17 +34,19 @@ def auth_line(ends: object, login: LoginRecord) -> str:
     """Return the line for a login, successful or failed."""
     password = "" if login.password is None else f' password="{printable(login.password)}"'
     return (
-        f"Auth: {ends} client-secure={login.client_secure} "
+        f"Auth: {ends} client-secure={login.client_security} "
         f"{identities(login.authorisation, login.user)}{password} "
         f'server="{printable(login.server)}" protocol={login.protocol} '
-        f"server-secure={login.server_secure} status={login.status}"
+        f"server-secure={login.server_security} status={login.status}"
     )
 
 
-def close_line(ends: object, authorisation: str, user: str, moved: tuple[int, int] | None) -> str:
+def close_line(
+    ends: object, authorisation: str, user: str, transferred: tuple[int, int] | None
+) -> str:
     """Return the line for a closed connection.
 
-    ``moved`` are the octets received from the client and sent to it after its login, if any.
+    ``transferred`` are the octets received from the client and sent to it after its login, if any.
     """
-    octets = "" if moved is None else f" received={moved[0]} sent={moved[1]}"
+    octets = "" if transferred is None else f" received={transferred[0]} sent={transferred[1]}"
     return f"Close: {ends} {identities(authorisation, user)}{octets}"

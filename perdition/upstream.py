@@ -7,7 +7,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from perdition.dialogue_runner import DialogueRunner
-from perdition.endpoint import ConnectionEnds, Endpoint
+from perdition.endpoint import ConnectionEnds, Endpoint, Security
 from perdition.failure import ConnectFailed, Failure, NegotiationFailed, ServerGone
 from perdition.log import Log
 from perdition.net.connection_race import AllAttemptsFailed, first_success, interleaved
@@ -51,7 +51,7 @@ class Upstream:
         self.counters = counters
         self.connect_limit = shorter_limit(options, "connect_timeout", "authenticate_timeout")
         option, seconds = shorter_limit(options, "login_timeout", "authenticate_timeout")
-        self.silence_limit = 0 if option == "login_timeout" else seconds
+        self.timeout = 0 if option == "login_timeout" else seconds
         """Limits each wait for a server, unless ``login_timeout`` ends the login earlier."""
 
     async def log_in(
@@ -71,7 +71,7 @@ class Upstream:
             with self.counters.timed(Stage.LOGIN):
                 accepted = await self.negotiate(stream, server.host, credentials, own_greeting)
         except Failure as failure:
-            failure.secure = stream.secure
+            failure.server_security = stream.security
             if failure.send_logout:
                 stream.send_last(self.options.service.protocol.logout_command)
             stream.close()
@@ -111,7 +111,7 @@ class Upstream:
     async def connect_to(self, address: Address) -> Stream:
         """Connect to an address; raises OSError (a TimeoutError among them)."""
         sock = socket.socket(address.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        stream = Stream(self.loop, sock, self.silence_limit)
+        stream = Stream(self.loop, sock, self.timeout)
         greets = self.options.tls.outgoing is not TLSUse.SSL
         option, seconds = self.connect_limit
         try:
@@ -141,8 +141,8 @@ class Upstream:
         protocol, start_tls = options.service.protocol, START_TLS[options.tls.outgoing]
         try:
             if wrap and options.tls.outgoing is TLSUse.SSL:
-                await stream.start_tls(wrap, "ssl")
-            return await runner.run(protocol.login(credentials, own_greeting, start_tls))
+                await stream.start_tls(wrap, Security.SSL)
+            return await runner.run(protocol.server_dialogue(credentials, own_greeting, start_tls))
         except TLSHandshakeFailed as error:
             raise ServerGone(f"TLS handshake with the real server failed: {error}") from error
         except PeerClosed as error:

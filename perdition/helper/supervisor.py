@@ -15,13 +15,13 @@ from setproctitle import setproctitle
 
 from perdition.files import reread_file
 from perdition.helper.channel import HELPER_RESTARTED, HelperChannel, Status
-from perdition.helper.process import IGNORED_SIGNALS, Helper, send_reply
+from perdition.helper.helper import IGNORED_SIGNALS, Helper, send_reply
 from perdition.privileges import forbid_dumps
 
 RESTART_SECONDS = 0.2
 """Delay before a helper that has died is restarted."""
 
-EXIT_SECONDS = 1.0
+SUPERVISOR_EXIT_SECONDS = 1.0
 """How long the master waits for the supervisor's exit: one that root has stopped may never exit."""
 
 
@@ -75,13 +75,13 @@ class HelperHandle:
         return False
 
     def await_exit(self, signals: Iterable[int]) -> None:
-        """Wait, for up to EXIT_SECONDS, until it has exited because its lifeline was closed.
+        """Wait up to SUPERVISOR_EXIT_SECONDS until it has exited, because its lifeline was closed.
 
         ``signals`` are those that the master blocks, SIGCHLD among them.
         """
-        deadline = time.monotonic() + EXIT_SECONDS
+        deadline = time.monotonic() + SUPERVISOR_EXIT_SECONDS
         while self.pid and not self.has_exited() and time.monotonic() < deadline:
-            signal.sigtimedwait(signals, EXIT_SECONDS)
+            signal.sigtimedwait(signals, SUPERVISOR_EXIT_SECONDS)
 
 
 def fork_supervisor(

@@ -5,9 +5,10 @@ import socket
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from perdition.endpoint import Endpoint
+from perdition.endpoint import MAX_PORT, Endpoint
 from perdition.net.loop import Loop
 from perdition.net.thread_pool import ThreadPool, ThreadPoolFull
+from perdition.options.values import is_number
 
 ADDRESS_CACHE_SECONDS = 10.0
 """How long the addresses of a server are cached."""
@@ -21,7 +22,6 @@ OWN_NAME_CACHE_SECONDS = 60.0
 RESOLVER_THREADS = 4
 OWN_NAME_THREADS = 2
 MAX_WAITING_LOOKUPS = 500
-MAX_PORT = 65535
 
 
 class Address(NamedTuple):
@@ -33,7 +33,7 @@ class Address(NamedTuple):
 
 def resolve(endpoint: Endpoint, flags: int = 0) -> list[Address]:
     """Return an endpoint's addresses, in the system's order; raises OSError."""
-    if endpoint.port.isdecimal() and int(endpoint.port) > MAX_PORT:
+    if is_number(endpoint.port) and int(endpoint.port) > MAX_PORT:
         raise OSError(errno.EINVAL, f"port {endpoint.port}: expected a number up to {MAX_PORT}")
     try:
         found = socket.getaddrinfo(

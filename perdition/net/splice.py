@@ -10,11 +10,11 @@ from typing import cast
 
 from perdition.net.loop import READ, WRITE, Handler, Loop, Timer
 from perdition.net.stream import send_close_notify
-from perdition.net.transport import NOT_NOW, TLSTransport
+from perdition.net.transport import NOT_NOW, TLSTransport, Transport
 
 BUFFER = memoryview(bytearray(65536))
 """Shared by all sessions of the process: an idle session needs no memory for one."""
-PIPE_SIZE = 262144
+BULK_PIPE_SIZE = 262144
 """Capacity in octets of a pipe for bulk transfers."""
 RECORD_SIZE = 16384
 """Maximum number of octets in a TLS record (RFC 8446, section 5.1)."""
@@ -30,14 +30,13 @@ SPARE_PIPES = 16
 Pipe = tuple[int, int]
 Total = memoryview | list[int]
 """A counter of octets in one direction, shared by all sessions."""
-Connection = socket.socket | TLSTransport
 
 spare_pipes: list[Pipe] = []
 
 
-def tls_of(connection: Connection) -> TLSTransport | None:
+def tls_of(transport: Transport) -> TLSTransport | None:
     """Return the connection if it uses TLS."""
-    return None if type(connection) is socket.socket else cast(TLSTransport, connection)
+    return None if type(transport) is socket.socket else cast(TLSTransport, transport)
 
 
 def borrow_pipe() -> Pipe:
@@ -46,7 +45,7 @@ def borrow_pipe() -> Pipe:
         return spare_pipes.pop()
     pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     with suppress(OSError):
-        fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+        fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, BULK_PIPE_SIZE)
     return pipe
 
 
@@ -62,9 +61,9 @@ def return_pipe(pipe: Pipe, empty: bool) -> None:
 class ConnectionBroken(Exception):
     """One of the session's connections was reset or failed."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, transport: Transport) -> None:
         super().__init__()
-        self.connection = connection
+        self.transport = transport
 
 
 class Flow(Handler):
@@ -90,9 +89,7 @@ class Flow(Handler):
         "uncounted",
     )
 
-    def __init__(
-        self, splice: "Splice", source: Connection, sink: Connection, total: Total
-    ) -> None:
+    def __init__(self, splice: "Splice", source: Transport, sink: Transport, total: Total) -> None:
         self.splice = splice
         self.source = source
         self.source_tls = tls_of(source)
@@ -123,7 +120,7 @@ class Flow(Handler):
             if events & READ and not (self.ended or self.held or self.piped):
                 self.move()
         except ConnectionBroken as broken:
-            splice.handle_broken(broken.connection)
+            splice.handle_broken(broken.transport)
 
     def fail(self) -> None:
         """End the session after an internal error."""
@@ -201,7 +198,7 @@ class Flow(Handler):
             return  # out of descriptors: go on with the buffer
         for _ in range(BULK_ROUNDS):
             try:
-                count = os.splice(self.source.fileno(), self.pipe[1], PIPE_SIZE)
+                count = os.splice(self.source.fileno(), self.pipe[1], BULK_PIPE_SIZE)
             except BlockingIOError:
                 break
             except OSError as error:
@@ -300,9 +297,7 @@ class DownFlow(Flow):
 
     __slots__ = ("tail",)
 
-    def __init__(
-        self, splice: "Splice", source: Connection, sink: Connection, total: Total
-    ) -> None:
+    def __init__(self, splice: "Splice", source: Transport, sink: Transport, total: Total) -> None:
         super().__init__(splice, source, sink, total)
         self.tail = b""
 
@@ -326,8 +321,8 @@ class Splice(ABC):
     def __init__(
         self,
         loop: Loop,
-        client: Connection,
-        server: Connection,
+        client: Transport,
+        server: Transport,
         timeout: float,
         totals: tuple[Total, Total],
     ) -> None:
@@ -342,15 +337,15 @@ class Splice(ABC):
         self.timer: Timer | None = None
 
     @abstractmethod
-    def note_idle(self) -> None:
+    def on_idle_timeout(self) -> None:
         """Called before the session is closed because of the idle timeout."""
 
     @abstractmethod
-    def note_shutdown(self) -> None:
+    def on_shutdown(self) -> None:
         """Called before the session is closed because perdition stops."""
 
     @abstractmethod
-    def note_end(self) -> None:
+    def on_closed(self) -> None:
         """Called once, after the connections have been closed."""
 
     def start(self, welcome: bytes, from_client: bytes, from_server: bytes) -> None:
@@ -372,7 +367,7 @@ class Splice(ABC):
                 flow.move_pending()
             self.watch()
         except ConnectionBroken as broken:
-            self.handle_broken(broken.connection)
+            self.handle_broken(broken.transport)
 
     def opposite(self, flow: Flow) -> Flow:
         """Return the opposite direction."""
@@ -391,7 +386,7 @@ class Splice(ABC):
         """Close the session if nothing was forwarded for ``timeout`` seconds."""
         idle = self.loop.now - self.last
         if idle >= self.timeout:
-            self.note_idle()
+            self.on_idle_timeout()
             self.close()
         else:
             self.timer = self.loop.call_later(self.timeout - idle, self.check_idle)
@@ -411,10 +406,10 @@ class Splice(ABC):
 
     def shut_down(self) -> None:
         """End the session because perdition stops."""
-        self.note_shutdown()
+        self.on_shutdown()
         self.close()
 
-    def handle_broken(self, broken: Connection) -> None:
+    def handle_broken(self, broken: Transport) -> None:
         """Handle a broken connection.
 
         A real server may have sent its reason before it left: the client still receives that.
@@ -447,4 +442,4 @@ class Splice(ABC):
         for flow in (self.up, self.down):
             self.loop.watch(flow.source.fileno(), 0, flow)
             flow.close()
-        self.note_end()
+        self.on_closed()

@@ -9,6 +9,7 @@ from functools import partial
 from math import inf
 from typing import Any
 
+from perdition.endpoint import Security
 from perdition.net.loop import READ, WRITE, Handler, Loop, Task, Timer, suspend
 from perdition.net.transport import (
     NOT_NOW,
@@ -51,7 +52,7 @@ class LineLimitExceeded(Exception):
 class Stream(Handler):
     """A non-blocking socket with a read buffer, line limits, a timeout and a deadline.
 
-    Each coroutine raises PeerClosed, TimeoutError after ``seconds`` without progress, and
+    Each coroutine raises PeerClosed, TimeoutError after ``timeout`` seconds without progress, and
     DeadlineExceeded when ``deadline`` seconds have passed since the stream was made (0: no limit).
     """
 
@@ -62,23 +63,23 @@ class Stream(Handler):
         "guard",
         "half_close_timer",
         "loop",
-        "seconds",
-        "secure",
+        "security",
         "sock",
         "task",
+        "timeout",
         "timer",
         "tls",
     )
 
     def __init__(
-        self, loop: Loop, sock: socket.socket, seconds: float, deadline: float = 0
+        self, loop: Loop, sock: socket.socket, timeout: float, deadline: float = 0
     ) -> None:
         self.loop = loop
         self.sock: socket.socket | TLSTransport = sock
         self.tls: TLSTransport | None = None
-        self.seconds = seconds
+        self.timeout = timeout
         self.deadline = loop.now + deadline if deadline else inf
-        self.secure = "plaintext"
+        self.security = Security.PLAINTEXT
         self.buffer = bytearray()
         self.events = 0
         self.task: Task | None = None
@@ -121,7 +122,7 @@ class Stream(Handler):
             searched = len(self.buffer)
             if searched > limit:
                 raise LineLimitExceeded
-            await self.fill(self.seconds)
+            await self.fill(self.timeout)
         if end > limit:
             raise LineLimitExceeded
         line = bytes(self.buffer[:end])
@@ -131,7 +132,7 @@ class Stream(Handler):
     async def read_exactly(self, count: int) -> bytes:
         """Return the next ``count`` octets."""
         while len(self.buffer) < count:
-            await self.fill(self.seconds)
+            await self.fill(self.timeout)
         octets = bytes(self.buffer[:count])
         del self.buffer[:count]
         return octets
@@ -161,14 +162,16 @@ class Stream(Handler):
             try:
                 octets = octets[self.sock.send(octets) :]
             except WantRead:
-                await self.wait(READ, self.seconds)
+                await self.wait(READ, self.timeout)
             except NOT_NOW:
-                await self.wait(WRITE, self.seconds)
+                await self.wait(WRITE, self.timeout)
             except OSError as error:
                 raise PeerClosed from error
 
-    async def start_tls(self, wrap: Callable[[socket.socket], TLSTransport], secure: str) -> None:
-        """Negotiate TLS; ``secure`` is what the log calls it. Raises TLSHandshakeFailed.
+    async def start_tls(
+        self, wrap: Callable[[socket.socket], TLSTransport], security: Security
+    ) -> None:
+        """Negotiate TLS; ``security`` is what the log calls it. Raises TLSHandshakeFailed.
 
         Octets that were read before are discarded, because anyone may have injected them.
         """
@@ -181,16 +184,16 @@ class Stream(Handler):
                 try:
                     self.tls.do_handshake()
                 except WantRead:
-                    await self.wait(READ, self.seconds)
+                    await self.wait(READ, self.timeout)
                 except WantWrite:
-                    await self.wait(WRITE, self.seconds)
+                    await self.wait(WRITE, self.timeout)
                 else:
                     break
         except TimeoutError:
             raise
         except OSError as error:
             raise TLSHandshakeFailed(error_text(error)) from error
-        self.secure = secure
+        self.security = security
 
     async def wait(self, events: int, seconds: float) -> None:
         """Wait until the socket is ready for one of the events; raises TimeoutError."""

@@ -92,67 +92,67 @@ def load_authorities(
     for name, path in trusted.items():
         try:
             if name == "ssl_ca_path":
-                call(context.load_verify_locations, None, path)
+                translate_errors(context.load_verify_locations, None, path)
             else:
                 with opened(path) as file:
-                    call(context.load_verify_locations, file)
+                    translate_errors(context.load_verify_locations, file)
         except OSError as error:
             raise StartupError(
                 f"{name} {path}: {error_text(error)}; expected certificates in PEM"
             ) from error
 
 
-class Connection:
+class TLSConnection:
     """A connection of pyOpenSSL with the interface of an SSLSocket.
 
     A read returns after each handshake message, because a peer that sends one KeyUpdate after
     another (TLS 1.3) would otherwise keep the whole worker in a single read.
     """
 
-    __slots__ = ("connection", "sock")
+    __slots__ = ("sock", "ssl")
 
     def __init__(self, context: SSL.Context, sock: socket.socket) -> None:
-        self.connection = SSL.Connection(context, sock)
+        self.ssl = SSL.Connection(context, sock)
         self.sock = sock
-        SSL._lib.SSL_clear_mode(self.connection._ssl, AUTO_RETRY)
+        SSL._lib.SSL_clear_mode(self.ssl._ssl, AUTO_RETRY)
 
     def do_handshake(self) -> None:
         """Continue the handshake; raises OSError."""
-        call(self.connection.do_handshake)
+        translate_errors(self.ssl.do_handshake)
 
     def fileno(self) -> int:
         return self.sock.fileno()
 
     def recv(self, count: int) -> bytes:
-        octets: bytes = read(self.connection.recv, count, end=b"")
+        octets: bytes = read_or_eof(self.ssl.recv, count, at_eof=b"")
         return octets
 
     def recv_into(self, buffer: memoryview) -> int:
-        count: int = read(self.connection.recv_into, buffer, end=0)
+        count: int = read_or_eof(self.ssl.recv_into, buffer, at_eof=0)
         return count
 
     def send(self, octets: bytes | memoryview) -> int:
-        count: int = call(self.connection.send, octets)
+        count: int = translate_errors(self.ssl.send, octets)
         return count
 
     def pending(self) -> int:
-        return int(self.connection.pending())
+        return int(self.ssl.pending())
 
     def version(self) -> str:
-        return str(self.connection.get_protocol_version_name())
+        return str(self.ssl.get_protocol_version_name())
 
     def unwrap(self) -> None:
         """Send close_notify."""
-        call(self.connection.shutdown)
+        translate_errors(self.ssl.shutdown)
 
     def close(self) -> None:
         self.sock.close()
 
 
-def call(function: Callable[..., T], *arguments: object, end: T | None = None) -> T:
+def translate_errors(function: Callable[..., T], *arguments: object, at_eof: T | None = None) -> T:
     """Call a method of pyOpenSSL; raises WantRead, WantWrite, or TLSError.
 
-    ``end`` is returned if the peer has closed the connection.
+    ``at_eof`` is returned if the peer has closed the connection.
     """
     try:
         return function(*arguments)
@@ -161,22 +161,22 @@ def call(function: Callable[..., T], *arguments: object, end: T | None = None) -
     except SSL.WantWriteError:
         raise WantWrite from None
     except (SSL.ZeroReturnError, SSL.SysCallError) as error:
-        if end is None:
+        if at_eof is None:
             raise TLSError("the peer closed the connection") from error
-        return end
+        return at_eof
     except SSL.Error as error:
         words = [part for entry in error.args[:1] for one in entry for part in one if part]
         raise TLSError(words[-1] if words else "unknown reason") from error
 
 
-def read(function: Callable[..., T], wanted: object, end: T) -> T:
-    """Call a method of pyOpenSSL that reads; raises as ``call`` does, but never WantWrite.
+def read_or_eof(function: Callable[..., T], wanted: object, at_eof: T) -> T:
+    """Call a method of pyOpenSSL that reads; raises WantRead or TLSError, never WantWrite.
 
     A peer that requests new keys but does not read our KeyUpdates is disconnected: its socket is
     always readable, so the loop would spin while it waits to write.
     """
     try:
-        return call(function, wanted, end=end)
+        return translate_errors(function, wanted, at_eof=at_eof)
     except WantWrite:
         raise TLSError("the peer sends KeyUpdate requests without reading replies") from None
 

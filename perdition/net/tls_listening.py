@@ -17,12 +17,18 @@ from cryptography.hazmat.primitives.serialization import (
 from OpenSSL import SSL
 
 from perdition.failure import StartupError
+from perdition.files import STDIN
 from perdition.net.certificate import CertificateNames, build_chain
-from perdition.net.tls import Connection, authority_files, call, load_authorities, new_context
+from perdition.net.tls import (
+    TLSConnection,
+    authority_files,
+    load_authorities,
+    new_context,
+    translate_errors,
+)
 from perdition.net.transport import TLSError, error_text
 from perdition.options.table import Options
 
-STDIN = 0
 DH_KEY_TOO_SMALL = "dh key too small"
 """OpenSSL's reason for Diffie-Hellman parameters below its security level."""
 SESSION_ID_CONTEXT = b"perdition"
@@ -52,10 +58,10 @@ class Identity(NamedTuple):
         """Have the context present this identity; raises StartupError."""
         try:
             with memory_file(self.certificates) as certificates:
-                call(context.use_certificate_chain_file, certificates)
+                translate_errors(context.use_certificate_chain_file, certificates)
             with memory_file(self.decrypted_key()) as key:
-                call(context.use_privatekey_file, key)
-            call(context.check_privatekey)
+                translate_errors(context.use_privatekey_file, key)
+            translate_errors(context.check_privatekey)
         except (OSError, ValueError) as error:
             raise StartupError(
                 f"ssl_cert_file {self.file}: cannot be used with its ssl_key_file: "
@@ -191,7 +197,7 @@ class ListeningTLS:
         path = self.options.ssl_dh_params_file
         try:
             with memory_file(files[path or self.options.ssl_cert_file[0]]) as file:
-                call(context.load_tmp_dh, file)
+                translate_errors(context.load_tmp_dh, file)
         except OSError as error:
             if error.strerror == DH_KEY_TOO_SMALL:
                 self.warn_of_short_parameters()
@@ -212,11 +218,11 @@ class ListeningTLS:
         if warning not in self.warnings:
             self.warnings.append(warning)
 
-    def wrap(self, sock: socket.socket) -> Connection:
+    def wrap(self, sock: socket.socket) -> TLSConnection:
         """Return a TLS connection over a client's socket, before its handshake."""
-        wire = Connection(self.initial_context, sock)
-        wire.connection.set_accept_state()
-        return wire
+        connection = TLSConnection(self.initial_context, sock)
+        connection.ssl.set_accept_state()
+        return connection
 
     def select_context(self, connection: SSL.Connection) -> None:
         """Switch a connection to the context for the server name that its client sent (SNI)."""

@@ -6,7 +6,13 @@ from typing import Any
 from OpenSSL import SSL
 
 from perdition.net.certificate import CertificateNames, ascii_form, is_address
-from perdition.net.tls import Connection, authority_files, call, load_authorities, new_context
+from perdition.net.tls import (
+    TLSConnection,
+    authority_files,
+    load_authorities,
+    new_context,
+    translate_errors,
+)
 from perdition.net.transport import TLSError
 from perdition.options.table import Options
 
@@ -70,7 +76,7 @@ class OutgoingTLS:
         )
 
 
-class ServerConnection(Connection):
+class ServerConnection(TLSConnection):
     """A connection to a real server, which gets ``host`` by SNI.
 
     Its certificate must be for ``verified_host`` ("": for any host).
@@ -83,16 +89,16 @@ class ServerConnection(Connection):
     ) -> None:
         super().__init__(context, sock)
         self.verified_host = verified_host
-        self.connection.set_connect_state()
+        self.ssl.set_connect_state()
         if not is_address(host):
-            self.connection.set_tlsext_host_name(ascii_form(host).removesuffix(".").encode())
+            self.ssl.set_tlsext_host_name(ascii_form(host).removesuffix(".").encode())
 
     def do_handshake(self) -> None:
         """Continue the handshake; raises OSError, also if the certificate is for another host."""
         try:
-            call(self.connection.do_handshake)
+            translate_errors(self.ssl.do_handshake)
         except TLSError:
-            if reason := self.connection.get_app_data():
+            if reason := self.ssl.get_app_data():
                 raise TLSError(reason) from None
             raise
         if self.verified_host and not self.is_for(self.verified_host):
@@ -100,7 +106,7 @@ class ServerConnection(Connection):
 
     def is_for(self, host: str) -> bool:
         """Return whether the peer's certificate is for a host; False if it cannot be parsed."""
-        certificate = self.connection.get_peer_certificate()
+        certificate = self.ssl.get_peer_certificate()
         if not certificate:
             return False
         try:

@@ -55,7 +55,7 @@ def manual_options() -> Iterator[str]:
         argument = f" \\fI{roff(option.type.argument)}\\fR" if option.type.argument else ""
         yield ".TP"
         yield ", ".join(f"\\fB{shown}\\fR" for shown in names) + argument
-        yield from folded(" ".join([roff(option.says), *remarks(option)]))
+        yield from folded(" ".join([roff(option.description), *remarks(option)]))
         yield ".br"
         yield from folded(f"Default: {roff(default(option))}.")
 
@@ -66,9 +66,13 @@ def sample_options() -> Iterator[str]:
         if not option.in_file:
             continue
         yield ""
-        says = " ".join([option.says, *remarks(option)])
+        description = " ".join([option.description, *remarks(option)])
         yield from textwrap.wrap(
-            says, SAMPLE_WIDTH, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False
+            description,
+            SAMPLE_WIDTH,
+            initial_indent="# ",
+            subsequent_indent="# ",
+            break_on_hyphens=False,
         )
         if option.derived:
             yield f"# Default: {option.derived}."

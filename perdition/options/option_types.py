@@ -6,8 +6,16 @@ import socket
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from perdition.endpoint import Endpoint, parse_endpoints
-from perdition.options.values import STATE_NAMES, TLS_VERSIONS, LogPassword, SSLMode, States, TLSUse
+from perdition.endpoint import MAX_PORT, Endpoint, parse_endpoints
+from perdition.options.values import (
+    STATE_NAMES,
+    TLS_VERSIONS,
+    LogPassword,
+    SSLMode,
+    States,
+    TLSUse,
+    is_number,
+)
 from perdition.protocol import SERVICES
 
 T = TypeVar("T")
@@ -32,7 +40,6 @@ SWITCH_WORDS = {
 }
 
 
-HIGHEST_PORT = 65535
 QUERY_KEY_CODES = "UuDdiIpP\\"
 
 
@@ -43,7 +50,7 @@ def parse_switch(text: str) -> bool:
 
 
 def parse_number(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
+    if not (is_number(text) and len(text) < 10):
         raise ValueError("a number of up to nine digits")
     return int(text)
 
@@ -57,7 +64,7 @@ def parse_states(text: str) -> States:
 
 def parse_states_and_depth(text: str) -> States:
     names, _, depth = text.rpartition(",")
-    if not (depth.isascii() and depth.isdigit()):
+    if not is_number(depth):
         return parse_states(text)
     return States(parse_states(names).states, parse_number(depth))
 
@@ -73,15 +80,15 @@ def parse_line(text: str) -> str:
 
 
 def parse_port(text: str) -> str:
-    if text.isdecimal():
-        valid = 0 < int(text) <= HIGHEST_PORT
+    if is_number(text):
+        valid = 0 < int(text) <= MAX_PORT
     else:
         try:
             valid = not text or bool(socket.getservbyname(text, "tcp"))
         except OSError:
             valid = False
     if not valid:
-        raise ValueError(f"a service name, or a port number up to {HIGHEST_PORT}")
+        raise ValueError(f"a service name, or a port number up to {MAX_PORT}")
     return text
 
 

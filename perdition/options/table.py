@@ -62,7 +62,7 @@ class Option(NamedTuple):
     group: Group
     type: OptionType[Any]
     default: Any
-    says: str
+    description: str
     """What the option does; the manual has all of it, ``--help`` the first sentence."""
     short: str = ""
     derived: str = ""
@@ -75,9 +75,9 @@ class Option(NamedTuple):
     """Whether the option is used in the configuration file; otherwise it is ignored there."""
 
 
-def option(group: Group, kind: OptionType[T], default: T, says: str, **more: Any) -> T:
+def option(group: Group, kind: OptionType[T], default: T, description: str, **more: Any) -> T:
     """Declare an option in ``Options``; instances have a value of type T in its place."""
-    declared: Any = Option(group, kind, default, says, **more)
+    declared: Any = Option(group, kind, default, description, **more)
     value: T = declared
     return value
 

@@ -7,6 +7,11 @@ TLS_VERSIONS = ("sslv3", "tlsv1", "tlsv1.1", "tlsv1.2", "tlsv1.3")
 """As written in options, lowest first."""
 
 
+def is_number(text: str) -> bool:
+    """Return whether a text is one or more ASCII digits; int() accepts those of other scripts."""
+    return text.isascii() and text.isdigit()
+
+
 class State(Enum):
     """The steps of a login that use a user name."""
 

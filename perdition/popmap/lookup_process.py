@@ -1,4 +1,4 @@
-"""The main loop of a lookup process, the child's side of ``child_process``.
+"""The main loop of a lookup process, the child's side of ``process_map``.
 
 The first message on the socket is the popmap's option. Then each request consists of the key and
 the addresses and ports of the client's connection, separated by NUL. The answer is a status,
@@ -15,7 +15,13 @@ from os import fsdecode
 from typing import Protocol
 
 from perdition.endpoint import ConnectionEnds
-from perdition.popmap.child_process import EXIT_SECONDS, FOUND, MAX_MESSAGE, REQUEST_PREFIX, STATUS
+from perdition.popmap.process_map import (
+    FOUND,
+    MAX_MESSAGE,
+    PROCESS_EXIT_SECONDS,
+    REQUEST_PREFIX,
+    STATUS,
+)
 
 
 class Backend(Protocol):
@@ -59,5 +65,5 @@ def exit_after(channel: socket.socket) -> None:
     poll = select.poll()
     poll.register(channel, select.POLLRDHUP)
     poll.poll()
-    threading.Event().wait(EXIT_SECONDS)
+    threading.Event().wait(PROCESS_EXIT_SECONDS)
     os._exit(os.EX_TEMPFAIL)

@@ -8,8 +8,10 @@ from contextlib import closing
 from os import fsdecode
 from typing import Any, ClassVar, NamedTuple
 
+from perdition.endpoint import MAX_PORT
 from perdition.failure import StartupError
 from perdition.options.table import Options
+from perdition.options.values import is_number
 from perdition.popmap import Destination, Query
 from perdition.popmap.secret import secret
 from perdition.popmap.server import ServerMap
@@ -17,7 +19,6 @@ from perdition.popmap.server import ServerMap
 COLON = re.compile(r":(?![^\[]*\])")
 """Separates the parts of an option, except in an IPv6 address in brackets."""
 
-MAX_PORT = 65_535
 
 SIMPLE_NAME = re.compile(r"[A-Za-z_]\w*")
 
@@ -49,7 +50,7 @@ class Table(NamedTuple):
             )
         present = {name: part for name, part in zip(names, parts, strict=False) if part}
         port = present.get("port", "1")
-        if not (port.isdecimal() and 0 < int(port[:6]) <= MAX_PORT):
+        if not (is_number(port) and 0 < int(port[:6]) <= MAX_PORT):
             raise StartupError(
                 f"map_library_opt: port (the second part): expected a number up to {MAX_PORT}"
             )

@@ -10,7 +10,7 @@ from perdition.failure import StartupError
 
 PAGE_SIZE = 4096
 """The kernel reuses a page of a pipe only when the page is empty, so one page must be spare."""
-PIPE_SIZE = 65536
+DEFAULT_PIPE_SIZE = 65536
 """Default capacity of a pipe, in octets."""
 
 
@@ -25,7 +25,7 @@ class ConnectionLimit:
             return
         self.source, self.sink = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            if limit + PAGE_SIZE > PIPE_SIZE:
+            if limit + PAGE_SIZE > DEFAULT_PIPE_SIZE:
                 fcntl.fcntl(self.sink, fcntl.F_SETPIPE_SZ, limit + PAGE_SIZE)
             self.release(limit)
         except OSError as error:
@@ -47,4 +47,4 @@ class ConnectionLimit:
     def release(self, count: int = 1) -> None:
         """Return tokens; raises BlockingIOError if the pipe is full."""
         while count:
-            count -= os.write(self.sink, bytes(min(count, PIPE_SIZE)))
+            count -= os.write(self.sink, bytes(min(count, DEFAULT_PIPE_SIZE)))

@@ -8,6 +8,7 @@ import socket
 from perdition.client_limits import ClientLimits
 from perdition.endpoint import ConnectionEnds
 from perdition.failure import StartupError
+from perdition.files import STDIN
 from perdition.helper.channel import HelperChannel
 from perdition.helper.client import HelperClient
 from perdition.local_authentication import pam_seconds
@@ -21,8 +22,6 @@ from perdition.privileges import Owner, forbid_dumps, forbid_new_privileges, set
 from perdition.scoreboard import Scoreboard, WorkerCounters
 from perdition.session import Session
 from perdition.site import Site
-
-STDIN = 0
 
 
 def run(name: str, options: Options, log: Log) -> int:

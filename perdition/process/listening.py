@@ -9,7 +9,7 @@ from perdition.net.resolver import NUMERIC, Address, resolve
 from perdition.options.table import Options
 from perdition.privileges import Owner
 from perdition.process.connection_limit import ConnectionLimit
-from perdition.process.systemd import passed_sockets
+from perdition.process.systemd import service_manager_sockets
 from perdition.process.takeover import TakeoverState, by_address
 
 BACKLOG = 4096
@@ -24,9 +24,9 @@ class ListeningSockets:
         A socket of the predecessor is used for each address that both listen on, so that no client
         is refused in between. All others are closed.
         """
-        passed = passed_sockets() or passed_on(inherited)
-        self.are_passed = bool(passed)
-        self.listeners = open_listeners(options, passed, inherited)
+        manager_sockets = service_manager_sockets() or take_service_manager_sockets(inherited)
+        self.from_service_manager = bool(manager_sockets)
+        self.listeners = open_listeners(options, manager_sockets, inherited)
         self.metrics_socket = open_metrics_socket(options, owner, inherited)
         self.connection_limit = open_connection_limit(options.connection_limit, inherited)
         inherited.close()
@@ -37,7 +37,7 @@ class ListeningSockets:
         state.listeners = by_address(self.listeners)
         state.metrics_socket = self.metrics_socket
         state.connection_limit = self.connection_limit
-        state.passed = self.are_passed
+        state.from_service_manager = self.from_service_manager
         return state
 
     def close(self) -> None:
@@ -55,24 +55,24 @@ class ListeningSockets:
         return [*(sock.fileno() for sock in self.sockets()), *pipe]
 
 
-def passed_on(inherited: TakeoverState) -> list[socket.socket]:
+def take_service_manager_sockets(inherited: TakeoverState) -> list[socket.socket]:
     """Take out the listeners that a service manager passed to the predecessor, if it did."""
-    if not inherited.passed:
+    if not inherited.from_service_manager:
         return []
     found, inherited.listeners = inherited.listeners, {}
     return list(found.values())
 
 
 def open_listeners(
-    options: Options, passed: list[socket.socket], inherited: TakeoverState
+    options: Options, manager_sockets: list[socket.socket], inherited: TakeoverState
 ) -> list[socket.socket]:
     """Return the sockets for clients; raises StartupError.
 
     Sockets passed by a service manager replace ``bind_address`` and ``listen_port``.
     """
     binder = Binder(options.tcp_keepalive, options.no_lookup, inherited.listeners)
-    if passed:
-        return [binder.prepare(sock) for sock in passed]
+    if manager_sockets:
+        return [binder.prepare(sock) for sock in manager_sockets]
     port = options.listen_port or str(options.service.port)
     return binder.listen(options.bind_address, port)
 

@@ -397,12 +397,12 @@ class Master:
             return
         for message in self.takeover_listener.receive(self.sockets.takeover_state):
             match message:
-                case SuccessorMessage.TAKEN:
+                case SuccessorMessage.SERVING:
                     self.retire()
                 case SuccessorMessage.REOPEN:
                     self.reopen_log()
                     self.children.signal_workers(signal.SIGHUP)
-                case SuccessorMessage.END:
+                case SuccessorMessage.STOP:
                     self.shut_down("the instance that took over is stopping")
 
     def retire(self) -> None:
@@ -416,7 +416,7 @@ class Master:
     def shut_down(self, reason: str) -> None:
         """Stop accepting, and have all sessions end within the drain timeout."""
         self.log.notice(f"{reason}: stopping")
-        self.tell_predecessor(SuccessorMessage.END)
+        self.tell_predecessor(SuccessorMessage.STOP)
         self.stop(signal.SIGTERM)
 
     def tell_predecessor(self, message: SuccessorMessage) -> None:

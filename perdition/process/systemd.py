@@ -7,11 +7,12 @@ from contextlib import suppress
 from setproctitle import getproctitle
 
 from perdition.failure import StartupError
+from perdition.options.values import is_number
 
 FIRST_DESCRIPTOR = 3
 
 
-def passed_sockets() -> list[socket.socket]:
+def service_manager_sockets() -> list[socket.socket]:
     """Return the listening sockets that the service manager has passed to this process.
 
     Raises StartupError for any other descriptor. The variables are removed from the environment,
@@ -20,12 +21,12 @@ def passed_sockets() -> list[socket.socket]:
     getproctitle()  # it finds the memory for titles only while the environment is unchanged
     pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
     os.environ.pop("LISTEN_FDNAMES", None)
-    if pid != str(os.getpid()) or not count.isdecimal():
+    if pid != str(os.getpid()) or not is_number(count):
         return []
-    return [checked(FIRST_DESCRIPTOR + number) for number in range(int(count))]
+    return [listening_socket(FIRST_DESCRIPTOR + number) for number in range(int(count))]
 
 
-def checked(descriptor: int) -> socket.socket:
+def listening_socket(descriptor: int) -> socket.socket:
     """Return the listening TCP socket of a descriptor; raises StartupError if it is not one."""
     try:
         os.set_inheritable(descriptor, False)

@@ -5,9 +5,9 @@ before it drops its privileges. Each side verifies with SO_PEERCRED that the oth
 or as the user that started it. When a successor connects, the predecessor sends it copies of all
 listening sockets and continues to serve. The successor then sends
 
-    TAKEN    it serves: the predecessor stops accepting and lets its sessions end
+    SERVING  it serves: the predecessor stops accepting and lets its sessions end
     REOPEN   it got SIGHUP: the predecessor reopens its log
-    END      it was told to stop: the predecessor stops as at SIGTERM
+    STOP     it was told to stop: the predecessor stops as at SIGTERM
 
 If it closes the connection instead, because it cannot start, the predecessor continues unaffected.
 """
@@ -54,22 +54,22 @@ class StateItem(IntEnum):
     METRICS_SOCKET = 3
     CONNECTION_LIMIT = 4
     """The number is the limit."""
-    END = 5
+    LAST = 5
 
 
 class SuccessorMessage(IntEnum):
     """What the successor sends."""
 
-    TAKEN = 0
-    END = 1
+    SERVING = 0
+    STOP = 1
     REOPEN = 2
 
 
 class TakeoverState:
     """The sockets that a master passes to its successor; empty for a master without predecessor.
 
-    ``passed`` tells whether a service manager has opened the listeners, because it tells only the
-    first master.
+    ``from_service_manager`` tells whether a service manager has opened the listeners, because it
+    tells only the first master.
     """
 
     def __init__(self) -> None:
@@ -77,7 +77,7 @@ class TakeoverState:
         self.listeners: dict[Address, socket.socket] = {}
         self.metrics_socket: socket.socket | None = None
         self.connection_limit: ConnectionLimit | None = None
-        self.passed = False
+        self.from_service_manager = False
 
     def messages(self) -> Iterator[tuple[StateItem, int, list[int]]]:
         """Yield each item with its number and descriptors, in the order in which they are sent."""
@@ -86,12 +86,12 @@ class TakeoverState:
             yield StateItem.TAKEOVER_SOCKET, 0, [self.takeover_socket.fileno()]
         descriptors = [sock.fileno() for sock in self.listeners.values()]
         for start in range(0, len(descriptors), BATCH):
-            yield StateItem.LISTENERS, self.passed, descriptors[start : start + BATCH]
+            yield StateItem.LISTENERS, self.from_service_manager, descriptors[start : start + BATCH]
         if self.metrics_socket:
             yield StateItem.METRICS_SOCKET, 0, [self.metrics_socket.fileno()]
         if limit := self.connection_limit:
             yield StateItem.CONNECTION_LIMIT, limit.limit, [limit.source, limit.sink]
-        yield StateItem.END, 0, []
+        yield StateItem.LAST, 0, []
 
     def add(self, item: int, number: int, descriptors: list[int]) -> None:
         """Add a received item; raises ValueError for one that no version of perdition sends."""
@@ -103,7 +103,7 @@ class TakeoverState:
             case StateItem.LISTENERS, [*_]:
                 sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
                 self.listeners |= by_address(sockets)
-                self.passed = bool(number)
+                self.from_service_manager = bool(number)
             case StateItem.METRICS_SOCKET, [descriptor]:
                 self.metrics_socket = socket.socket(fileno=descriptor)
             case StateItem.CONNECTION_LIMIT, [source, sink]:
@@ -184,9 +184,9 @@ class TakeoverListener:
         self.successor = caller
         enable_sigio(caller)
         try:
-            passed_on = state()
-            passed_on.takeover_socket = self.sock
-            for item, number, descriptors in passed_on.messages():
+            state_to_send = state()
+            state_to_send.takeover_socket = self.sock
+            for item, number, descriptors in state_to_send.messages():
                 socket.send_fds(caller, [HEAD.pack(item, number)], descriptors)
         except OSError:
             self.drop_successor()
@@ -238,7 +238,7 @@ class Predecessor:
         state = TakeoverState()
         item: int = StateItem.VERSION
         try:
-            while item != StateItem.END:
+            while item != StateItem.LAST:
                 head, descriptors, _, _ = socket.recv_fds(self.connection, HEAD.size, BATCH)
                 for descriptor in descriptors:
                     os.set_inheritable(descriptor, False)
@@ -248,7 +248,7 @@ class Predecessor:
                         "running instance is stopping; try again later"
                     )
                 item, number = HEAD.unpack(head)
-                if item != StateItem.END:
+                if item != StateItem.LAST:
                     state.add(item, number, descriptors)
         except (OSError, ValueError, struct.error) as error:
             raise StartupError(
@@ -261,7 +261,7 @@ class Predecessor:
     def replace(self) -> None:
         """Tell it that this process serves, and get SIGIO when it has exited."""
         self.is_taken = True
-        self.send(SuccessorMessage.TAKEN)
+        self.send(SuccessorMessage.SERVING)
         enable_sigio(self.connection)
 
     def send(self, message: SuccessorMessage) -> None:

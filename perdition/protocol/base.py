@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from perdition.failure import Failure, NegotiationFailed, Rejected
-from perdition.protocol.dialogue import Accepted, Credentials, Dialogue, StartTLSPolicy, Terms
+from perdition.protocol.dialogue import Accepted, Credentials, Dialogue, LoginOffer, StartTLSPolicy
 
 SERVER_LINE_LIMIT = 65536
 """Maximum octets in a line of a real server; some list all their capabilities in the greeting."""
@@ -27,7 +27,7 @@ class Protocol(ABC):
     """Octets that the protocol cannot carry in a user name or a password."""
 
     @abstractmethod
-    def greeting(self, hostname: str, terms: Terms) -> bytes:
+    def greeting(self, hostname: str, offer: LoginOffer) -> bytes:
         """Return the greeting for a client, line ends included."""
 
     def closing_notice(self, reason: str, *, temporary: bool = False) -> bytes:
@@ -46,16 +46,18 @@ class Protocol(ABC):
         """Return what ``capability`` announces of SASL mechanisms that we refuse."""
 
     @abstractmethod
-    def client(self, terms: Terms, secured: Terms) -> Dialogue[Credentials | None]:
+    def client_dialogue(
+        self, offer: LoginOffer, offer_after_tls: LoginOffer
+    ) -> Dialogue[Credentials | None]:
         """Serve a client until it sends credentials; returns None if the connection must be closed.
 
-        ``terms`` apply now, ``secured`` after STARTTLS. If the login would be refused, credentials
-        without a password are enough, so that no client need send it.
+        ``offer`` applies now, ``offer_after_tls`` after STARTTLS. If the login would be refused,
+        credentials without a password are enough, so that no client need send it.
         """
 
     @abstractmethod
-    def login(
-        self, credentials: Credentials, own_greeting: bytes, upgrade: StartTLSPolicy
+    def server_dialogue(
+        self, credentials: Credentials, own_greeting: bytes, start_tls: StartTLSPolicy
     ) -> Dialogue[Accepted]:
         """Log in at a real server.
 

@@ -25,7 +25,7 @@ def unchanged(octets: bytes) -> bytes:
     return octets
 
 
-def redacted(octets: bytes) -> bytes:
+def redact_reply(octets: bytes) -> bytes:
     """Show only the first token of a reply: a server that has the password could repeat it."""
     return octets.partition(b" ")[0] + b" " + REDACTED
 
@@ -34,7 +34,7 @@ class ReadLine(NamedTuple):
     """Read a line of at most ``limit`` octets; the result has no CR LF or bare LF."""
 
     limit: int
-    shown: Callable[[bytes], bytes] = unchanged
+    redact: Callable[[bytes], bytes] = unchanged
 
 
 class ReadExactly(NamedTuple):
@@ -50,10 +50,10 @@ class AwaitInput(NamedTuple):
 
 
 class Write(NamedTuple):
-    """Send ``octets``; the log shows ``shown`` instead, if it is set."""
+    """Send ``octets``; the log shows ``log_as`` instead, if it is set."""
 
     octets: bytes
-    shown: bytes | None = None
+    log_as: bytes | None = None
 
 
 class Pause:
@@ -99,8 +99,8 @@ class Accepted(NamedTuple):
     capability: bytes = b""
 
 
-class Terms(NamedTuple):
-    """What capabilities tell a client about logging in.
+class LoginOffer(NamedTuple):
+    """What perdition offers a client before its login, as its capabilities tell.
 
     ``capability`` is the value of the option, ``starttls`` whether TLS may still be negotiated,
     ``login_disabled`` whether a login would be refused now.
@@ -119,7 +119,7 @@ class StartTLSPolicy(Enum):
     REQUIRED = "required"
 
 
-def refuse(reply: bytes, shown: bytes | None = None) -> Dialogue[None]:
-    """Reply to an invalid command after a delay; the log shows ``shown``."""
+def refuse(reply: bytes, log_as: bytes | None = None) -> Dialogue[None]:
+    """Reply to an invalid command after a delay; the log shows ``log_as``."""
     yield Pause()
-    yield Write(reply, shown)
+    yield Write(reply, log_as)

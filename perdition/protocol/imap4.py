@@ -16,13 +16,13 @@ from perdition.protocol.dialogue import (
     Credentials,
     Dialogue,
     LineTooLong,
+    LoginOffer,
     ReadExactly,
     ReadLine,
     StartTLS,
     StartTLSPolicy,
-    Terms,
     Write,
-    redacted,
+    redact_reply,
     refuse,
 )
 from perdition.protocol.refusals import refused
@@ -50,7 +50,7 @@ OUR_TAG = b"perdition"
 UNTAGGED = b"*"
 
 
-def shown(line: bytes) -> bytes:
+def redact_command(line: bytes) -> bytes:
     """Return a command as it may be logged; everything unknown could be a password."""
     tag, _, rest = line.partition(b" ")
     name = rest.partition(b" ")[0]
@@ -59,12 +59,12 @@ def shown(line: bytes) -> bytes:
     return b" ".join((tag, name, REDACTED)) if name.upper() == b"LOGIN" else REDACTED
 
 
-def capability(terms: Terms) -> bytes:
+def capability(offer: LoginOffer) -> bytes:
     """Return the option's list, with STARTTLS and LOGINDISABLED as they apply now."""
-    listed = re.sub(r"(?<!\S)STARTTLS(?!\S) ?", "", terms.capability).rstrip(" ")
-    if terms.starttls:
+    listed = re.sub(r"(?<!\S)STARTTLS(?!\S) ?", "", offer.capability).rstrip(" ")
+    if offer.starttls:
         listed += " STARTTLS"
-    if terms.login_disabled and "LOGINDISABLED" not in listed.split():
+    if offer.login_disabled and "LOGINDISABLED" not in listed.split():
         listed += " LOGINDISABLED"
     return fsencode(listed)
 
@@ -91,8 +91,8 @@ class IMAP4(Protocol):
     def own_greeting(self, hostname: str) -> bytes:
         return b"IMAP4 Ready " + fsencode(hostname)
 
-    def greeting(self, hostname: str, terms: Terms) -> bytes:
-        return b"* OK [CAPABILITY %b] %b\r\n" % (capability(terms), self.own_greeting(hostname))
+    def greeting(self, hostname: str, offer: LoginOffer) -> bytes:
+        return b"* OK [CAPABILITY %b] %b\r\n" % (capability(offer), self.own_greeting(hostname))
 
     def refused_mechanisms(self, capability: str) -> list[str]:
         return re.findall(r"(?<!\S)AUTH=\S+", capability, re.IGNORECASE)
@@ -101,12 +101,14 @@ class IMAP4(Protocol):
         code = b"[UNAVAILABLE] " if temporary else b""
         return b"* BYE %b%b\r\n" % (code, fsencode(reason))
 
-    def client(self, terms: Terms, secured: Terms) -> Dialogue[Credentials | None]:
+    def client_dialogue(
+        self, offer: LoginOffer, offer_after_tls: LoginOffer
+    ) -> Dialogue[Credentials | None]:
         asked = False
         while True:
             tag = UNTAGGED
             try:
-                line = yield ReadLine(COMMAND_LIMIT, shown)
+                line = yield ReadLine(COMMAND_LIMIT, redact_command)
                 tag, name, rest = self.cut_command(line)
                 pieces = yield from GRAMMAR.read_literals(line)
                 match name:
@@ -117,16 +119,16 @@ class IMAP4(Protocol):
                         return credentials._replace(asked_capability=asked)
                     case b"CAPABILITY" if not rest:
                         asked = True
-                        listed = capability(terms)
+                        listed = capability(offer)
                         yield Write(b"* CAPABILITY %b\r\n%b OK done\r\n" % (listed, tag))
                     case b"NOOP" if not rest:
                         yield Write(tag + b" OK done\r\n")
                     case b"ID" if rest:
                         yield Write(b'* ID ("name" "perdition")\r\n%b OK done\r\n' % tag)
-                    case b"STARTTLS" if terms.starttls and not rest:
+                    case b"STARTTLS" if offer.starttls and not rest:
                         yield Write(tag + b" OK begin TLS\r\n")
                         yield StartTLS()
-                        terms = secured
+                        offer = offer_after_tls
                     case b"LOGOUT" if not rest:
                         yield Write(b"* BYE see you\r\n%b OK done\r\n" % tag)
                         return None
@@ -136,7 +138,7 @@ class IMAP4(Protocol):
                         raise Malformed("use LOGIN, CAPABILITY, ID, NOOP or LOGOUT")
             except Malformed as reason:
                 reply = b" BAD %b\r\n" % fsencode(str(reason))
-                yield from refuse(tag + reply, shown=REDACTED + reply)
+                yield from refuse(tag + reply, log_as=REDACTED + reply)
             except LineTooLong:
                 yield Write(b"* BYE too long, closing\r\n")
                 return None
@@ -162,8 +164,8 @@ class IMAP4(Protocol):
         user, password = arguments
         return Credentials(fsdecode(user), password, tag=tag)
 
-    def login(
-        self, credentials: Credentials, own_greeting: bytes, upgrade: StartTLSPolicy
+    def server_dialogue(
+        self, credentials: Credentials, own_greeting: bytes, start_tls: StartTLSPolicy
     ) -> Dialogue[Accepted]:
         greeting = yield ReadLine(SERVER_LINE_LIMIT)
         if greeting.endswith(b" " + own_greeting):
@@ -171,8 +173,8 @@ class IMAP4(Protocol):
         if not STATUS.match(greeting) or not is_ok(greeting[2:]):
             raise unexpected("greeting", greeting)
         announced = yield from self.announced(greeting)
-        if upgrade is not StartTLSPolicy.NEVER:
-            announced = yield from self.upgrade(upgrade, announced)
+        if start_tls is not StartTLSPolicy.NEVER:
+            announced = yield from self.negotiate_tls(start_tls, announced)
         if b"LOGINDISABLED" in announced:
             raise MechanismUnavailable("the real server announces LOGINDISABLED")
         self.require_sendable(fsencode(credentials.user), credentials.password)
@@ -213,13 +215,15 @@ class IMAP4(Protocol):
         untagged += CAPABILITY_LINE.sub(b"", more)
         return accepted._replace(untagged=untagged, capability=found[1] if found else b"")
 
-    def upgrade(self, upgrade: StartTLSPolicy, announced: set[bytes]) -> Dialogue[set[bytes]]:
+    def negotiate_tls(
+        self, start_tls: StartTLSPolicy, announced: set[bytes]
+    ) -> Dialogue[set[bytes]]:
         """Negotiate TLS with a real server that offers it; return its capabilities after that.
 
         Raises ServerTLSNotPresent if TLS is required but not offered, NegotiationFailed if refused.
         """
         if b"STARTTLS" not in announced:
-            if upgrade is StartTLSPolicy.REQUIRED:
+            if start_tls is StartTLSPolicy.REQUIRED:
                 raise ServerTLSNotPresent("the real server does not offer STARTTLS")
             return announced
         yield Write(OUR_TAG + b" STARTTLS\r\n")
@@ -244,13 +248,13 @@ class IMAP4(Protocol):
                 command += b" {%d+}\r\n%b" % (len(text), text)
             else:
                 command += b" {%d}\r\n" % len(text)
-                yield Write(command, shown=OUR_TAG + b" LOGIN " + REDACTED + b"\r\n")
+                yield Write(command, log_as=OUR_TAG + b" LOGIN " + REDACTED + b"\r\n")
                 line, more = yield from self.response()
                 untagged += more
                 if not line.startswith(b"+"):
                     raise self.login_refused(line, credentials, untagged)
                 command = text
-        yield Write(command + b"\r\n", shown=OUR_TAG + b" LOGIN " + REDACTED + b"\r\n")
+        yield Write(command + b"\r\n", log_as=OUR_TAG + b" LOGIN " + REDACTED + b"\r\n")
         return untagged
 
     def response(self) -> Dialogue[tuple[bytes, bytes]]:
@@ -260,7 +264,7 @@ class IMAP4(Protocol):
         """
         untagged = b""
         while True:
-            line = yield ReadLine(SERVER_LINE_LIMIT, redacted)
+            line = yield ReadLine(SERVER_LINE_LIMIT, redact_reply)
             if line.startswith(b"+"):
                 return line, untagged
             if line.startswith(OUR_TAG + b" ") or LAST_UNTAGGED.match(line):
@@ -293,7 +297,7 @@ class IMAP4(Protocol):
             if len(untagged) + size > UNTAGGED_LIMIT:
                 break
             untagged += yield ReadExactly(size)
-            line = yield ReadLine(SERVER_LINE_LIMIT, redacted)
+            line = yield ReadLine(SERVER_LINE_LIMIT, redact_reply)
             untagged += line + b"\r\n"
         if len(untagged) > UNTAGGED_LIMIT or literal:
             raise unexpected("too many untagged responses")

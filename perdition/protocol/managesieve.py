@@ -18,13 +18,13 @@ from perdition.protocol.dialogue import (
     Credentials,
     Dialogue,
     LineTooLong,
+    LoginOffer,
     ReadExactly,
     ReadLine,
     StartTLS,
     StartTLSPolicy,
-    Terms,
     Write,
-    redacted,
+    redact_reply,
     refuse,
 )
 from perdition.protocol.refusals import refused
@@ -48,7 +48,7 @@ SASL = re.compile(rb'"SASL"(?: "([^"]*)")?', re.IGNORECASE)
 REFUSAL = re.compile(rb"(NO|BYE)\b(?: \(([^ )/]+)[^)]*\))?", re.IGNORECASE)
 
 
-def shown(line: bytes) -> bytes:
+def redact_command(line: bytes) -> bytes:
     """Return a command as it may be logged; everything unknown could be a password."""
     name = line.partition(b" ")[0]
     if name.upper() in (b"CAPABILITY", b"NOOP", b"STARTTLS", b"LOGOUT"):
@@ -56,13 +56,13 @@ def shown(line: bytes) -> bytes:
     return name + b" " + REDACTED if name.upper() == b"AUTHENTICATE" else REDACTED
 
 
-def capabilities(terms: Terms) -> bytes:
+def capabilities(offer: LoginOffer) -> bytes:
     """Return our capabilities, one per line, with STARTTLS and SASL as they apply now."""
-    listed = [word.strip() for word in terms.capability.split("  ")]
+    listed = [word.strip() for word in offer.capability.split("  ")]
     listed = [word for word in listed if word and word.upper() != '"STARTTLS"']
-    if terms.login_disabled:
+    if offer.login_disabled:
         listed = ['"SASL" ""' if word.upper().startswith('"SASL"') else word for word in listed]
-    if terms.starttls:
+    if offer.starttls:
         listed.append('"STARTTLS"')
     return fsencode("".join(f"{word}\r\n" for word in listed))
 
@@ -86,8 +86,8 @@ class ManageSieve(Protocol):
     def own_greeting(self, hostname: str) -> bytes:
         return quote(b"ManageSieve Ready " + fsencode(hostname))
 
-    def greeting(self, hostname: str, terms: Terms) -> bytes:
-        return capabilities(terms) + b"OK " + self.own_greeting(hostname) + b"\r\n"
+    def greeting(self, hostname: str, offer: LoginOffer) -> bytes:
+        return capabilities(offer) + b"OK " + self.own_greeting(hostname) + b"\r\n"
 
     def refused_mechanisms(self, capability: str) -> list[str]:
         listed = SASL.search(fsencode(capability))
@@ -98,29 +98,31 @@ class ManageSieve(Protocol):
         code = b"(TRYLATER) " if temporary else b""
         return b"BYE %b%b\r\n" % (code, quote(fsencode(reason)))
 
-    def client(self, terms: Terms, secured: Terms) -> Dialogue[Credentials | None]:
+    def client_dialogue(
+        self, offer: LoginOffer, offer_after_tls: LoginOffer
+    ) -> Dialogue[Credentials | None]:
         while True:
             try:
-                line = yield ReadLine(LINE_LIMIT, shown)
+                line = yield ReadLine(LINE_LIMIT, redact_command)
                 name, space, rest = line.partition(b" ")
                 pieces = yield from GRAMMAR.read_literals(line)
                 arguments = GRAMMAR.arguments([space + rest, *pieces[1:]])
                 match name.upper(), arguments:
-                    case b"AUTHENTICATE", [_] if terms.login_disabled:
+                    case b"AUTHENTICATE", [_] if offer.login_disabled:
                         return Credentials("", b"")
                     case b"AUTHENTICATE", [mechanism, *initial] if len(initial) < 2:
                         return (yield from self.credentials(mechanism, initial))
                     case b"CAPABILITY", []:
-                        yield Write(capabilities(terms) + b'OK "done"\r\n')
+                        yield Write(capabilities(offer) + b'OK "done"\r\n')
                     case b"NOOP", []:
                         yield Write(b'OK "done"\r\n')
                     case b"NOOP", [tag]:
                         yield Write(b'OK (TAG %b) "done"\r\n' % string(tag))
-                    case b"STARTTLS", [] if terms.starttls:
+                    case b"STARTTLS", [] if offer.starttls:
                         yield Write(b'OK "begin TLS"\r\n')
                         yield StartTLS()
-                        terms = secured
-                        yield Write(capabilities(terms) + b'OK "TLS begun"\r\n')
+                        offer = offer_after_tls
+                        yield Write(capabilities(offer) + b'OK "TLS begun"\r\n')
                     case b"LOGOUT", []:
                         yield Write(b'OK "see you"\r\n')
                         return None
@@ -148,14 +150,14 @@ class ManageSieve(Protocol):
             raise Malformed("expected one string")
         return sasl.decode_plain(reply[0])
 
-    def login(
-        self, credentials: Credentials, own_greeting: bytes, upgrade: StartTLSPolicy
+    def server_dialogue(
+        self, credentials: Credentials, own_greeting: bytes, start_tls: StartTLSPolicy
     ) -> Dialogue[Accepted]:
         announced, line = yield from self.announced("greeting")
         if line.endswith(own_greeting):
             raise ConnectedToItself("its greeting is our own")
-        if upgrade is not StartTLSPolicy.NEVER:
-            announced = yield from self.upgrade(upgrade, announced)
+        if start_tls is not StartTLSPolicy.NEVER:
+            announced = yield from self.negotiate_tls(start_tls, announced)
         if b"PLAIN" not in announced.get(b"SASL", b"").upper().split():
             raise MechanismUnavailable("the real server does not offer SASL PLAIN")
         self.require_sendable(
@@ -167,7 +169,7 @@ class ManageSieve(Protocol):
         else:
             argument = b"{%d+}\r\n%b" % (len(message), message)
         head = b'AUTHENTICATE "PLAIN" '
-        yield Write(head + argument + b"\r\n", shown=head + REDACTED + b"\r\n")
+        yield Write(head + argument + b"\r\n", log_as=head + REDACTED + b"\r\n")
         lines, line = yield from self.response("AUTHENTICATE")
         if any(SASL.match(line) for line in lines):  # those after STARTTLS, which came late
             _, line = yield from self.response("AUTHENTICATE")
@@ -176,15 +178,15 @@ class ManageSieve(Protocol):
             raise refused(line, found[0], code, credentials, placeholder=quote(REDACTED))
         return Accepted(line)
 
-    def upgrade(
-        self, upgrade: StartTLSPolicy, announced: dict[bytes, bytes]
+    def negotiate_tls(
+        self, start_tls: StartTLSPolicy, announced: dict[bytes, bytes]
     ) -> Dialogue[dict[bytes, bytes]]:
         """Negotiate TLS with a real server that offers it; return its capabilities after that.
 
         Raises ServerTLSNotPresent if TLS is required but not offered, NegotiationFailed if refused.
         """
         if b"STARTTLS" not in announced:
-            if upgrade is StartTLSPolicy.REQUIRED:
+            if start_tls is StartTLSPolicy.REQUIRED:
                 raise ServerTLSNotPresent("the real server does not offer STARTTLS")
             return announced
         yield Write(b"STARTTLS\r\n")
@@ -220,7 +222,7 @@ class ManageSieve(Protocol):
 
     def whole_line(self, what: str) -> Dialogue[bytes]:
         """Read a real server's line, its literals included."""
-        line = whole = yield ReadLine(SERVER_LINE_LIMIT, redacted)
+        line = whole = yield ReadLine(SERVER_LINE_LIMIT, redact_reply)
         if OUTCOME.match(line) and not OUTCOME_LITERAL.match(line):
             return line
         while literal := LITERAL.search(line):
@@ -228,7 +230,7 @@ class ManageSieve(Protocol):
             if size > ANSWER_LIMIT or len(whole) > ANSWER_LIMIT:
                 raise unexpected(f"{what}: literal too long")
             text = yield ReadExactly(size)
-            line = yield ReadLine(SERVER_LINE_LIMIT, redacted)
+            line = yield ReadLine(SERVER_LINE_LIMIT, redact_reply)
             whole += b"\r\n" + text + line
         return whole
 

@@ -16,12 +16,12 @@ from perdition.protocol.dialogue import (
     Credentials,
     Dialogue,
     LineTooLong,
+    LoginOffer,
     ReadLine,
     StartTLS,
     StartTLSPolicy,
-    Terms,
     Write,
-    redacted,
+    redact_reply,
     refuse,
 )
 from perdition.protocol.refusals import refused
@@ -38,7 +38,7 @@ USER_REFUSED = re.compile(rb"-ERR \[AUTH\]", re.IGNORECASE)
 REFUSAL = re.compile(rb"-ERR\b(?: \[([^]/ ]+)[^]]*\])?", re.IGNORECASE)
 
 
-def shown(line: bytes) -> bytes:
+def redact_command(line: bytes) -> bytes:
     """Return a command as it may be logged; everything unknown could be a password."""
     command = line.partition(b" ")[0]
     if command.upper() in (b"USER", b"CAPA", b"STLS", b"QUIT"):
@@ -46,16 +46,16 @@ def shown(line: bytes) -> bytes:
     return command + b" " + REDACTED if command.upper() == b"PASS" else REDACTED
 
 
-def capabilities(terms: Terms) -> list[str]:
+def capabilities(offer: LoginOffer) -> list[str]:
     """Return the lines of our response to CAPA, with STLS, USER and SASL as they apply now.
 
     The option separates them by dots or, as before perdition 1.18, by two spaces.
     """
-    delimiter = "  " if "  " in terms.capability else "."
-    listed = [word for word in terms.capability.split(delimiter) if word and word != "STLS"]
-    if terms.login_disabled:
+    delimiter = "  " if "  " in offer.capability else "."
+    listed = [word for word in offer.capability.split(delimiter) if word and word != "STLS"]
+    if offer.login_disabled:
         listed = [word for word in listed if word.split()[:1] not in (["USER"], ["SASL"])]
-    return [*listed, "STLS"] if terms.starttls else listed
+    return [*listed, "STLS"] if offer.starttls else listed
 
 
 def cut_command(line: bytes) -> tuple[bytes, bytes | None]:
@@ -80,20 +80,22 @@ class POP3(Protocol):
     def own_greeting(self, hostname: str) -> bytes:
         return b"+OK POP3 Ready " + fsencode(hostname)
 
-    def greeting(self, hostname: str, terms: Terms) -> bytes:
+    def greeting(self, hostname: str, offer: LoginOffer) -> bytes:
         return self.own_greeting(hostname) + b"\r\n"
 
     def refused_mechanisms(self, capability: str) -> list[str]:
-        listed = (line.split() for line in capabilities(Terms(capability)))
+        listed = (line.split() for line in capabilities(LoginOffer(capability)))
         return [
             f"SASL {name}" for word, *names in listed if word.upper() == "SASL" for name in names
         ]
 
-    def client(self, terms: Terms, secured: Terms) -> Dialogue[Credentials | None]:
+    def client_dialogue(
+        self, offer: LoginOffer, offer_after_tls: LoginOffer
+    ) -> Dialogue[Credentials | None]:
         user = b""
         while True:
             try:
-                line = yield ReadLine(LINE_LIMIT, shown)
+                line = yield ReadLine(LINE_LIMIT, redact_command)
             except LineTooLong:
                 yield Write(b"-ERR line too long, closing\r\n")
                 return None
@@ -101,19 +103,19 @@ class POP3(Protocol):
                 case _ if not set(line).isdisjoint(CONTROL_CHARACTERS):
                     yield from refuse(b"-ERR a line must not contain control characters\r\n")
                 case b"USER", bytes(name) if b" " not in name:
-                    if terms.login_disabled:
+                    if offer.login_disabled:
                         return Credentials(fsdecode(name), b"")
                     user = name
                     yield Write(b"+OK send the password\r\n")
                 case b"PASS", bytes(password) if user:
                     return Credentials(fsdecode(user), password)
                 case b"CAPA", None:
-                    listed = "".join(f"{word}\r\n" for word in capabilities(terms))
+                    listed = "".join(f"{word}\r\n" for word in capabilities(offer))
                     yield Write(b"+OK capabilities follow\r\n" + fsencode(listed) + b".\r\n")
-                case b"STLS", None if terms.starttls:
+                case b"STLS", None if offer.starttls:
                     yield Write(b"+OK begin TLS\r\n")
                     yield StartTLS()
-                    terms, user = secured, b""
+                    offer, user = offer_after_tls, b""
                 case b"QUIT", None:
                     yield Write(b"+OK bye\r\n")
                     return None
@@ -122,16 +124,16 @@ class POP3(Protocol):
                 case _:
                     yield from refuse(b"-ERR use USER name, then PASS password; CAPA or QUIT\r\n")
 
-    def login(
-        self, credentials: Credentials, own_greeting: bytes, upgrade: StartTLSPolicy
+    def server_dialogue(
+        self, credentials: Credentials, own_greeting: bytes, start_tls: StartTLSPolicy
     ) -> Dialogue[Accepted]:
         greeting = yield ReadLine(SERVER_LINE_LIMIT)
         if greeting == own_greeting:
             raise ConnectedToItself("its greeting is our own")
         if not is_ok(greeting):
             raise unexpected("greeting", greeting)
-        if upgrade is not StartTLSPolicy.NEVER:
-            yield from self.upgrade(upgrade)
+        if start_tls is not StartTLSPolicy.NEVER:
+            yield from self.negotiate_tls(start_tls)
         user = fsencode(credentials.user)
         self.require_sendable(user, credentials.password)
         yield Write(b"USER " + user + b"\r\n")
@@ -140,8 +142,8 @@ class POP3(Protocol):
             raise MechanismUnavailable("the real server requires TLS: it has no USER without STLS")
         if is_ok(line):
             password = b"PASS " + credentials.password + b"\r\n"
-            yield Write(password, shown=b"PASS " + REDACTED + b"\r\n")
-            line = yield ReadLine(SERVER_LINE_LIMIT, redacted)
+            yield Write(password, log_as=b"PASS " + REDACTED + b"\r\n")
+            line = yield ReadLine(SERVER_LINE_LIMIT, redact_reply)
         if is_ok(line):
             return Accepted(line)
         if found := REFUSAL.match(line):
@@ -156,13 +158,13 @@ class POP3(Protocol):
         announced = yield from self.announced()
         return b"STLS" in announced and b"USER" not in announced
 
-    def upgrade(self, upgrade: StartTLSPolicy) -> Dialogue[None]:
+    def negotiate_tls(self, start_tls: StartTLSPolicy) -> Dialogue[None]:
         """Negotiate TLS with the real server if it offers STLS.
 
         Raises ServerTLSNotPresent if TLS is required but not offered, NegotiationFailed if refused.
         """
         if b"STLS" not in (yield from self.announced()):
-            if upgrade is StartTLSPolicy.REQUIRED:
+            if start_tls is StartTLSPolicy.REQUIRED:
                 raise ServerTLSNotPresent("the real server does not offer STLS")
             return
         yield Write(b"STLS\r\n")

@@ -41,13 +41,13 @@ def refused(
         line = head + b" " + placeholder
     if repeats_password(untagged, credentials):
         untagged = b""
-    shown = fsdecode(line[:LOGGED_LENGTH])
+    reply_for_log = fsdecode(line[:LOGGED_LENGTH])
     code = code.upper()
     if code in CREDENTIAL_CODES:
-        return Rejected(f"the real server replied: {shown}", line, untagged)
+        return Rejected(f"the real server replied: {reply_for_log}", line, untagged)
     if code in PLAINTEXT_CODES:
-        return MechanismUnavailable(f"the real server requires TLS: {shown}")
-    return ServerRefused(shown, line, untagged)
+        return MechanismUnavailable(f"the real server requires TLS: {reply_for_log}")
+    return ServerRefused(reply_for_log, line, untagged)
 
 
 def repeats_password(line: bytes, credentials: Credentials) -> bool:

@@ -14,7 +14,7 @@ from typing import Self
 
 import pytest
 
-from perdition.helper.process import MAX_RUNNING, MAX_RUNNING_PER_USER
+from perdition.helper.helper import MAX_RUNNING, MAX_RUNNING_PER_USER
 from tests.process.conftest import ACCOUNT, NAMES, PASSWORD, every_protocol, needs_root
 from tests.support.client_connection import PROTOCOLS, OpenClients, RawConnection
 from tests.support.folders import BIN, public_folder

@@ -16,7 +16,7 @@ from perdition.net.loop import TICK, Loop
 from perdition.net.stream import Stream
 from perdition.net.transport import TLSError
 from perdition.protocol.base import Protocol
-from perdition.protocol.dialogue import Accepted, Credentials, Dialogue, StartTLSPolicy, Terms
+from perdition.protocol.dialogue import Accepted, Credentials, Dialogue, LoginOffer, StartTLSPolicy
 from tests.unit.recorded_log import RecordedLog
 
 T = TypeVar("T")
@@ -77,7 +77,7 @@ class DialogueUnderTest(Generic[T]):
         self._sock, self._peer = socket.socketpair()
         for end in (self._sock, self._peer):
             end.setblocking(False)
-        self._stream = Stream(loop, self._sock, seconds=0)
+        self._stream = Stream(loop, self._sock, timeout=0)
         sink = RecordedLog()
         self.logged = sink.lines
         log = Log("perdition", sink, debug=True)
@@ -208,31 +208,37 @@ class DialogueStarter:
 
 
 class ProtocolUnderTest:
-    """The two dialogues of a protocol, with the terms and the user that most of its tests have."""
+    """The two dialogues of a protocol, with the offer and the user that most of its tests have."""
 
     def __init__(
-        self, start: DialogueStarter, protocol: Protocol, terms: Terms, credentials: Credentials
+        self,
+        start: DialogueStarter,
+        protocol: Protocol,
+        offer: LoginOffer,
+        credentials: Credentials,
     ) -> None:
         self.start = start
         self.protocol = protocol
-        self.terms = terms
+        self.offer = offer
         self.credentials = credentials
 
     def client(
-        self, received: bytes, terms: Terms | None = None
+        self, received: bytes, offer: LoginOffer | None = None
     ) -> DialogueUnderTest[Credentials | None]:
         """The dialogue with a client that sends octets."""
-        return self.start(self.protocol.client(terms or self.terms, self.terms), received)
+        return self.start(self.protocol.client_dialogue(offer or self.offer, self.offer), received)
 
     def login(
         self,
         received: bytes = b"",
-        upgrade: StartTLSPolicy = StartTLSPolicy.NEVER,
+        start_tls: StartTLSPolicy = StartTLSPolicy.NEVER,
         credentials: Credentials | None = None,
     ) -> DialogueUnderTest[Accepted]:
         """The dialogue with a real server that sends octets."""
         own_greeting = self.protocol.own_greeting("proxy.example")
-        login = self.protocol.login(credentials or self.credentials, own_greeting, upgrade)
+        login = self.protocol.server_dialogue(
+            credentials or self.credentials, own_greeting, start_tls
+        )
         return self.start(login, received)
 
 

@@ -18,8 +18,8 @@ from perdition.protocol.dialogue import (
     Credentials,
     Dialogue,
     LineTooLong,
+    LoginOffer,
     StartTLSPolicy,
-    Terms,
 )
 from tests.unit.scripted_dialogue import DialogueStarter, DialogueUnderTest
 
@@ -32,12 +32,14 @@ Begin = Callable[[Protocol], Dialogue[Any]]
 
 def client(protocol: Protocol) -> Dialogue[Any]:
     """The dialogue with a client that may use STARTTLS."""
-    return protocol.client(Terms("", starttls=True), Terms(""))
+    return protocol.client_dialogue(LoginOffer("", starttls=True), LoginOffer(""))
 
 
 def login(protocol: Protocol) -> Dialogue[Any]:
     """The dialogue with a real server, with STARTTLS if that offers it."""
-    return protocol.login(JOE, protocol.own_greeting("proxy.example"), StartTLSPolicy.IF_OFFERED)
+    return protocol.server_dialogue(
+        JOE, protocol.own_greeting("proxy.example"), StartTLSPolicy.IF_OFFERED
+    )
 
 
 class Side(NamedTuple):

@@ -11,14 +11,14 @@ import pytest
 from perdition.failure import ConnectedToItself, Failure, Rejected
 from perdition.protocol import SERVICES
 from perdition.protocol.base import Protocol
-from perdition.protocol.dialogue import Accepted, Credentials, StartTLSPolicy, Terms
+from perdition.protocol.dialogue import Accepted, Credentials, LoginOffer, StartTLSPolicy
 from tests.unit.scripted_dialogue import DialogueStarter, DialogueUnderTest, relay
 
 POP3, IMAP4, SIEVE = (SERVICES[name].protocol for name in ("POP3", "IMAP4", "MANAGESIEVE"))
 OURS, THEIRS = "proxy.example", "real.example"
 JOE = Credentials("joe", b"secret")
-NOTHING = Terms("")
-STARTTLS = Terms("", starttls=True)
+NOTHING = LoginOffer("")
+STARTTLS = LoginOffer("", starttls=True)
 
 CAPABILITIES = [
     pytest.param(POP3, "UIDL.USER", id="pop3"),
@@ -46,14 +46,16 @@ def test_client_is_told_that_its_connection_is_closed(protocol: Protocol, notice
 def log_in_at_ourselves(
     start_dialogue: DialogueStarter,
     protocol: Protocol,
-    server: Terms,
+    server: LoginOffer,
     credentials: Credentials,
-    upgrade: StartTLSPolicy = StartTLSPolicy.NEVER,
+    start_tls: StartTLSPolicy = StartTLSPolicy.NEVER,
 ) -> tuple[DialogueUnderTest[Accepted], DialogueUnderTest[Credentials | None]]:
     """Connect our login dialogue to our client dialogue, which plays the real server."""
     secured = server._replace(starttls=False, login_disabled=False)
-    login = start_dialogue(protocol.login(credentials, protocol.own_greeting(OURS), upgrade))
-    client = start_dialogue(protocol.client(server, secured))
+    login = start_dialogue(
+        protocol.server_dialogue(credentials, protocol.own_greeting(OURS), start_tls)
+    )
+    client = start_dialogue(protocol.client_dialogue(server, secured))
     login.receive(protocol.greeting(THEIRS, server))
     relay(login, client)
     return login, client
@@ -81,7 +83,9 @@ def test_credentials_arrive_unchanged(
     password: bytes,
 ) -> None:
     credentials = Credentials(fsdecode(user), password)
-    login, client = log_in_at_ourselves(start_dialogue, protocol, Terms(capability), credentials)
+    login, client = log_in_at_ourselves(
+        start_dialogue, protocol, LoginOffer(capability), credentials
+    )
 
     arrived = client.outcome
     assert arrived
@@ -96,7 +100,7 @@ def test_control_characters_arrive_where_the_protocol_can_carry_them(
     start_dialogue: DialogueStarter, protocol: Protocol, capability: str
 ) -> None:
     credentials = Credentials("j\toe", bytes({*range(0x20), 0x7F} - set(b"\0\r\n")))
-    _, client = log_in_at_ourselves(start_dialogue, protocol, Terms(capability), credentials)
+    _, client = log_in_at_ourselves(start_dialogue, protocol, LoginOffer(capability), credentials)
     assert client.outcome
     assert (client.outcome.user, client.outcome.password) == credentials[:2]
 
@@ -105,7 +109,7 @@ def test_control_characters_arrive_where_the_protocol_can_carry_them(
 def test_refusals_are_understood(
     start_dialogue: DialogueStarter, protocol: Protocol, capability: str
 ) -> None:
-    login, client = log_in_at_ourselves(start_dialogue, protocol, Terms(capability), JOE)
+    login, client = log_in_at_ourselves(start_dialogue, protocol, LoginOffer(capability), JOE)
     assert client.outcome
 
     with pytest.raises(Rejected):
@@ -116,7 +120,7 @@ def test_refusals_are_understood(
 def test_tls_is_negotiated_before_the_login(
     start_dialogue: DialogueStarter, protocol: Protocol, capability: str
 ) -> None:
-    server = Terms(capability, starttls=True, login_disabled=True)
+    server = LoginOffer(capability, starttls=True, login_disabled=True)
     login, client = log_in_at_ourselves(
         start_dialogue, protocol, server, JOE, StartTLSPolicy.REQUIRED
     )
@@ -127,18 +131,18 @@ def test_tls_is_negotiated_before_the_login(
 
 
 @pytest.mark.parametrize("starttls", [False, True])
-@pytest.mark.parametrize("upgrade", StartTLSPolicy)
+@pytest.mark.parametrize("start_tls", StartTLSPolicy)
 @every_server
 def test_connection_to_ourselves_is_detected(
     start_dialogue: DialogueStarter,
     protocol: Protocol,
     capability: str,
     starttls: bool,
-    upgrade: StartTLSPolicy,
+    start_tls: StartTLSPolicy,
 ) -> None:
-    login = start_dialogue(protocol.login(JOE, protocol.own_greeting(OURS), upgrade))
+    login = start_dialogue(protocol.server_dialogue(JOE, protocol.own_greeting(OURS), start_tls))
     with pytest.raises(ConnectedToItself):
-        login.receive(protocol.greeting(OURS, Terms(capability, starttls)))
+        login.receive(protocol.greeting(OURS, LoginOffer(capability, starttls)))
 
 
 @pytest.mark.parametrize("size", [1, 2, 7])
@@ -153,8 +157,8 @@ def test_connection_to_ourselves_is_detected(
 def test_octets_may_arrive_in_any_pieces(
     start_dialogue: DialogueStarter, protocol: Protocol, received: bytes, size: int
 ) -> None:
-    whole = start_dialogue(protocol.client(NOTHING, NOTHING), received)
-    pieces = start_dialogue(protocol.client(NOTHING, NOTHING))
+    whole = start_dialogue(protocol.client_dialogue(NOTHING, NOTHING), received)
+    pieces = start_dialogue(protocol.client_dialogue(NOTHING, NOTHING))
     for start in range(0, len(received), size):
         pieces.receive(received[start : start + size])
 
@@ -216,7 +220,7 @@ def test_no_password_of_a_client_is_logged(
     received = received.replace(b"%b", SECRET)
     assert leaks(received)
 
-    dialogue = start_dialogue(protocol.client(NOTHING, NOTHING), received)
+    dialogue = start_dialogue(protocol.client_dialogue(NOTHING, NOTHING), received)
 
     assert dialogue.logged
     assert not [line for line in dialogue.logged if leaks(line)]
@@ -250,9 +254,9 @@ def test_no_password_for_a_real_server_is_logged(
 ) -> None:
     credentials = Credentials("joe", SECRET + extra)
     login = start_dialogue(
-        protocol.login(credentials, protocol.own_greeting(OURS), StartTLSPolicy.NEVER)
+        protocol.server_dialogue(credentials, protocol.own_greeting(OURS), StartTLSPolicy.NEVER)
     )
-    failure = fail(login, protocol.greeting(THEIRS, Terms(capability)), answer + b"\r\n")
+    failure = fail(login, protocol.greeting(THEIRS, LoginOffer(capability)), answer + b"\r\n")
 
     assert not leaks(f"{failure!r} {failure.detail} {failure.status}")
     assert login.logged
@@ -264,11 +268,11 @@ def test_password_that_a_real_server_echoes_is_in_no_failure(
     start_dialogue: DialogueStarter, protocol: Protocol, capability: str
 ) -> None:
     login = start_dialogue(
-        protocol.login(
+        protocol.server_dialogue(
             Credentials("joe", SECRET), protocol.own_greeting(OURS), StartTLSPolicy.NEVER
         )
     )
-    failure = fail(login, protocol.greeting(THEIRS, Terms(capability)))
+    failure = fail(login, protocol.greeting(THEIRS, LoginOffer(capability)))
 
     assert not leaks(f"{failure!r} {failure.detail} {failure.status}")
 

@@ -20,7 +20,7 @@ from perdition.helper.channel import (
     receive_message,
 )
 from perdition.helper.client import HelperClient
-from perdition.helper.process import (
+from perdition.helper.helper import (
     PAM_SYSTEM_ERROR,
     AuthenticationRequest,
     Helper,

@@ -19,13 +19,19 @@ from perdition.failure import (
     ServerTLSNotPresent,
     TLSNotPresent,
 )
-from perdition.protocol.dialogue import Accepted, Credentials, LineTooLong, StartTLSPolicy, Terms
+from perdition.protocol.dialogue import (
+    Accepted,
+    Credentials,
+    LineTooLong,
+    LoginOffer,
+    StartTLSPolicy,
+)
 from perdition.protocol.imap4 import IMAP4
 from tests.unit.scripted_dialogue import DialogueStarter, ProtocolUnderTest
 
 PROTOCOL = IMAP4()
-PLAIN = Terms("IMAP4 IMAP4REV1")
-TLS_FIRST = Terms("IMAP4 IMAP4REV1", starttls=True, login_disabled=True)
+PLAIN = LoginOffer("IMAP4 IMAP4REV1")
+TLS_FIRST = LoginOffer("IMAP4 IMAP4REV1", starttls=True, login_disabled=True)
 JOE = Credentials("joe", b"secret", tag=b"a")
 
 
@@ -233,26 +239,26 @@ class TestClient:
 
 class TestCapability:
     @pytest.mark.parametrize(
-        ("terms", "announced"),
+        ("offer", "announced"),
         [
-            (Terms("IMAP4 IMAP4REV1"), b"IMAP4 IMAP4REV1"),
-            (Terms("IMAP4REV1 LITERAL+"), b"IMAP4REV1 LITERAL+"),
-            (Terms("IMAP4", starttls=True), b"IMAP4 STARTTLS"),
-            (Terms("IMAP4 STARTTLS", starttls=True), b"IMAP4 STARTTLS"),
-            (Terms("IMAP4 STARTTLS ID"), b"IMAP4 ID"),
-            (Terms("STARTTLS IMAP4"), b"IMAP4"),
-            (Terms("IMAP4 X-STARTTLS"), b"IMAP4 X-STARTTLS"),
-            (Terms("IMAP4", login_disabled=True), b"IMAP4 LOGINDISABLED"),
-            (Terms("IMAP4 LOGINDISABLED", login_disabled=True), b"IMAP4 LOGINDISABLED"),
+            (LoginOffer("IMAP4 IMAP4REV1"), b"IMAP4 IMAP4REV1"),
+            (LoginOffer("IMAP4REV1 LITERAL+"), b"IMAP4REV1 LITERAL+"),
+            (LoginOffer("IMAP4", starttls=True), b"IMAP4 STARTTLS"),
+            (LoginOffer("IMAP4 STARTTLS", starttls=True), b"IMAP4 STARTTLS"),
+            (LoginOffer("IMAP4 STARTTLS ID"), b"IMAP4 ID"),
+            (LoginOffer("STARTTLS IMAP4"), b"IMAP4"),
+            (LoginOffer("IMAP4 X-STARTTLS"), b"IMAP4 X-STARTTLS"),
+            (LoginOffer("IMAP4", login_disabled=True), b"IMAP4 LOGINDISABLED"),
+            (LoginOffer("IMAP4 LOGINDISABLED", login_disabled=True), b"IMAP4 LOGINDISABLED"),
             (TLS_FIRST, b"IMAP4 IMAP4REV1 STARTTLS LOGINDISABLED"),
         ],
     )
     def test_lists_starttls_and_logindisabled_as_they_are_now(
-        self, imap4: ProtocolUnderTest, terms: Terms, announced: bytes
+        self, imap4: ProtocolUnderTest, offer: LoginOffer, announced: bytes
     ) -> None:
-        dialogue = imap4.client(b"a CAPABILITY\r\n", terms)
+        dialogue = imap4.client(b"a CAPABILITY\r\n", offer)
         assert dialogue.lines[0] == b"* CAPABILITY " + announced
-        assert PROTOCOL.greeting("mx.example", terms) == (
+        assert PROTOCOL.greeting("mx.example", offer) == (
             b"* OK [CAPABILITY %b] IMAP4 Ready mx.example\r\n" % announced
         )
 
@@ -524,12 +530,12 @@ class TestUpgrade:
             b"perdition LOGIN"
         )
 
-    @pytest.mark.parametrize("upgrade", [StartTLSPolicy.IF_OFFERED, StartTLSPolicy.REQUIRED])
+    @pytest.mark.parametrize("start_tls", [StartTLSPolicy.IF_OFFERED, StartTLSPolicy.REQUIRED])
     def test_precedes_the_login_and_capabilities_are_requested_again(
-        self, imap4: ProtocolUnderTest, upgrade: StartTLSPolicy
+        self, imap4: ProtocolUnderTest, start_tls: StartTLSPolicy
     ) -> None:
         dialogue = imap4.login(
-            greeting("STARTTLS", "LOGINDISABLED") + b"perdition OK go\r\n", upgrade
+            greeting("STARTTLS", "LOGINDISABLED") + b"perdition OK go\r\n", start_tls
         )
         assert dialogue.upgrades == 1
         assert dialogue.lines == [b"perdition STARTTLS", b"perdition CAPABILITY"]
@@ -557,12 +563,12 @@ class TestUpgrade:
             dialogue.receive(greeting())
         assert dialogue.sent == b""
 
-    @pytest.mark.parametrize("upgrade", [StartTLSPolicy.IF_OFFERED, StartTLSPolicy.REQUIRED])
+    @pytest.mark.parametrize("start_tls", [StartTLSPolicy.IF_OFFERED, StartTLSPolicy.REQUIRED])
     @pytest.mark.parametrize("refusal", [b"NO not now", b"BAD what?"])
     def test_refusal_ends_the_login(
-        self, imap4: ProtocolUnderTest, upgrade: StartTLSPolicy, refusal: bytes
+        self, imap4: ProtocolUnderTest, start_tls: StartTLSPolicy, refusal: bytes
     ) -> None:
-        dialogue = imap4.login(b"", upgrade)
+        dialogue = imap4.login(b"", start_tls)
         with pytest.raises(NegotiationFailed):
             dialogue.receive(greeting("STARTTLS") + b"perdition %b\r\n" % refusal)
         assert dialogue.lines == [b"perdition STARTTLS"]

@@ -34,8 +34,8 @@ LAYERS = (
     "exit_status",
     "scoreboard",
     "files",
-    "endpoint",
     "failure",
+    "endpoint",
     "",
 )
 """Modules and packages from top to bottom: each imports only from itself and from below."""

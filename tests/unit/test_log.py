@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from perdition.endpoint import ConnectionEnds
+from perdition.endpoint import ConnectionEnds, Security
 from perdition.failure import StartupError
 from perdition.log import File, Log, Output, Priority, Sink, Syslog, open_sink, printable
 from perdition.session_log import LoginRecord, auth_line, close_line, connect_line
@@ -19,8 +19,8 @@ LOGIN = LoginRecord(
     user="joe",
     server="mx:143",
     protocol="IMAP4",
-    client_secure="plaintext",
-    server_secure="starttls",
+    client_security=Security.PLAINTEXT,
+    server_security=Security.STARTTLS,
     status='"ok"',
 )
 FAILED = LoginRecord(
@@ -28,8 +28,8 @@ FAILED = LoginRecord(
     user="joe",
     server="",
     protocol="POP3S",
-    client_secure="ssl",
-    server_secure="plaintext",
+    client_security=Security.SSL,
+    server_security=Security.PLAINTEXT,
     status='"failed: Re-Authentication Failure"',
     password="secret",
 )
@@ -105,7 +105,9 @@ def test_names_cannot_leave_their_quotes(text: str, shown: str) -> None:
     assert printable(text) == shown
     lines = [
         close_line(ENDS, text, text, None),
-        auth_line(ENDS, LoginRecord(text, text, text, "POP3", "ssl", "ssl", "ok", text)),
+        auth_line(
+            ENDS, LoginRecord(text, text, text, "POP3", Security.SSL, Security.SSL, "ok", text)
+        ),
     ]
     for line in lines:
         assert line.isprintable()

@@ -19,14 +19,20 @@ from perdition.failure import (
     ServerTLSNotPresent,
     TLSNotPresent,
 )
-from perdition.protocol.dialogue import Accepted, Credentials, LineTooLong, StartTLSPolicy, Terms
+from perdition.protocol.dialogue import (
+    Accepted,
+    Credentials,
+    LineTooLong,
+    LoginOffer,
+    StartTLSPolicy,
+)
 from perdition.protocol.managesieve import UNSOLICITED_SECONDS, ManageSieve
 from tests.unit.scripted_dialogue import DialogueStarter, ProtocolUnderTest
 
 PROTOCOL = ManageSieve()
-PLAIN = Terms('"IMPLEMENTATION" "x"  "SASL" "PLAIN"')
-TLS_FIRST = Terms('"SASL" "PLAIN"  "VERSION" "1.0"', starttls=True, login_disabled=True)
-TLS_OFFERED = Terms('"IMPLEMENTATION" "x"', starttls=True)
+PLAIN = LoginOffer('"IMPLEMENTATION" "x"  "SASL" "PLAIN"')
+TLS_FIRST = LoginOffer('"SASL" "PLAIN"  "VERSION" "1.0"', starttls=True, login_disabled=True)
+TLS_OFFERED = LoginOffer('"IMPLEMENTATION" "x"', starttls=True)
 JOE = Credentials("joe", b"secret")
 MESSAGE = b64encode(b"\0joe\0secret")
 
@@ -199,22 +205,22 @@ class TestClient:
 
 class TestCapability:
     @pytest.mark.parametrize(
-        ("terms", "announced"),
+        ("offer", "announced"),
         [
             (PLAIN, [b'"IMPLEMENTATION" "x"', b'"SASL" "PLAIN"']),
             (TLS_OFFERED, [b'"IMPLEMENTATION" "x"', b'"STARTTLS"']),
-            (Terms('"STARTTLS"  "SASL" ""', starttls=True), [b'"SASL" ""', b'"STARTTLS"']),
-            (Terms('"SASL" "PLAIN"  "starttls"'), [b'"SASL" "PLAIN"']),
-            (Terms(""), []),
+            (LoginOffer('"STARTTLS"  "SASL" ""', starttls=True), [b'"SASL" ""', b'"STARTTLS"']),
+            (LoginOffer('"SASL" "PLAIN"  "starttls"'), [b'"SASL" "PLAIN"']),
+            (LoginOffer(""), []),
             (TLS_FIRST, [b'"SASL" ""', b'"VERSION" "1.0"', b'"STARTTLS"']),
         ],
     )
     def test_lists_starttls_only_if_it_is_offered(
-        self, managesieve: ProtocolUnderTest, terms: Terms, announced: list[bytes]
+        self, managesieve: ProtocolUnderTest, offer: LoginOffer, announced: list[bytes]
     ) -> None:
-        dialogue = managesieve.client(b"CAPABILITY\r\n", terms)
+        dialogue = managesieve.client(b"CAPABILITY\r\n", offer)
         assert dialogue.lines[:-1] == announced
-        lines = PROTOCOL.greeting("mx.example", terms).splitlines()
+        lines = PROTOCOL.greeting("mx.example", offer).splitlines()
         assert lines == [*announced, b'OK "ManageSieve Ready mx.example"']
 
     def test_is_sent_unasked_after_starttls(self, managesieve: ProtocolUnderTest) -> None:
@@ -387,11 +393,11 @@ class TestUpgrade:
     def test_is_not_requested_if_upgrade_is_never(self, managesieve: ProtocolUnderTest) -> None:
         assert managesieve.login(STARTTLS, StartTLSPolicy.NEVER).answers == [b"AUTHENTICATE"]
 
-    @pytest.mark.parametrize("upgrade", [StartTLSPolicy.IF_OFFERED, StartTLSPolicy.REQUIRED])
+    @pytest.mark.parametrize("start_tls", [StartTLSPolicy.IF_OFFERED, StartTLSPolicy.REQUIRED])
     def test_precedes_the_login_and_capabilities_are_read_again(
-        self, managesieve: ProtocolUnderTest, upgrade: StartTLSPolicy
+        self, managesieve: ProtocolUnderTest, start_tls: StartTLSPolicy
     ) -> None:
-        dialogue = managesieve.login(b'"SASL" ""\r\n"starttls"\r\nOK\r\nOK "go"\r\n', upgrade)
+        dialogue = managesieve.login(b'"SASL" ""\r\n"starttls"\r\nOK\r\nOK "go"\r\n', start_tls)
         assert (dialogue.sent, dialogue.upgrades) == (b"STARTTLS\r\n", 1)
 
         dialogue.receive(capabilities())
@@ -435,12 +441,12 @@ class TestUpgrade:
             dialogue.receive(capabilities())
         assert dialogue.sent == b""
 
-    @pytest.mark.parametrize("upgrade", [StartTLSPolicy.IF_OFFERED, StartTLSPolicy.REQUIRED])
+    @pytest.mark.parametrize("start_tls", [StartTLSPolicy.IF_OFFERED, StartTLSPolicy.REQUIRED])
     @pytest.mark.parametrize("refusal", [b'NO "not now"', b'BYE "bye"'])
     def test_refusal_ends_the_login(
-        self, managesieve: ProtocolUnderTest, upgrade: StartTLSPolicy, refusal: bytes
+        self, managesieve: ProtocolUnderTest, start_tls: StartTLSPolicy, refusal: bytes
     ) -> None:
-        dialogue = managesieve.login(b"", upgrade)
+        dialogue = managesieve.login(b"", start_tls)
         with pytest.raises(NegotiationFailed):
             dialogue.receive(STARTTLS + refusal + b"\r\n")
         assert dialogue.sent == b"STARTTLS\r\n"

@@ -79,6 +79,7 @@ class TestCommandLine:
             (["-t", ""], "--timeout '': expected a number"),
             (["-t", "1 "], "--timeout '1 ': expected a number"),
             (["-t", "٣"], "--timeout '٣': expected a number"),
+            (["-l", "٣"], "--listen_port '٣': expected a service name"),
             (["-t", "9" * 5000], "expected a number"),
             (["--workers", "0"], "--workers '0': expected a number of at least 1"),
             (["-P", "SMTP"], "--protocol 'SMTP': expected one of POP3"),

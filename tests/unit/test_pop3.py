@@ -17,13 +17,19 @@ from perdition.failure import (
     ServerTLSNotPresent,
     TLSNotPresent,
 )
-from perdition.protocol.dialogue import Accepted, Credentials, LineTooLong, StartTLSPolicy, Terms
+from perdition.protocol.dialogue import (
+    Accepted,
+    Credentials,
+    LineTooLong,
+    LoginOffer,
+    StartTLSPolicy,
+)
 from perdition.protocol.pop3 import POP3
 from tests.unit.scripted_dialogue import DialogueStarter, ProtocolUnderTest
 
 PROTOCOL = POP3()
-PLAIN = Terms("UIDL.USER")
-TLS_OFFERED = Terms("UIDL.USER", starttls=True)
+PLAIN = LoginOffer("UIDL.USER")
+TLS_OFFERED = LoginOffer("UIDL.USER", starttls=True)
 JOE = Credentials("joe", b"secret")
 
 PAIRS = [
@@ -138,7 +144,7 @@ class TestClient:
     def test_capa_lists_the_capability_and_stls_if_it_is_offered(
         self, pop3: ProtocolUnderTest, capability: str, starttls: bool, listed: list[bytes]
     ) -> None:
-        dialogue = pop3.client(b"CAPA\r\n", Terms(capability, starttls))
+        dialogue = pop3.client(b"CAPA\r\n", LoginOffer(capability, starttls))
         assert dialogue.answers[0] == b"+OK"
         assert dialogue.lines[1:] == [*listed, b"."]
 
@@ -146,13 +152,13 @@ class TestClient:
     def test_no_login_is_offered_while_it_is_disabled(
         self, pop3: ProtocolUnderTest, capability: str
     ) -> None:
-        disabled = Terms(capability, starttls=True, login_disabled=True)
+        disabled = LoginOffer(capability, starttls=True, login_disabled=True)
         assert pop3.client(b"CAPA\r\n", disabled).lines[1:] == [b"UIDL", b"STLS", b"."]
 
     def test_no_password_is_requested_while_logins_are_disabled(
         self, pop3: ProtocolUnderTest
     ) -> None:
-        dialogue = pop3.client(b"USER joe\r\n", Terms("USER", login_disabled=True))
+        dialogue = pop3.client(b"USER joe\r\n", LoginOffer("USER", login_disabled=True))
         assert (dialogue.sent, dialogue.outcome) == (b"", Credentials("joe", b""))
 
     def test_user_name_from_before_tls_is_forgotten(self, pop3: ProtocolUnderTest) -> None:
@@ -274,9 +280,11 @@ class TestUpgrade:
     def test_is_not_requested_if_upgrade_is_never(self, pop3: ProtocolUnderTest) -> None:
         assert pop3.login(b"+OK hi\r\n", StartTLSPolicy.NEVER).sent == b"USER joe\r\n"
 
-    @pytest.mark.parametrize("upgrade", [StartTLSPolicy.IF_OFFERED, StartTLSPolicy.REQUIRED])
-    def test_precedes_the_user_name(self, pop3: ProtocolUnderTest, upgrade: StartTLSPolicy) -> None:
-        dialogue = pop3.login(b"+OK hi\r\n" + CAPA_WITH_STLS + b"+OK go\r\n", upgrade)
+    @pytest.mark.parametrize("start_tls", [StartTLSPolicy.IF_OFFERED, StartTLSPolicy.REQUIRED])
+    def test_precedes_the_user_name(
+        self, pop3: ProtocolUnderTest, start_tls: StartTLSPolicy
+    ) -> None:
+        dialogue = pop3.login(b"+OK hi\r\n" + CAPA_WITH_STLS + b"+OK go\r\n", start_tls)
         assert dialogue.sent == b"CAPA\r\nSTLS\r\nUSER joe\r\n"
         assert dialogue.upgrades == 1
 
@@ -296,9 +304,11 @@ class TestUpgrade:
             dialogue.receive(b"+OK hi\r\n" + capabilities)
         assert dialogue.sent == b"CAPA\r\n"
 
-    @pytest.mark.parametrize("upgrade", [StartTLSPolicy.IF_OFFERED, StartTLSPolicy.REQUIRED])
-    def test_refusal_ends_the_login(self, pop3: ProtocolUnderTest, upgrade: StartTLSPolicy) -> None:
-        dialogue = pop3.login(b"", upgrade)
+    @pytest.mark.parametrize("start_tls", [StartTLSPolicy.IF_OFFERED, StartTLSPolicy.REQUIRED])
+    def test_refusal_ends_the_login(
+        self, pop3: ProtocolUnderTest, start_tls: StartTLSPolicy
+    ) -> None:
+        dialogue = pop3.login(b"", start_tls)
         with pytest.raises(NegotiationFailed):
             dialogue.receive(b"+OK hi\r\n" + CAPA_WITH_STLS + b"-ERR not now\r\n")
         assert dialogue.sent == b"CAPA\r\nSTLS\r\n"

@@ -48,7 +48,7 @@ def lookup(popmap: PopMap, key: str) -> Destination | None:
 @pytest.fixture
 def no_delay(monkeypatch: pytest.MonkeyPatch) -> None:
     """Use changed files at once."""
-    monkeypatch.setattr("perdition.popmap.files.SETTLE_SECONDS", 0)
+    monkeypatch.setattr("perdition.popmap.file_map.SETTLE_SECONDS", 0)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from perdition.makedb.entries import entries
 from perdition.makedb.files import Format, Gdbm, make
 from perdition.options.table import Options
 from perdition.popmap import Destination, PopMap, Query
-from perdition.popmap import files as files_module
+from perdition.popmap import file_map as files_module
 from perdition.popmap.kinds import open_after_reload, open_map
 from tests.unit.test_popmap_files import WRITERS
 

@@ -109,7 +109,7 @@ def test_ten_thousand_users_are_found(kind: str, tmp_path: Path) -> None:
 
 
 def test_new_file_is_read(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("perdition.popmap.files.SETTLE_SECONDS", 0)
+    monkeypatch.setattr("perdition.popmap.file_map.SETTLE_SECONDS", 0)
     file = tmp_path / "popmap"
     WRITERS[kind](file, LINES)
     popmap = opened(kind, file)

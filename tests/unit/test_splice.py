@@ -16,9 +16,9 @@ from OpenSSL import SSL
 from perdition.net import splice as module
 from perdition.net import tls
 from perdition.net.loop import Loop
-from perdition.net.splice import BUFFER, PIPE_SIZE, SPARE_PIPES, Connection, Flow, Splice
+from perdition.net.splice import BUFFER, BULK_PIPE_SIZE, SPARE_PIPES, Flow, Splice
 from perdition.net.tls import MOVING_WRITE_BUFFER, PARTIAL_WRITE
-from perdition.net.transport import NOT_NOW, WantRead
+from perdition.net.transport import NOT_NOW, Transport, WantRead
 from perdition.protocol.base import Protocol
 from perdition.protocol.imap4 import IMAP4
 from perdition.protocol.managesieve import ManageSieve
@@ -30,7 +30,7 @@ BIG = 8 << 20
 """Octets: more than the kernel buffers for both connections of a session."""
 
 
-def connected_pair(tls: bool = False) -> tuple[Connection, Connection]:
+def connected_pair(tls: bool = False) -> tuple[Transport, Transport]:
     """Both ends of a connection, non-blocking."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         near = socket.create_connection(listener.getsockname())
@@ -52,11 +52,11 @@ def anonymous() -> SSL.Context:
     return context
 
 
-def secured(near: socket.socket, far: socket.socket) -> tuple[tls.Connection, tls.Connection]:
-    pair = tls.Connection(anonymous(), near), tls.Connection(anonymous(), far)
+def secured(near: socket.socket, far: socket.socket) -> tuple[tls.TLSConnection, tls.TLSConnection]:
+    pair = tls.TLSConnection(anonymous(), near), tls.TLSConnection(anonymous(), far)
     client, server = pair
-    client.connection.set_connect_state()
-    server.connection.set_accept_state()
+    client.ssl.set_connect_state()
+    server.ssl.set_accept_state()
     unfinished = set(pair)
     while unfinished:
         for sock in pair:
@@ -66,7 +66,7 @@ def secured(near: socket.socket, far: socket.socket) -> tuple[tls.Connection, tl
     return pair
 
 
-def narrow(source: Connection, sink: Connection) -> None:
+def narrow(source: Transport, sink: Transport) -> None:
     """Make the kernel's buffers between both ends of a connection small."""
     for end, option in ((source, socket.SO_SNDBUF), (sink, socket.SO_RCVBUF)):
         with socket.socket(fileno=os.dup(end.fileno())) as same:
@@ -79,7 +79,7 @@ class SplicePeer:
     ``reads`` is whether it reads at all, ``piece`` how many octets at once.
     """
 
-    def __init__(self, sock: Connection) -> None:
+    def __init__(self, sock: Transport) -> None:
         self.sock = sock
         self.unsent = memoryview(b"")
         self.received = bytearray()
@@ -113,13 +113,14 @@ class SplicePeer:
         if isinstance(self.sock, socket.socket):
             self.sock.shutdown(socket.SHUT_WR)
         else:
+            assert isinstance(self.sock, tls.TLSConnection)
             with suppress(WantRead):
                 self.sock.unwrap()
             self.reads = False
 
     def reset(self) -> None:
         """Close the connection with a reset."""
-        sock = self.sock.sock if isinstance(self.sock, tls.Connection) else self.sock
+        sock = self.sock.sock if isinstance(self.sock, tls.TLSConnection) else self.sock
         assert isinstance(sock, socket.socket)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         sock.close()
@@ -128,19 +129,19 @@ class SplicePeer:
 class RecordedSplice(Splice):
     """A splice that records its events and runs an action at its end."""
 
-    def __init__(self, loop: Loop, client: Connection, server: Connection, timeout: float) -> None:
+    def __init__(self, loop: Loop, client: Transport, server: Transport, timeout: float) -> None:
         self.totals = ([0], [0])
         super().__init__(loop, client, server, timeout, self.totals)
         self.events: list[str] = []
         self.at_end: Callable[[], None] = lambda: None
 
-    def note_idle(self) -> None:
+    def on_idle_timeout(self) -> None:
         self.events.append("idle")
 
-    def note_shutdown(self) -> None:
+    def on_shutdown(self) -> None:
         self.events.append("shutdown")
 
-    def note_end(self) -> None:
+    def on_closed(self) -> None:
         self.events.append("closed")
         self.at_end()
 
@@ -285,7 +286,7 @@ def test_slow_reader_delays_only_its_own_direction(session: SpliceUnderTest) -> 
     session.until_stuck()
 
     assert session.server.unsent, "the real server must feel the back-pressure"
-    assert held_octets(session.splice.down) <= len(BUFFER) + PIPE_SIZE
+    assert held_octets(session.splice.down) <= len(BUFFER) + BULK_PIPE_SIZE
 
     session.client.queue(b"DONE\r\n")
     assert session.until_server_has(6) == b"DONE\r\n"

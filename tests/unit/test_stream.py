@@ -50,7 +50,7 @@ def peer(ends: tuple[socket.socket, socket.socket]) -> socket.socket:
 @pytest.fixture
 def stream(loop: Loop, ends: tuple[socket.socket, socket.socket]) -> Stream:
     """A stream with a short timeout."""
-    return Stream(loop, ends[0], seconds=0.1)
+    return Stream(loop, ends[0], timeout=0.1)
 
 
 def test_lines_and_literals_are_read_from_any_pieces(
@@ -127,7 +127,7 @@ def test_large_output_is_written_completely(
     loop: Loop, stream: Stream, peer: socket.socket
 ) -> None:
     octets = bytes(range(256)) * 20_000
-    reader = Stream(loop, peer, seconds=0)
+    reader = Stream(loop, peer, timeout=0)
 
     async def send_and_read() -> bytes:
         loop.spawn(stream.write(octets))
@@ -224,7 +224,7 @@ def test_pause_after_a_write_that_had_to_wait_costs_no_cpu_time(
             wakeups.append(events)
         ready(woken, events)
 
-    reader = Stream(loop, peer, seconds=0)
+    reader = Stream(loop, peer, timeout=0)
     octets = bytes(5_000_000)
 
     async def serve() -> None:
@@ -247,7 +247,7 @@ def test_pause_after_a_write_that_had_to_wait_costs_no_cpu_time(
 @pytest.fixture
 def hurried(loop: Loop, ends: tuple[socket.socket, socket.socket]) -> Stream:
     """A stream with a deadline and no timeout."""
-    return Stream(loop, ends[0], seconds=0, deadline=0.3)
+    return Stream(loop, ends[0], timeout=0, deadline=0.3)
 
 
 @every_read
@@ -306,7 +306,7 @@ def test_peer_that_reads_nothing_exceeds_the_deadline(loop: Loop, hurried: Strea
 def test_timeout_before_the_deadline_is_a_timeout(
     loop: Loop, ends: tuple[socket.socket, socket.socket]
 ) -> None:
-    stream = Stream(loop, ends[0], seconds=0.1, deadline=60)
+    stream = Stream(loop, ends[0], timeout=0.1, deadline=60)
     with pytest.raises(TimeoutError) as raised:
         run(loop, stream.read_line(LIMIT))
     assert not isinstance(raised.value, DeadlineExceeded)

@@ -214,8 +214,8 @@ def test_server_name_indication_is_the_host_name(
     host: str, name: bytes | None, sock: socket.socket
 ) -> None:
     """RFC 6066: in ASCII, without a dot at the end, and never an address."""
-    wire = OutgoingTLS(Options()).wrap(sock, host)
-    assert wire.connection.get_servername() == name
+    connection = OutgoingTLS(Options()).wrap(sock, host)
+    assert connection.ssl.get_servername() == name
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from OpenSSL import SSL
 
-from perdition.net.tls import Connection
+from perdition.net.tls import TLSConnection
 from perdition.net.tls_listening import ListeningTLS, listening_files
 from perdition.net.tls_outgoing import OutgoingTLS
 from perdition.net.transport import TLSError, WantRead, WantWrite
@@ -39,12 +39,12 @@ def read(certificate: Certificate) -> tuple[Options, dict[str, bytes]]:
     return options, {path: Path(path).read_bytes() for path in listening_files(options)}
 
 
-def to_client(sock: socket.socket, certificate: Certificate) -> Connection:
+def to_client(sock: socket.socket, certificate: Certificate) -> TLSConnection:
     """Perdition's end of a connection with a client."""
     return ListeningTLS(*read(certificate), "").wrap(sock)
 
 
-def to_server(sock: socket.socket, _: Certificate) -> Connection:
+def to_server(sock: socket.socket, _: Certificate) -> TLSConnection:
     """Perdition's end of a connection with a real server."""
     return OutgoingTLS(Options(ssl_no_cert_verify=True)).wrap(sock, "localhost")
 
@@ -54,8 +54,8 @@ either_side = pytest.mark.parametrize("begin", [to_client, to_server])
 
 @contextmanager
 def connected(
-    begin: Callable[[socket.socket, Certificate], Connection], certificate: Certificate
-) -> Iterator[tuple[Connection, SSL.Connection]]:
+    begin: Callable[[socket.socket, Certificate], TLSConnection], certificate: Certificate
+) -> Iterator[tuple[TLSConnection, SSL.Connection]]:
     """Perdition's end and the peer's, after the handshake."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -65,16 +65,16 @@ def connected(
         if begin is to_server:
             context.use_certificate_file(str(certificate.certificate))
             context.use_privatekey_file(str(certificate.key))
-        wire, peer = begin(ours, certificate), SSL.Connection(context, theirs)
+        connection, peer = begin(ours, certificate), SSL.Connection(context, theirs)
         if begin is to_server:
             peer.set_accept_state()
         else:
             peer.set_connect_state()
-        do_handshakes(wire, peer)
-        yield wire, peer
+        do_handshakes(connection, peer)
+        yield connection, peer
 
 
-def do_handshakes(*ends: Connection | SSL.Connection) -> None:
+def do_handshakes(*ends: TLSConnection | SSL.Connection) -> None:
     """Do the handshake of both ends; raises the first error."""
     for _ in range(ROUND_TRIPS):
         for end in ends:
@@ -104,52 +104,52 @@ def renew_keys(peer: SSL.Connection, answer: bool) -> None:
 
 @either_side
 def test_read_ends_after_each_handshake_message(
-    begin: Callable[[socket.socket, Certificate], Connection], certificate: Certificate
+    begin: Callable[[socket.socket, Certificate], TLSConnection], certificate: Certificate
 ) -> None:
     """A peer that sends nothing else must not block the worker."""
-    with connected(begin, certificate) as (wire, peer):
+    with connected(begin, certificate) as (connection, peer):
         for _ in range(SOME):
             renew_keys(peer, answer=False)
         peer.send(b"at last")
 
         for _ in range(SOME):
             with pytest.raises(WantRead):
-                wire.recv(100)
+                connection.recv(100)
         while True:
             with suppress(WantRead):
-                assert wire.recv(100) == b"at last"
+                assert connection.recv(100) == b"at last"
                 break
 
 
-def demand_keys(wire: Connection, peer: SSL.Connection) -> None:
+def demand_keys(connection: TLSConnection, peer: SSL.Connection) -> None:
     """Have a peer request new keys many times, and read none."""
     for _ in range(MANY):
         renew_keys(peer, answer=True)
         with suppress(WantRead):
-            wire.recv(100)
+            connection.recv(100)
 
 
 @either_side
 def test_peer_that_requests_new_keys_and_reads_none_is_dropped(
-    begin: Callable[[socket.socket, Certificate], Connection], certificate: Certificate
+    begin: Callable[[socket.socket, Certificate], TLSConnection], certificate: Certificate
 ) -> None:
     """Waiting for it to read would spin, as there is always more to read from it."""
-    with connected(begin, certificate) as (wire, peer):
-        wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 0)
+    with connected(begin, certificate) as (connection, peer):
+        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 0)
 
         with pytest.raises(TLSError, match="without reading replies"):
-            demand_keys(wire, peer)
+            demand_keys(connection, peer)
 
 
 @either_side
 def test_write_may_be_repeated_from_another_buffer(
-    begin: Callable[[socket.socket, Certificate], Connection], certificate: Certificate
+    begin: Callable[[socket.socket, Certificate], TLSConnection], certificate: Certificate
 ) -> None:
     """A splice may have copied the octets since the first try."""
-    with connected(begin, certificate) as (wire, peer):
+    with connected(begin, certificate) as (connection, peer):
         data = bytes(range(256)) * 4096
         with pytest.raises(WantWrite):
-            wire.send(memoryview(bytearray(data)))
+            connection.send(memoryview(bytearray(data)))
 
         received, sent = b"", 0
         while len(received) < len(data):
@@ -157,7 +157,7 @@ def test_write_may_be_repeated_from_another_buffer(
                 received += peer.recv(len(data))
             if not sent:
                 with suppress(WantWrite):
-                    sent = wire.send(memoryview(bytearray(data)))
+                    sent = connection.send(memoryview(bytearray(data)))
         assert (received, sent) == (data, len(data))
 
 
@@ -186,13 +186,13 @@ def test_renewed_key_may_be_of_another_type(certificate: Certificate, tmp_path: 
                 each.setblocking(False)
             client = SSL.Connection(only_rsa(), theirs)
             client.set_connect_state()
-            wire = listening.wrap(ours)
+            connection = listening.wrap(ours)
             if shown:
-                do_handshakes(client, wire)
+                do_handshakes(client, connection)
                 assert client.get_peer_certificate()
             else:
                 with pytest.raises(TLSError, match="no shared cipher"):
-                    do_handshakes(client, wire)
+                    do_handshakes(client, connection)
 
 
 @pytest.mark.parametrize("close_notify", [True, False], ids=["close_notify", "end of file"])
@@ -200,13 +200,13 @@ def test_half_closed_client_still_gets_its_answer(
     close_notify: bool, certificate: Certificate
 ) -> None:
     """With close_notify, and with an end of file alone."""
-    with connected(to_client, certificate) as (wire, peer):
+    with connected(to_client, certificate) as (connection, peer):
         peer.send(b"question")
         if close_notify:
             peer.shutdown()
         else:
             peer.sock_shutdown(socket.SHUT_WR)
 
-        assert [wire.recv(100), wire.recv(100)] == [b"question", b""]
-        wire.send(b"answer")
+        assert [connection.recv(100), connection.recv(100)] == [b"question", b""]
+        connection.send(b"answer")
         assert peer.recv(100) == b"answer"

@@ -5,7 +5,7 @@ from typing import Any
 
 from perdition.files import SYSCONFDIR
 from perdition.options.table import Options
-from perdition.popmap.files import Database, DatabaseMap
+from perdition.popmap.file_map import Database, DatabaseMap
 
 try:  # uses the distribution's libdb, so other programs can read the same files
     from bsddb3 import db

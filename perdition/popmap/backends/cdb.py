@@ -12,7 +12,7 @@ from typing import Any
 
 from perdition.files import SYSCONFDIR
 from perdition.options.table import Options
-from perdition.popmap.files import Database, DatabaseMap
+from perdition.popmap.file_map import Database, DatabaseMap
 
 TABLES = 256
 PAIR = struct.Struct("<LL")

@@ -8,7 +8,7 @@ from typing import Any
 from perdition.files import SYSCONFDIR
 from perdition.options.table import DEFAULTS, Options
 from perdition.popmap import Destination, Query
-from perdition.popmap.files import Database, DatabaseMap
+from perdition.popmap.file_map import Database, DatabaseMap
 
 READ_UNLOCKED = "ru"
 """A reader's lock would keep perdition 2.2's makegdbm from writing while the map is open."""

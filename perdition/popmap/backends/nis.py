@@ -5,7 +5,7 @@ ctypes because Python 3.13 removed the module nis.
 """
 
 from perdition.options.table import Options
-from perdition.popmap.child_process import PYTHON, ProcessMap
+from perdition.popmap.process_map import PYTHON, ProcessMap
 
 
 def open_map(options: Options) -> ProcessMap:

@@ -9,8 +9,8 @@ from ctypes import byref, c_char_p, c_int, c_void_p
 from ctypes.util import find_library
 
 from perdition.endpoint import ConnectionEnds
-from perdition.popmap.child_process import FAULT, FOUND, NO_SUCH_KEY
 from perdition.popmap.lookup_process import serve
+from perdition.popmap.process_map import FAULT, FOUND, NO_SUCH_KEY
 
 DEFAULT_MAP = b"user_mail_server"
 

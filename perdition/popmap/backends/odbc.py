@@ -10,7 +10,7 @@ from typing import Any
 import pyodbc
 
 from perdition.options.table import Options
-from perdition.popmap.child_process import PYTHON, ProcessMap
+from perdition.popmap.process_map import PYTHON, ProcessMap
 from perdition.popmap.sql import SQLMap, Table, quoted
 
 pyodbc.pooling = False  # ServerMap keeps connections; a pool could return a broken one

@@ -11,8 +11,8 @@ from perdition.failure import MapUnavailable
 from perdition.options.table import Options
 from perdition.popmap import Query
 from perdition.popmap.backends.odbc import ODBCTable
-from perdition.popmap.child_process import FOUND, NO_SUCH_KEY, UNREACHABLE
 from perdition.popmap.lookup_process import serve
+from perdition.popmap.process_map import FOUND, NO_SUCH_KEY, UNREACHABLE
 from perdition.popmap.sql import Table
 
 

@@ -12,7 +12,7 @@ from perdition.options import config_file
 from perdition.options.table import Options
 from perdition.popmap import Destination, Query, SlowLookup
 from perdition.popmap.backends.posix_expression import ExpressionError, compile_expression
-from perdition.popmap.files import SETTLE_SECONDS, FileMap, Signature
+from perdition.popmap.file_map import SETTLE_SECONDS, FileMap, Signature
 
 MATCH_SECONDS = 0.1
 """Time limit for all expressions together, for one key."""

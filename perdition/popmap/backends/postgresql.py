@@ -55,16 +55,16 @@ class PostgreSQLMap(SQLMap):
 
         psycopg's cursors have no time limit.
         """
-        wire = connection.pgconn
-        wire.send_query_params(statement.encode(), [value.encode() for value in key])
+        pgconn = connection.pgconn
+        pgconn.send_query_params(statement.encode(), [value.encode() for value in key])
         deadline = time.monotonic() + self.server_timeout
-        while wire.is_busy():
+        while pgconn.is_busy():
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([wire.socket], [], [], left)[0]:
+            if left <= 0 or not select.select([pgconn.socket], [], [], left)[0]:
                 raise TimeoutError("no answer in time")
-            wire.consume_input()
-        result = wire.get_result()
-        while wire.get_result():  # the terminating None
+            pgconn.consume_input()
+        result = pgconn.get_result()
+        while pgconn.get_result():  # the terminating None
             pass
         if result.status != ExecStatus.TUPLES_OK:
             raise psycopg.DatabaseError(result.error_message.decode(errors="replace"))

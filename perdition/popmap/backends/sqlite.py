@@ -13,7 +13,7 @@ from perdition.failure import StartupError
 from perdition.files import START_DIRECTORY, SYSCONFDIR
 from perdition.options.table import Options
 from perdition.popmap import Destination, PopMap, Query
-from perdition.popmap.files import SETTLE_SECONDS, Signature
+from perdition.popmap.file_map import SETTLE_SECONDS, Signature
 from perdition.popmap.sql import SQLMap, Table
 
 

@@ -8,7 +8,7 @@ from perdition.failure import StartupError
 from perdition.files import START_DIRECTORY
 from perdition.options.table import Options
 from perdition.popmap import Query
-from perdition.popmap.child_process import PYTHON, ProcessMap, exit_reason
+from perdition.popmap.process_map import PYTHON, ProcessMap, exit_reason
 
 
 def open_map(path: str, options: Options) -> "CLibraryMap":

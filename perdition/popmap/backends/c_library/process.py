@@ -15,8 +15,8 @@ from typing import Any
 
 from perdition.endpoint import ConnectionEnds
 from perdition.popmap.backends.c_library.variables import define
-from perdition.popmap.child_process import FAULT, FOUND
 from perdition.popmap.lookup_process import serve
+from perdition.popmap.process_map import FAULT, FOUND
 
 FREE = ctypes.CDLL(None).free
 FREE.argtypes = [c_void_p]

@@ -41,7 +41,7 @@ FAULT = -3
 REPLACE_SECONDS = 30.0
 """The age from which a process that cannot reach its database is replaced. Starting one costs as
 much as thousands of lookups."""
-EXIT_SECONDS = 5.0
+PROCESS_EXIT_SECONDS = 5.0
 """The time that a process has to exit before it is killed."""
 
 
@@ -125,9 +125,9 @@ class ProcessMap(ServerMap[Child]):
 
 
 def wait_or_kill(process: "subprocess.Popen[bytes]") -> int:
-    """Wait until a process exits, kill it after EXIT_SECONDS; return its status."""
+    """Wait until a process exits, kill it after PROCESS_EXIT_SECONDS; return its status."""
     with suppress(subprocess.TimeoutExpired):
-        return process.wait(EXIT_SECONDS)
+        return process.wait(PROCESS_EXIT_SECONDS)
     process.kill()
     return process.wait()
 
