@@ -1,5 +1,8 @@
 """Connections and wrong guesses of client addresses, shared by all workers."""
 
+import subprocess
+import sys
+
 import pytest
 
 from perdition.client_limits import FORGET_SECONDS, MIN_DELAY, ClientLimits
@@ -178,6 +181,16 @@ def test_connections_from_one_ipv6_network_count_together(
 ) -> None:
     clients.change_connections("2001:db8::1", +1)
     assert clients.connections(other) == count
+
+
+def test_hashes_are_secret_whatever_the_hash_seed_of_python(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """PYTHONHASHSEED in the environment would make Python's own hashes predictable."""
+    monkeypatch.setenv("PYTHONHASHSEED", "0")
+    code = "from perdition.client_limits import *; print(ClientLimits(1).keyed_hash(b'joe'))"
+    hashes = {subprocess.check_output([sys.executable, "-c", code]) for _ in range(2)}
+    assert len(hashes) == 2
 
 
 def test_shared_memory_holds_no_password(clients: ClientLimits) -> None:
