@@ -8,8 +8,10 @@ addresses are confused only if both cells are the same.
 """
 
 import mmap
+import os
 import socket
 import struct
+from hashlib import blake2b
 from time import monotonic
 
 CELLS = 16384
@@ -20,7 +22,7 @@ MAX_DELAY = 15.0
 MAX_FAILURES = 16
 """Further failures do not increase the delay."""
 FORGET_SECONDS = 60.0
-"""The failures of an address expire after this time without another one."""
+"""The failures and guesses of an address expire after this time without another failure."""
 NETWORK_OCTETS = 6
 """Octets of an IPv6 address that identify a client's network: at most a /48 (RFC 6177)."""
 GUESSES = 10
@@ -52,10 +54,22 @@ class Share:
         size = self.connections.nbytes
         self.memory[:size] = bytes(size)
 
-    def remembers(self, cell: int, guess: int) -> bool:
-        """Return whether a guess is among the last ones of a cell."""
+    def recent_failures(self, cell: int, now: int) -> int:
+        """Return the failures of a cell that have not expired."""
+        return self.failures[cell] if now - self.failed_at[cell] <= FORGET_SECONDS else 0
+
+    def forget_expired(self, cell: int, now: int) -> None:
+        """Clear a cell whose failures have expired, before a new one makes them recent again."""
+        if self.failures[cell] and not self.recent_failures(cell, now):
+            self.failures[cell] = 0
+            first, end = cell * GUESSES, (cell + 1) * GUESSES
+            self.guesses[first:end] = memoryview(bytes(GUESSES * GUESS_SIZE)).cast("H")
+
+    def remembers(self, cell: int, guess: int, now: int) -> bool:
+        """Return whether a guess is among the last ones of a cell, and has not expired."""
         first = cell * GUESSES
-        return guess in self.guesses[first : first + GUESSES].tolist()
+        guesses = self.guesses[first : first + GUESSES].tolist()
+        return guess in guesses and bool(self.recent_failures(cell, now))
 
     def remember(self, cell: int, guess: int) -> None:
         """Add a guess to those of a cell, in place of the oldest."""
@@ -74,6 +88,7 @@ class ClientLimits:
             for number in range(workers)
         ]
         self.own = self.shares[0]
+        self.keyed = blake2b(key=os.urandom(blake2b.MAX_KEY_SIZE), digest_size=8)
 
     def use_share(self, number: int) -> None:
         """Use the share of a worker, counted from 0."""
@@ -82,10 +97,12 @@ class ClientLimits:
     def keyed_hash(self, *texts: bytes) -> bytes:
         """Return a hash of eight octets.
 
-        Its key is Python's random hash seed, which the workers share because they were forked, and
-        which a client cannot know: it can neither choose colliding addresses nor read passwords.
+        The workers share its random key because they were forked, and a client cannot know it: it
+        can neither choose colliding addresses nor read passwords.
         """
-        return struct.pack("q", hash(b"\0".join(texts)))
+        keyed = self.keyed.copy()  # less than the set-up of a key: about 1 us in all
+        keyed.update(b"\0".join(texts))
+        return keyed.digest()
 
     def cells(self, source: bytes) -> tuple[int, int]:
         """Return the two cells of an address."""
@@ -114,22 +131,18 @@ class ClientLimits:
         halves = struct.unpack_from("HH", self.keyed_hash(user, password))
         guess = list(zip(cells, halves, strict=True))
         now = int(monotonic())
-        if not all(any(share.remembers(*half) for share in self.shares) for half in guess):
+        for cell in cells:
+            self.own.forget_expired(cell, now)
+        if not all(any(share.remembers(*half, now) for share in self.shares) for half in guess):
             for cell, half in guess:
-                count = 1 + self.recent_failures(self.own, cell, now)
-                self.own.failures[cell] = min(count, MAX_FAILURES)
+                self.own.failures[cell] = min(1 + self.own.failures[cell], MAX_FAILURES)
                 self.own.remember(cell, half)
         for cell in cells:
             self.own.failed_at[cell] = now
         count = min(
-            sum(self.recent_failures(share, cell, now) for share in self.shares) for cell in cells
+            sum(share.recent_failures(cell, now) for share in self.shares) for cell in cells
         )
         return min(MAX_DELAY, MIN_DELAY * 2.0 ** (min(count, MAX_FAILURES) - 1))
-
-    @staticmethod
-    def recent_failures(share: Share, cell: int, now: int) -> int:
-        """Return the failures in a cell of one share that have not expired."""
-        return share.failures[cell] if now - share.failed_at[cell] <= FORGET_SECONDS else 0
 
 
 def network_of(address: str) -> bytes:

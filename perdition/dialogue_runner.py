@@ -2,12 +2,11 @@
 
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TypeVar
 
 from perdition.endpoint import Security
 from perdition.log import Log, printable
-from perdition.net.stream import LineLimitExceeded, Stream
+from perdition.net.stream import DeadlineExceeded, LineLimitExceeded, Stream
 from perdition.net.transport import TLSTransport
 from perdition.protocol.dialogue import (
     Act,
@@ -80,8 +79,12 @@ class DialogueRunner:
                 return octets
             case AwaitInput(seconds):
                 if not self.stream.buffer:
-                    with suppress(TimeoutError):
+                    try:
                         await self.stream.fill(seconds)
+                    except DeadlineExceeded:
+                        raise
+                    except TimeoutError:
+                        pass
                 return self.stream.unread()
             case Write(octets, log_as):
                 await self.send(octets, log_as)

@@ -8,8 +8,28 @@ from perdition.failure import StartupError
 
 STDIN, STDERR = 0, 2
 SYSCONFDIR = "/etc/perdition"
-START_DIRECTORY = os.getcwd()
+
+
+def current_directory() -> str:
+    """Return the current directory; "" if it has been deleted."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
+
+
+START_DIRECTORY = current_directory()
 """What relative paths are relative to, also after a daemon has changed its directory."""
+
+
+def absolute_path(path: str) -> str:
+    """Return a path of ``map_library_opt`` as an absolute one; raises StartupError."""
+    if not (START_DIRECTORY or os.path.isabs(path)):
+        raise StartupError(
+            f"map_library_opt {path}: perdition was started in a deleted directory; "
+            "expected an absolute path"
+        )
+    return os.path.join(START_DIRECTORY, path)
 
 
 def read_file(path: str) -> bytes:

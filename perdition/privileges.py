@@ -8,7 +8,7 @@ import resource
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple
 
 from perdition.failure import StartupError
@@ -75,6 +75,15 @@ class Owner(NamedTuple):
             os.seteuid(0)
             os.setegid(own_gid)
             os.setgroups(own_groups)
+
+    def writing_rights(self, directory: str) -> AbstractContextManager[None]:
+        """Return the context in which root creates and chowns a file; raises OSError.
+
+        In a directory of this user, its processes could replace the file by a link, so it is
+        written with the user's rights. In other directories only root could do that.
+        """
+        belongs_to_us = os.stat(directory).st_uid == self.uid
+        return self.impersonated() if belongs_to_us else nullcontext()
 
 
 def user_id(name: str) -> int:

@@ -368,6 +368,9 @@ class Splice(ABC):
             self.watch()
         except ConnectionBroken as broken:
             self.handle_broken(broken.transport)
+        except Exception as error:  # noqa: BLE001 - the caller no longer owns the connections
+            self.close()
+            self.loop.on_error(error)
 
     def opposite(self, flow: Flow) -> Flow:
         """Return the opposite direction."""

@@ -70,7 +70,12 @@ def parse_states_and_depth(text: str) -> States:
 
 
 def parse_path(text: str) -> str:
-    return os.path.join(os.getcwd(), text) if text else ""
+    if not text or os.path.isabs(text):
+        return text
+    try:
+        return os.path.join(os.getcwd(), text)
+    except OSError:
+        raise ValueError("an absolute path, because the current directory was deleted") from None
 
 
 def parse_line(text: str) -> str:

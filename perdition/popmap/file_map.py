@@ -11,7 +11,7 @@ from os import fsdecode, fsencode
 from typing import ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 
 from perdition.failure import MapUnavailable, StartupError
-from perdition.files import START_DIRECTORY
+from perdition.files import absolute_path
 from perdition.popmap import Destination, PopMap, Query, one_line
 
 SETTLE_SECONDS = 1.0
@@ -62,7 +62,7 @@ class FileMap(PopMap, Generic[C]):
     """Whether programs that write such files may do that."""
 
     def __init__(self, path: str, delimiter: str) -> None:
-        self.path = os.path.join(START_DIRECTORY, path)
+        self.path = absolute_path(path)
         self.needs_checksum = False
         """Whether the file may change without a change of its attributes."""
         self.checksum = 0

@@ -22,6 +22,7 @@ from perdition.popmap.process_map import (
     REQUEST_PREFIX,
     STATUS,
 )
+from perdition.privileges import forbid_dumps
 
 
 class Backend(Protocol):
@@ -39,6 +40,7 @@ class Backend(Protocol):
 
 def serve(backend: Backend, descriptor: int) -> None:
     """Answer requests from a socket until the other side closes it."""
+    forbid_dumps()  # the option may contain a password, and exec(3) has allowed them again
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # sent by the terminal; we exit with the socket
     channel = socket.socket(fileno=descriptor)
     threading.Thread(target=exit_after, args=(channel,), daemon=True).start()

@@ -22,6 +22,13 @@ COLON = re.compile(r":(?![^\[]*\])")
 
 SIMPLE_NAME = re.compile(r"[A-Za-z_]\w*")
 
+UNKNOWN_COLUMN_CODES = {"1054", "42703", "42S22", "S0022"}
+"""MySQL's number; the SQLSTATEs of PostgreSQL, ODBC 3 and ODBC 2."""
+
+UNKNOWN_COLUMN = re.compile(
+    r"(no such|unknown|invalid|undefined) column|column .* does not exist", re.IGNORECASE
+)
+
 
 class Table(NamedTuple):
     """The table and how to reach it: the parts of ``map_library_opt``, in order."""
@@ -109,7 +116,9 @@ class SQLMap(ServerMap[Any]):
         try:
             statement = f"SELECT {table.server_column}, {table.port_column} {where}"
             self.first_row(connection, statement, "")
-        except self.errors:
+        except self.errors as error:
+            if not is_unknown_column(error):
+                raise
             statement = f"SELECT {table.server_column} {where}"
             self.first_row(connection, statement, "")
         self.statement = statement
@@ -128,6 +137,15 @@ class SQLMap(ServerMap[Any]):
     def reopen(self) -> None:
         self.statement = ""
         super().reopen()
+
+
+def is_unknown_column(error: Exception) -> bool:
+    """Whether an error says that a column does not exist.
+
+    By MySQL's number or an SQLSTATE, which do not depend on the language, or by the text.
+    """
+    codes = {str(error.args[0]) if error.args else "", str(getattr(error, "sqlstate", ""))}
+    return bool(codes & UNKNOWN_COLUMN_CODES or UNKNOWN_COLUMN.search(str(error)))
 
 
 def quoted(name: str, quote: str) -> str:

@@ -135,8 +135,11 @@ class Children:
         """Return whether every worker has sent a heartbeat since it started or was last checked."""
         return all(self.heartbeats(slot) != slot.heartbeats for slot in self.workers)
 
-    def has_failed(self) -> bool:
-        """Return whether a worker has died, or could not be forked and is due again."""
+    def has_failed_to_start(self) -> bool:
+        """Return whether a worker has died, or could not be forked and is due again.
+
+        Only during start-up: deaths are counted from then on.
+        """
         return bool(self.scoreboard.total(Column.DIED) or self.due_times())
 
     def due_times(self) -> list[float]:

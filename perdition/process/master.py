@@ -212,7 +212,7 @@ class Master:
         """
         deadline = time.monotonic() + START_SECONDS
         while not (self.stopping or self.children.all_serve()):
-            if self.children.has_failed():
+            if self.children.has_failed_to_start():
                 self.log.error("startup failed: a worker has died or could not be forked")
                 return False
             if time.monotonic() >= deadline:

@@ -57,7 +57,17 @@ def listens_at(sock: socket.socket, address: Endpoint | str) -> bool:
 
 
 def bind_path(path: str, owner: Owner) -> socket.socket:
-    """Return a listening Unix socket; it replaces one that nobody listens on."""
+    """Return a listening Unix socket; it replaces one that nobody listens on. Raises OSError."""
+    with owner.writing_rights(os.path.dirname(path)):
+        sock = create_socket(path)
+        if os.geteuid() == 0:
+            owner.chown(path)
+    sock.listen()
+    return sock
+
+
+def create_socket(path: str) -> socket.socket:
+    """Return a Unix socket bound to the path."""
     if os.path.exists(path) and stat.S_ISSOCK(os.stat(path).st_mode):
         try:
             with socket.socket(socket.AF_UNIX) as caller:
@@ -66,8 +76,6 @@ def bind_path(path: str, owner: Owner) -> socket.socket:
             os.unlink(path)
     sock = socket.socket(socket.AF_UNIX)
     bind_with_umask(sock, path, SOCKET_UMASK)
-    owner.chown(path)
-    sock.listen()
     return sock
 
 

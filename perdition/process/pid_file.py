@@ -1,7 +1,7 @@
 """The pid file: contains the master's process id while it runs."""
 
 import os
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 
 from lockfile import AlreadyLocked, LockFailed, UnlockError
 from lockfile.pidlockfile import PIDLockFile
@@ -76,7 +76,7 @@ class PidFile:
     def write(self) -> None:
         """Write the file; raises StartupError."""
         try:
-            with self.writing_rights():
+            with self.owner.writing_rights(self.directory):
                 self.lock.acquire(timeout=0)
                 os.chmod(self.path, FILE_MODE)
                 if os.geteuid() == 0:
@@ -84,19 +84,10 @@ class PidFile:
         except (AlreadyLocked, LockFailed, OSError) as error:
             raise StartupError(f"pid_file {self.path}: not writable: {error}") from error
 
-    def writing_rights(self) -> AbstractContextManager[None]:
-        """Return the context in which the file is written.
-
-        In a directory of the owner, processes of that user could replace the file by a link, so it
-        is written with the owner's rights. In other directories only root could do that.
-        """
-        belongs_to_owner = os.stat(self.directory).st_uid == self.owner.uid
-        return self.owner.impersonated() if belongs_to_owner else nullcontext()
-
     def hold(self) -> None:
         """Open the predecessor's file while there are privileges to do so; raises StartupError."""
         try:
-            with self.writing_rights():
+            with self.owner.writing_rights(self.directory):
                 self.held = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
             raise StartupError(

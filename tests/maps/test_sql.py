@@ -1,9 +1,10 @@
 """Popmaps in tables without a server of their own, and the options of all kinds of tables."""
 
 import sqlite3
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,6 +104,28 @@ def test_table_without_a_port(popmap: PopMap, file: Path) -> None:
     popmap.close()
 
 
+def test_error_that_passes_does_not_drop_the_port(
+    popmap: PopMap, file: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """As a timeout or a deadlock in the first query, when the others succeed."""
+    if kind != "sqlite":
+        pytest.skip("queries in another process")
+    assert isinstance(popmap, SQLiteMap)
+    first_row = popmap.first_row
+    failures = iter([sqlite3.OperationalError("database is locked")])
+
+    def fail_once(connection: Any, statement: str, *key: str) -> Sequence[Any] | None:
+        for error in failures:
+            raise error
+        return first_row(connection, statement, *key)
+
+    monkeypatch.setattr(popmap, "first_row", fail_once)
+    with suppress(MapUnavailable):
+        popmap.lookup(Query("joe", ENDS))
+    assert {key: popmap.lookup(Query(key, ENDS)) for key in ANSWERS} == ANSWERS
+    popmap.close()
+
+
 def test_missing_table_is_unavailable(popmap: PopMap, file: Path) -> None:
     with closing(sqlite3.connect(file)) as connection:
         connection.executescript("DROP TABLE tblPerdition")
@@ -139,7 +162,7 @@ def test_sqlite_file_is_where_perdition_was_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A daemon has left that directory when it opens the file."""
-    monkeypatch.setattr("perdition.popmap.backends.sqlite.START_DIRECTORY", tmp_path)
+    monkeypatch.setattr("perdition.files.START_DIRECTORY", str(tmp_path))
     fill(tmp_path / "popmap", LINES)
     popmap = open_map(Options(map_library="sqlite", map_library_opt="popmap"))
     assert popmap.lookup(Query("joe", ENDS)) == ANSWERS["joe"]

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from perdition.failure import MapUnavailable
-from perdition.popmap import Query
+from perdition.popmap import Destination, Query
+from perdition.popmap.sql import COLON, Table
 from tests.maps.test_servers import ANSWERS, ENDS, LINES, opened
 from tests.support.folders import public_folder
 from tests.support.map_servers import MariaDB, PostgreSQL, SQLServer
@@ -74,3 +75,18 @@ def test_wrong_password_is_not_told(server: SQLServer) -> None:
 def test_missing_table_is_unavailable(server: SQLServer) -> None:
     option = server.option().replace(":dbperdition:", ":dbperdition:elsewhere", 1)
     expect_unavailable(server, option, "elsewhere")
+
+
+def test_table_without_a_port_column(server: SQLServer) -> None:
+    parts = COLON.split(server.option())
+    option = ":".join([*parts, *[""] * (len(Table._fields) - 2 - len(parts)), "absent"])
+    assert Table.parse(option).port_column == "absent"
+    popmap = opened(server, option)
+    expected = {key: found and without_port(found) for key, found in ANSWERS.items()}
+    assert {key: popmap.lookup(Query(key, ENDS)) for key in ANSWERS} == expected
+    popmap.close()
+
+
+def without_port(found: Destination) -> Destination:
+    """The destination if its port was in a column of its own."""
+    return found._replace(server=found.server._replace(port=""))

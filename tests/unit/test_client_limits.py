@@ -1,8 +1,11 @@
 """Connections and wrong guesses of client addresses, shared by all workers."""
 
+import subprocess
+import sys
+
 import pytest
 
-from perdition.client_limits import ClientLimits
+from perdition.client_limits import FORGET_SECONDS, MIN_DELAY, ClientLimits
 
 HOME, ELSEWHERE = "192.0.2.1", "2001:db8::1"
 
@@ -85,6 +88,64 @@ def test_eleventh_wrong_guess_replaces_the_oldest(clients: ClientLimits) -> None
     assert counted(clients) == 12
 
 
+class Clock:
+    """The monotonic clock of a test."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("perdition.client_limits.monotonic", clock)
+    return clock
+
+
+def make_guesses(clients: ClientLimits) -> None:
+    for guess in range(6):
+        clients.record_failure(HOME, b"joe", b"guess %d" % guess)
+
+
+def test_failures_expire_after_a_minute_without_another(
+    clients: ClientLimits, clock: Clock
+) -> None:
+    make_guesses(clients)
+    clock.seconds += FORGET_SECONDS + 1
+    assert clients.record_failure(HOME, b"joe", b"another guess") == MIN_DELAY
+
+
+def test_repeated_wrong_password_does_not_restore_expired_failures(
+    clients: ClientLimits, clock: Clock
+) -> None:
+    make_guesses(clients)
+    clock.seconds += FORGET_SECONDS + 1
+    delays = [clients.record_failure(HOME, b"joe", b"guess 0") for _ in range(2)]
+    assert delays == [MIN_DELAY, MIN_DELAY]
+
+
+def test_failures_at_one_worker_expire_while_there_are_others(
+    clients: ClientLimits, clock: Clock
+) -> None:
+    make_guesses(clients)
+    clock.seconds += FORGET_SECONDS
+    clients.use_share(1)
+    clients.record_failure(HOME, b"joe", b"guess 0")
+    clock.seconds += 1
+    clients.use_share(0)
+    assert clients.record_failure(HOME, b"joe", b"guess 0") <= 2 * MIN_DELAY
+
+
+def test_guess_made_again_after_it_has_expired_counts(clients: ClientLimits, clock: Clock) -> None:
+    clients.record_failure(HOME, b"joe", b"guess")
+    clock.seconds += FORGET_SECONDS + 1
+    delays = [clients.record_failure(HOME, b"joe", guess) for guess in (b"new", b"guess")]
+    assert delays == [MIN_DELAY, 2 * MIN_DELAY]
+
+
 def test_memory_of_a_worker_is_small(clients: ClientLimits) -> None:
     assert len(clients.own.memory) < 2**20
 
@@ -120,6 +181,16 @@ def test_connections_from_one_ipv6_network_count_together(
 ) -> None:
     clients.change_connections("2001:db8::1", +1)
     assert clients.connections(other) == count
+
+
+def test_hashes_are_secret_whatever_the_hash_seed_of_python(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """PYTHONHASHSEED in the environment would make Python's own hashes predictable."""
+    monkeypatch.setenv("PYTHONHASHSEED", "0")
+    code = "from perdition.client_limits import *; print(ClientLimits(1).keyed_hash(b'joe'))"
+    hashes = {subprocess.check_output([sys.executable, "-c", code]) for _ in range(2)}
+    assert len(hashes) == 2
 
 
 def test_shared_memory_holds_no_password(clients: ClientLimits) -> None:

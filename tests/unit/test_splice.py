@@ -1,5 +1,6 @@
 """The splice: an established session's octets in both directions."""
 
+import errno
 import gc
 import os
 import random
@@ -389,6 +390,23 @@ def test_octets_already_decrypted_are_forwarded(
     session.until_stuck()
     session.client.reads = True
     assert session.until_client_has(len(leftover) + 5) == leftover + b"early"
+
+
+def test_session_whose_sockets_cannot_be_watched_ends_once(
+    session: SpliceUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the limit of epoll watches were reached (epoll_ctl(2), ENOSPC)."""
+
+    def refuse(descriptor: int, events: int, handler: Flow) -> None:
+        if events:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    errors: list[Exception] = []
+    session.loop.on_error = errors.append
+    monkeypatch.setattr(session.loop, "watch", refuse)
+    session.splice.start(b"", b"", b"")
+    assert session.events == ["closed"]
+    assert [type(error) for error in errors] == [OSError]
 
 
 @pytest.mark.parametrize("resetting", ["client", "server"])

@@ -3,7 +3,6 @@
 A datagram consists of a header of big-endian numbers, and a body of strings, each after its length.
 """
 
-import os
 import re
 import socket
 import struct
@@ -15,7 +14,7 @@ from typing import ClassVar
 
 from perdition.endpoint import Endpoint
 from perdition.failure import MapUnavailable, StartupError
-from perdition.files import START_DIRECTORY
+from perdition.files import absolute_path
 from perdition.options.table import Options
 from perdition.popmap import Destination, PopMap, Query, one_line
 
@@ -46,7 +45,7 @@ def open_map(options: Options) -> "DaemonMap":
     ``map_library_opt`` is ``[socket[:timeout_seconds[:max_retry]]]``.
     """
     path, *numbers = options.map_library_opt.split(":")
-    path = os.path.join(START_DIRECTORY, path or DEFAULT_SOCKET)
+    path = absolute_path(path or DEFAULT_SOCKET)
     if (
         len(fsencode(path)) > MAX_PATH
         or len(numbers) > 2

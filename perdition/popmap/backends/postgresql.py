@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import psycopg
-from psycopg.pq import ExecStatus
+from psycopg.pq import DiagnosticField, ExecStatus
 
 from perdition.options.table import Options
 from perdition.popmap.sql import SQLMap, Table, quoted
@@ -67,7 +67,9 @@ class PostgreSQLMap(SQLMap):
         while pgconn.get_result():  # the terminating None
             pass
         if result.status != ExecStatus.TUPLES_OK:
-            raise psycopg.DatabaseError(result.error_message.decode(errors="replace"))
+            error = psycopg.DatabaseError(result.error_message.decode(errors="replace"))
+            error.sqlstate = (result.error_field(DiagnosticField.SQLSTATE) or b"").decode()
+            raise error
         if not result.ntuples:
             return None
         return [result.get_value(0, column) for column in range(result.nfields)]

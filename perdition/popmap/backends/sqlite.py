@@ -1,6 +1,5 @@
 """A popmap in a table of an SQLite file."""
 
-import os
 import sqlite3
 import threading
 import time
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from perdition.failure import StartupError
-from perdition.files import START_DIRECTORY, SYSCONFDIR
+from perdition.files import SYSCONFDIR, absolute_path
 from perdition.options.table import Options
 from perdition.popmap import Destination, PopMap, Query
 from perdition.popmap.file_map import SETTLE_SECONDS, Signature
@@ -31,7 +30,7 @@ def open_map(options: Options) -> "SQLiteMap":
             "expected file:table:servercolumn:usercolumn:portcolumn"
         )
     present = {name: part for name, part in zip(names, parts, strict=False) if part}
-    file = os.path.join(START_DIRECTORY, path or f"{SYSCONFDIR}/popmap.sqlite")
+    file = absolute_path(path or f"{SYSCONFDIR}/popmap.sqlite")
     return SQLiteMap(Table(**present), [file], options)
 
 

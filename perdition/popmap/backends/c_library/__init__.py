@@ -1,11 +1,10 @@
 """A site's own popmap in C: a shared library as in perditiondb(5)."""
 
-import os
 import subprocess
 from collections.abc import Hashable
 
 from perdition.failure import StartupError
-from perdition.files import START_DIRECTORY
+from perdition.files import absolute_path
 from perdition.options.table import Options
 from perdition.popmap import Query
 from perdition.popmap.process_map import PYTHON, ProcessMap, exit_reason
@@ -13,7 +12,7 @@ from perdition.popmap.process_map import PYTHON, ProcessMap, exit_reason
 
 def open_map(path: str, options: Options) -> "CLibraryMap":
     """Open a library; a bare name is searched for in the system's library directories."""
-    return CLibraryMap(os.path.join(START_DIRECTORY, path) if "/" in path else path, options)
+    return CLibraryMap(absolute_path(path) if "/" in path else path, options)
 
 
 class CLibraryMap(ProcessMap):
