@@ -69,8 +69,27 @@ def open_at_start(options: Options, log: Log) -> PopMap:
     return popmap
 
 
+def open_changed_map(options: Options, previous: Options, log: Log) -> PopMap:
+    """Open the popmap that new options name and check it; raises StartupError.
+
+    If the options name another popmap, it must be usable now. A problem with the file of an
+    unchanged one is only logged: the file may be missing while it is rewritten, and workers
+    keep the previous content of a file with a mistake.
+    """
+    popmap = open_map(options)
+    popmap.check()
+    before = (previous.map_library, previous.map_library_opt)
+    try:
+        popmap.probe()
+    except StartupError as error:
+        if (options.map_library, options.map_library_opt) != before:
+            raise
+        log.error(str(error))
+    return popmap
+
+
 def open_after_reload(options: Options, previous: PopMap) -> PopMap:
-    """Open the popmap again; raises StartupError.
+    """Open the popmap again, in a worker; raises StartupError.
 
     Returns the previous one if it is in a file with the same options: its content stays in force
     while a changed file has a mistake.
