@@ -98,8 +98,8 @@ class HelperChannel:
             message = self.client_end.recv(MESSAGE_SIZE)
             if not message:
                 raise ConnectionResetError("the helper has exited")
-            found, status = HEAD.unpack_from(message)
-            if found == identifier:
+            answered, status = HEAD.unpack_from(message)
+            if answered == identifier:
                 return status, message[HEAD.size :]
 
 

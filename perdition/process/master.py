@@ -241,10 +241,13 @@ class Master:
 
     def descriptors(self) -> list[int]:
         """Return the descriptors that must stay open when the master detaches."""
-        found = [*self.sockets.descriptors(), *(held.fileno() for held in self.only_masters())]
+        descriptors = [
+            *self.sockets.descriptors(),
+            *(held.fileno() for held in self.only_masters()),
+        ]
         if self.log.sink.descriptor >= 0:
-            found.append(self.log.sink.descriptor)
-        return found
+            descriptors.append(self.log.sink.descriptor)
+        return descriptors
 
     def run_child(self, slot: Slot, options_socket: socket.socket) -> NoReturn:
         """Run a worker or the metrics process, in the child."""
