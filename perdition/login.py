@@ -140,15 +140,15 @@ class LoginAttempt:
         counters = self.site.counters
         try:
             with counters.timed(Stage.MAP):
-                found = await self.query_popmap(domain)
+                destination = await self.query_popmap(domain)
         except MapUnavailable:
             counters.popmap_answered(PopMapAnswer.UNAVAILABLE)
             raise
         except Rejected:
             counters.popmap_answered(PopMapAnswer.MISSING)
             raise
-        counters.popmap_answered(PopMapAnswer.FOUND if found else PopMapAnswer.MISSING)
-        return found
+        counters.popmap_answered(PopMapAnswer.FOUND if destination else PopMapAnswer.MISSING)
+        return destination
 
     async def query_popmap(self, domain: str) -> Destination | None:
         """Return the popmap's answer for the first of the user's keys that it contains.
@@ -157,11 +157,11 @@ class LoginAttempt:
         """
         name = in_state(self.route.name, State.SERVERNAME_LOOKUP, domain, self.options)
         for key in query_keys(name, self.ends, self.options):
-            found = await self.site.popmap.lookup(self.query(key))
+            destination = await self.site.popmap.lookup(self.query(key))
             if self.site.log.debugging:
-                self.site.log.debug(f"popmap: {key!r}: {found}")
-            if found:
-                return found
+                self.site.log.debug(f"popmap: {key!r}: {destination}")
+            if destination:
+                return destination
         return None
 
     def query(self, key: str) -> Query:

@@ -37,12 +37,12 @@ class PrintingPopMapService(PopMapService):
     async def lookup(self, query: Query) -> Destination | None:
         key = printable(query.key)
         try:
-            found = await super().lookup(query)
+            destination = await super().lookup(query)
         except (MapUnavailable, Rejected) as failure:
             print(f'  key "{key}": {printable(failure.detail)}')
             raise
-        print(f'  key "{key}": {described(found)}')
-        return found
+        print(f'  key "{key}": {described(destination)}')
+        return destination
 
 
 def run(name: str, users: str, options: Options) -> int:
@@ -96,9 +96,9 @@ async def look_up(site: Site, user: str) -> int:
     return FOUND
 
 
-def described(found: Destination | None) -> str:
+def described(destination: Destination | None) -> str:
     """Return a popmap's answer in words."""
-    if not found:
+    if not destination:
         return "not in the popmap"
-    server = printable(str(found.server)) or "no server"
-    return f'{server}, user "{printable(found.user)}"' if found.user else server
+    server = printable(str(destination.server)) or "no server"
+    return f'{server}, user "{printable(destination.user)}"' if destination.user else server

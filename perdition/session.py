@@ -25,7 +25,7 @@ MAX_DETAIL_LENGTH = 400
 
 
 class Session:
-    """A client's connection until it has logged in.
+    """A session until the client has logged in.
 
     ``on_end`` is called once, when the connection has been closed, before or after the login.
     """

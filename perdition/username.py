@@ -52,12 +52,12 @@ def query_keys(name: str, ends: ConnectionEnds, options: Options) -> list[str]:
     if not options.query_key:
         return [name]
     delimiter = options.domain_delimiter
-    short, found, domain = name.rpartition(delimiter)
+    short, separator, domain = name.rpartition(delimiter)
     codes = {
         "U": name,
-        "u": short if found else name,
+        "u": short if separator else name,
         "D": delimiter,
-        "d": domain if found else "",
+        "d": domain if separator else "",
         "i": ends.source,
         "I": ends.destination,
         "p": str(ends.source_port),

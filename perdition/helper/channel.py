@@ -101,8 +101,8 @@ class HelperChannel:
             message = receive_message(self.client_end)
             if not message:
                 raise ConnectionResetError("the helper has exited")
-            found, status = HEAD.unpack_from(message)
-            if found == identifier:
+            answered, status = HEAD.unpack_from(message)
+            if answered == identifier:
                 return status, message[HEAD.size :]
 
 

@@ -25,7 +25,7 @@ class Format(Protocol):
 
     Error: type[Exception]
 
-    def write(self, path: Path, found: Iterable[Entry]) -> None:
+    def write(self, path: Path, content: Iterable[Entry]) -> None:
         """Create a file, or overwrite it."""
 
     def read(self, path: Path) -> Iterator[Entry]:
@@ -39,9 +39,9 @@ class Gdbm:
         self.gnu = import_module("dbm.gnu")
         self.Error: type[Exception] = self.gnu.error
 
-    def write(self, path: Path, found: Iterable[Entry]) -> None:
+    def write(self, path: Path, content: Iterable[Entry]) -> None:
         with self.gnu.open(str(path), "nf") as database:
-            for key, value in found:
+            for key, value in content:
                 database[key] = value
             database.sync()
 
@@ -60,12 +60,12 @@ class Bdb:
         self.db = import_module("perdition.popmap.backends.bdb").db
         self.Error: type[Exception] = self.db.DBError
 
-    def write(self, path: Path, found: Iterable[Entry]) -> None:
+    def write(self, path: Path, content: Iterable[Entry]) -> None:
         with closing(self.db.DB()) as database:
             database.open(
                 str(path), dbtype=self.db.DB_HASH, flags=self.db.DB_CREATE | self.db.DB_TRUNCATE
             )
-            for key, value in found:
+            for key, value in content:
                 database.put(key, value)
 
     def read(self, path: Path) -> Iterator[Entry]:
@@ -83,7 +83,7 @@ FORMATS: dict[str, tuple[type[Format], str]] = {
 """Each tool's format, and the package with its library."""
 
 
-def make(path: Path, database: Format, found: Iterable[Entry]) -> None:
+def make(path: Path, database: Format, content: Iterable[Entry]) -> None:
     """Write a new file and rename it, so that readers see either the old or the new one.
 
     Raises OSError and the format's Error.
@@ -93,7 +93,7 @@ def make(path: Path, database: Format, found: Iterable[Entry]) -> None:
     os.close(descriptor)
     new = Path(name)
     try:
-        database.write(new, found)
+        database.write(new, content)
         new.chmod(mode)
         new.replace(path)
     except BaseException:

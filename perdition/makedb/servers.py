@@ -242,8 +242,8 @@ def main(name: str, arguments: list[str]) -> int:
             except UnicodeDecodeError:
                 warn(f"{key!r}: expected UTF-8, skipped")
             else:
-                found = Destination.parse(destination, options.delimiter)
-                yield User(text, found.server, found.user)
+                parsed = Destination.parse(destination, options.delimiter)
+                yield User(text, parsed.server, parsed.user)
 
     try:
         options = parser.parse_args(arguments)

@@ -25,9 +25,11 @@ class CertificateNames(NamedTuple):
         Raises any exception of the library for a certificate that it cannot parse.
         """
         try:
-            found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-            names = tuple(name.lower() for name in found.value.get_values_for_type(x509.DNSName))
-            addresses = tuple(map(str, found.value.get_values_for_type(x509.IPAddress)))
+            extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+            names = tuple(
+                name.lower() for name in extension.value.get_values_for_type(x509.DNSName)
+            )
+            addresses = tuple(map(str, extension.value.get_values_for_type(x509.IPAddress)))
         except x509.ExtensionNotFound:
             names = addresses = ()
         if names or addresses:
@@ -71,21 +73,21 @@ def build_chain(content: bytes) -> bytes:
     bundle of many authorities. Returned unchanged if the first one cannot be parsed, which OpenSSL
     reports.
     """
-    found: dict[bytes, x509.Certificate] = {}
+    certificates: dict[bytes, x509.Certificate] = {}
     for block in PEM.findall(content):
         try:
-            found[block] = x509.load_pem_x509_certificate(block)
+            certificates[block] = x509.load_pem_x509_certificate(block)
         except Exception:  # noqa: BLE001 - the library raises many types
-            if not found:
+            if not certificates:
                 return content
-    if not found:
+    if not certificates:
         return content
-    chain = [next(iter(found))]
+    chain = [next(iter(certificates))]
     while issuer := next(
         (
             block
-            for block, certificate in found.items()
-            if block not in chain and is_issued_by(found[chain[-1]], certificate)
+            for block, certificate in certificates.items()
+            if block not in chain and is_issued_by(certificates[chain[-1]], certificate)
         ),
         None,
     ):

@@ -36,12 +36,12 @@ def resolve(endpoint: Endpoint, flags: int = 0) -> list[Address]:
     if is_number(endpoint.port) and int(endpoint.port) > MAX_PORT:
         raise OSError(errno.EINVAL, f"port {endpoint.port}: expected a number up to {MAX_PORT}")
     try:
-        found = socket.getaddrinfo(
+        infos = socket.getaddrinfo(
             endpoint.host or None, endpoint.port, type=socket.SOCK_STREAM, flags=flags
         )
     except UnicodeError as error:
         raise OSError(errno.EINVAL, "not a valid name of a host or port") from error
-    return [Address(family, sockaddr) for family, _, _, _, sockaddr in found]
+    return [Address(family, sockaddr) for family, _, _, _, sockaddr in infos]
 
 
 NUMERIC = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
@@ -73,18 +73,18 @@ class Resolver:
             return resolve(endpoint, NUMERIC)
         if self.numeric:
             raise OSError("no_lookup is set: expected an IP address and a port number")
-        found: list[Address] | None = self.cached(endpoint)
-        if found is None:
+        addresses: list[Address] | None = self.cached(endpoint)
+        if addresses is None:
             try:
-                found = await self.pool.call(RESOLVE_SECONDS, resolve, endpoint)
+                addresses = await self.pool.call(RESOLVE_SECONDS, resolve, endpoint)
             except TimeoutError as error:
                 raise TimeoutError(
                     errno.ETIMEDOUT, f"name lookup took longer than {RESOLVE_SECONDS:g} s"
                 ) from error
             except ThreadPoolFull as error:
                 raise OSError(f"resolver: {error}") from error
-            self.remember(endpoint, found, ADDRESS_CACHE_SECONDS)
-        return found
+            self.remember(endpoint, addresses, ADDRESS_CACHE_SECONDS)
+        return addresses
 
     async def name(self, address: str) -> str:
         """Return the name of an IP address of our own, or "" if it is not found in time.
@@ -93,22 +93,24 @@ class Resolver:
         """
         if self.numeric:
             return ""
-        found = self.cached(address)
-        if found is None:
+        hostname = self.cached(address)
+        if hostname is None:
             try:
-                found = await self.own_names_pool.call(OWN_NAME_SECONDS, reverse_resolve, address)
+                hostname = await self.own_names_pool.call(
+                    OWN_NAME_SECONDS, reverse_resolve, address
+                )
             except (OSError, ThreadPoolFull):
-                found = ""  # cached too: otherwise each client would wait for a dead name server
-            self.remember(address, found, OWN_NAME_CACHE_SECONDS)
-        return str(found)
+                hostname = ""  # cached too: otherwise each client would wait for a dead name server
+            self.remember(address, hostname, OWN_NAME_CACHE_SECONDS)
+        return str(hostname)
 
     def cached(self, key: object) -> Any:
         """Return a result that has not expired, or None."""
-        until, found = self.cache.get(key, (0.0, None))
-        return found if until > self.loop.now else None
+        until, result = self.cache.get(key, (0.0, None))
+        return result if until > self.loop.now else None
 
-    def remember(self, key: object, found: object, seconds: float) -> None:
+    def remember(self, key: object, result: object, seconds: float) -> None:
         """Cache a result for some seconds."""
         if len(self.cache) >= MAX_CACHE_ENTRIES:
             self.cache.clear()
-        self.cache[key] = self.loop.now + seconds, found
+        self.cache[key] = self.loop.now + seconds, result

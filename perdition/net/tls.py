@@ -70,14 +70,14 @@ def authority_files(options: Options) -> dict[str, str]:
     can be verified.
     """
     chain = options.ssl_ca_chain_file
-    found = {}
+    trusted = {}
     for name in ("ssl_ca_chain_file",) if chain else ("ssl_ca_file", "ssl_ca_path"):
         path = getattr(options, name)
         if path and os.path.exists(path):
-            found[name] = path
+            trusted[name] = path
         elif path and path != OPTIONS[name].default:
             raise StartupError(f"{name} {path}: no such file; expected certificates in PEM")
-    return found
+    return trusted
 
 
 def load_authorities(
@@ -184,19 +184,19 @@ def read_or_eof(function: Callable[..., T], wanted: object, at_eof: T) -> T:
 def warnings(options: Options) -> list[str]:
     """Return warnings about options that the system's OpenSSL does not honour."""
     library = SSL.OpenSSL_version(SSL.OPENSSL_VERSION).decode()
-    found = []
+    texts = []
     for side in ("listen", "outgoing"):
         ciphers = f"ssl_{side}_ciphers"
         lowest = getattr(options, f"ssl_{side}_min_proto_version")
         too_low = TLS_VERSIONS.index(lowest) < TLS_VERSIONS.index("tlsv1.2")
         if too_low and NO_SECURITY not in getattr(options, ciphers):
-            found.append(
+            texts.append(
                 f"ssl_{side}_min_proto_version is {lowest}, but {library} allows nothing below "
                 f"tlsv1.2 at a security level above 0; append :{NO_SECURITY} to {ciphers}"
             )
         if getattr(options, f"ssl_{side}_compression"):
-            found.append(
+            texts.append(
                 f"ssl_{side}_compression is on, but TLS 1.3 has no compression, and {library} "
                 "supports it in older versions only if it was built with zlib"
             )
-    return found
+    return texts

@@ -231,8 +231,8 @@ class ListeningTLS:
             next(
                 (
                     context
-                    for context, found in zip(self.contexts, self.names, strict=True)
-                    if name and found.matches(name)
+                    for context, names in zip(self.contexts, self.names, strict=True)
+                    if name and names.matches(name)
                 ),
                 self.contexts[0],
             )

@@ -91,7 +91,7 @@ def entry(name: str, option: Option) -> str:
 def renewed(text: str, lines: Iterator[str]) -> str:
     """Return a file's text with the lines between the marks replaced."""
     marks = re.compile(rf"(.*{BEGIN}.*\n)(?:.*\n)*?(.*{END}.*\n)")
-    return marks.sub(lambda found: "\n".join([found[1] + "\n".join(lines), found[2]]), text)
+    return marks.sub(lambda match: "\n".join([match[1] + "\n".join(lines), match[2]]), text)
 
 
 def page(path: Path) -> str:

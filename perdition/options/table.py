@@ -773,7 +773,9 @@ class Options:
 
 
 OPTIONS = {
-    name: found for name, found in sorted(vars(Options).items()) if isinstance(found, Option)
+    name: declared
+    for name, declared in sorted(vars(Options).items())
+    if isinstance(declared, Option)
 }
 """All options, sorted by name."""
 

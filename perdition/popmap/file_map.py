@@ -40,8 +40,10 @@ class Signature(NamedTuple):
     @classmethod
     def of(cls, file: str | int) -> Self:
         """Return the signature of a path or descriptor; raises OSError."""
-        found = os.stat(file)
-        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        status = os.stat(file)
+        return cls(
+            status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+        )
 
     def age(self) -> float:
         """Return the seconds since the last change, by the system's clock."""
@@ -115,13 +117,13 @@ class FileMap(PopMap, Generic[C]):
 
         A checksum is at most SETTLE_SECONDS old, unless the ``latest`` is asked for.
         """
-        found = Signature.of(self.path)
+        signature = Signature.of(self.path)
         if not self.needs_checksum:
-            return found
+            return signature
         now = time.monotonic()
         if latest or now - self.checksum_at >= SETTLE_SECONDS:
             self.checksum, self.checksum_at = checksum(self.path), now
-        return found._replace(checksum=self.checksum)
+        return signature._replace(checksum=self.checksum)
 
     def is_settled(self, now: Signature) -> bool:
         """Whether a changed file has been unchanged long enough.
@@ -299,11 +301,11 @@ class DatabaseMap(FileMap[OpenDatabase]):
 
 def checksum(path: str) -> int:
     """Return a checksum of a file's content; raises OSError."""
-    found = 0
+    crc = 0
     with open(path, "rb") as file:
         while octets := file.read(CHUNK):
-            found = zlib.crc32(octets, found)
-    return found
+            crc = zlib.crc32(octets, crc)
+    return crc
 
 
 def may_be_in_memory(path: str) -> bool:

@@ -69,8 +69,27 @@ def open_at_start(options: Options, log: Log) -> PopMap:
     return popmap
 
 
+def open_changed_map(options: Options, previous: Options, log: Log) -> PopMap:
+    """Open the popmap that new options name and check it; raises StartupError.
+
+    If the options name another popmap, it must be usable now. A problem with the file of an
+    unchanged one is only logged: the file may be missing while it is rewritten, and workers
+    keep the previous content of a file with a mistake.
+    """
+    popmap = open_map(options)
+    popmap.check()
+    before = (previous.map_library, previous.map_library_opt)
+    try:
+        popmap.probe()
+    except StartupError as error:
+        if (options.map_library, options.map_library_opt) != before:
+            raise
+        log.error(str(error))
+    return popmap
+
+
 def open_after_reload(options: Options, previous: PopMap) -> PopMap:
-    """Open the popmap again; raises StartupError.
+    """Open the popmap again, in a worker; raises StartupError.
 
     Returns the previous one if it is in a file with the same options: its content stays in force
     while a changed file has a mistake.
@@ -88,8 +107,8 @@ def open_library(options: Options) -> PopMap:
     name = named[1] if named else library
     if kind := KINDS.get(name):
         return open_kind(name, kind, options)
-    for found in external_entry_points(library):
-        return open_external(found, options)
+    for entry_point in external_entry_points(library):
+        return open_external(entry_point, options)
     if "/" in library or ".so" in library:
         from perdition.popmap.backends import c_library
 
@@ -107,13 +126,13 @@ def external_entry_points(library: str) -> "EntryPoints":
     return entry_points(group=ENTRY_POINTS, name=library)
 
 
-def open_external(found: "EntryPoint", options: Options) -> PopMap:
+def open_external(entry_point: "EntryPoint", options: Options) -> PopMap:
     """Open a popmap of another package's kind; raises StartupError, also for its exceptions."""
     try:
-        opener = found.load()
+        opener = entry_point.load()
     except (ImportError, AttributeError) as error:
         raise StartupError(
-            f"map_library {found.name}: {error}; repair or remove the package"
+            f"map_library {entry_point.name}: {error}; repair or remove the package"
         ) from error
     try:
         popmap: PopMap = opener(options)
@@ -121,7 +140,7 @@ def open_external(found: "EntryPoint", options: Options) -> PopMap:
         raise
     except Exception as error:
         raise StartupError(
-            f"map_library {found.name}: {describe_error(error)}; "
+            f"map_library {entry_point.name}: {describe_error(error)}; "
             "check map_library_opt and its package"
         ) from error
     return popmap

@@ -50,8 +50,8 @@ def serve(backend: Backend, descriptor: int) -> None:
         if status != FOUND:
             return
         while request := channel.recv(MAX_MESSAGE):
-            status, found = backend.lookup(*parse(request.removeprefix(REQUEST_PREFIX)))
-            channel.send(STATUS.pack(status) + found)
+            status, text = backend.lookup(*parse(request.removeprefix(REQUEST_PREFIX)))
+            channel.send(STATUS.pack(status) + text)
     backend.close()
 
 

@@ -37,4 +37,4 @@ def url_with_secret(url: str) -> str:
 
     Raises StartupError.
     """
-    return IN_URL.sub(lambda found: f"{found[1]}{quote(secret(found[2]), safe='')}@", url)
+    return IN_URL.sub(lambda match: f"{match[1]}{quote(secret(match[2]), safe='')}@", url)

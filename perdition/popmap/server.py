@@ -65,7 +65,7 @@ class ServerMap(PopMap, Generic[C]):
         idle = self.idle
         usable = False
         try:
-            found = self.ask(connection, query)
+            destination = self.ask(connection, query)
             usable = True
         except Failure:
             usable = True  # the server did answer
@@ -75,7 +75,7 @@ class ServerMap(PopMap, Generic[C]):
                 idle.append(connection)
             else:  # broken, or the map was closed meanwhile
                 self.discard(connection)
-        return found
+        return destination
 
     def take(self) -> C | None:
         """Return an idle connection, if there is one."""

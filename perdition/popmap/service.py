@@ -25,7 +25,7 @@ class CacheEntry(NamedTuple):
     """An answer, and when it expires (by the loop's clock)."""
 
     expires: float
-    found: Destination | None
+    answer: Destination | None
 
 
 class PopMapService:
@@ -56,17 +56,17 @@ class PopMapService:
         key = self.popmap.cache_key(query)
         known = self.cache.get(key)
         if known and known.expires > self.loop.now:
-            return known.found
+            return known.answer
         try:
-            found = await self.ask(query)
+            answer = await self.ask(query)
         except MapUnavailable as failure:
             if not known:
                 raise
             self.log.warning(f"{failure.detail}; using an expired answer")
-            self.remember(key, known.found, STALE_SECONDS)
-            return known.found
-        self.remember(key, found, self.cache_seconds)
-        return found
+            self.remember(key, known.answer, STALE_SECONDS)
+            return known.answer
+        self.remember(key, answer, self.cache_seconds)
+        return answer
 
     async def ask(self, query: Query) -> Destination | None:
         """Query the popmap itself; raises MapUnavailable, Rejected."""
@@ -85,12 +85,12 @@ class PopMapService:
         except ThreadPoolFull as error:
             raise MapUnavailable(f"popmap: {error}") from error
 
-    def remember(self, key: Hashable, found: Destination | None, seconds: float) -> None:
+    def remember(self, key: Hashable, answer: Destination | None, seconds: float) -> None:
         """Cache an answer for some seconds; expired ones stay for when the map is unavailable."""
         self.cache.pop(key, None)
         if len(self.cache) >= CACHE_SIZE:
             del self.cache[next(iter(self.cache))]
-        self.cache[key] = CacheEntry(self.loop.now + seconds, found)
+        self.cache[key] = CacheEntry(self.loop.now + seconds, answer)
 
     def close(self) -> None:
         """Close the map; lookups in progress still get their answers."""

@@ -126,10 +126,10 @@ class SQLMap(ServerMap[Any]):
 
     def destination(self, server: str, port: str = "") -> Destination:
         """Return a row's destination; the server's column may contain the port."""
-        found = Destination.parse(server, self.delimiter)
+        destination = Destination.parse(server, self.delimiter)
         if port:
-            return Destination(found.server._replace(port=port), found.user)
-        return found
+            return Destination(destination.server._replace(port=port), destination.user)
+        return destination
 
     def disconnect(self, connection: Any) -> None:
         connection.close()

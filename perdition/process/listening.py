@@ -59,8 +59,8 @@ def take_service_manager_sockets(inherited: TakeoverState) -> list[socket.socket
     """Take out the listeners that a service manager passed to the predecessor, if it did."""
     if not inherited.from_service_manager:
         return []
-    found, inherited.listeners = inherited.listeners, {}
-    return list(found.values())
+    listeners, inherited.listeners = inherited.listeners, {}
+    return list(listeners.values())
 
 
 def open_listeners(
@@ -85,10 +85,10 @@ def open_metrics_socket(
         return None
     from perdition.process import metrics_server
 
-    found = inherited.metrics_socket
-    if found and metrics_server.listens_at(found, options.metrics_address):
+    sock = inherited.metrics_socket
+    if sock and metrics_server.listens_at(sock, options.metrics_address):
         inherited.metrics_socket = None
-        return found
+        return sock
     return metrics_server.bind(options.metrics_address, owner)
 
 
@@ -97,10 +97,10 @@ def open_connection_limit(limit: int, inherited: TakeoverState) -> ConnectionLim
 
     With an unchanged limit it is the predecessor's, whose sessions still return their tokens.
     """
-    found = inherited.connection_limit
-    if found and found.limit == limit:
+    predecessors = inherited.connection_limit
+    if predecessors and predecessors.limit == limit:
         inherited.connection_limit = None
-        return found
+        return predecessors
     return ConnectionLimit(limit) if limit else None
 
 
@@ -126,13 +126,13 @@ class Binder:
         for endpoint in endpoints:
             wanted = Endpoint(endpoint.host, endpoint.port or default_port)
             try:
-                found = resolve(wanted, self.flags)
+                addresses = resolve(wanted, self.flags)
             except OSError as error:
                 raise StartupError(
                     f"bind_address {wanted}: {error.strerror}; "
                     "expected an address and a port of this host"
                 ) from error
-            sockets += map(self.bind, found)
+            sockets += map(self.bind, addresses)
         return sockets or self.listen_everywhere(default_port)
 
     def listen_everywhere(self, port: str) -> list[socket.socket]:

@@ -11,34 +11,35 @@ from typing import NoReturn
 
 from setproctitle import setproctitle
 
-from perdition import __version__
 from perdition.failure import StartupError
-from perdition.helper.client import HelperClient
 from perdition.helper.supervisor import HelperHandle
 from perdition.local_authentication import pam_seconds
 from perdition.log import Log
-from perdition.net.loop import Loop
 from perdition.net.tls_contexts import TLSContexts
 from perdition.options.configuration import Configuration
 from perdition.options.table import Options
-from perdition.popmap import PopMap
-from perdition.popmap.kinds import open_at_start, open_map
-from perdition.popmap.service import PopMapService
+from perdition.popmap.kinds import open_at_start, open_changed_map
 from perdition.privileges import Owner, forbid_dumps, forbid_new_privileges, set_resource_limits
+from perdition.process.child_main import Inheritance, run_metrics, run_worker
 from perdition.process.children import Children, Slot
 from perdition.process.detach import detach, release_parent
 from perdition.process.listening import ListeningSockets
 from perdition.process.pid_file import PidFile
+from perdition.process.startup import (
+    find_pid_file,
+    find_predecessor,
+    listen_for_successors,
+    log_start,
+    needs_root,
+    prepare_pid_file,
+)
 from perdition.process.systemd import notify
 from perdition.process.takeover import (
     Predecessor,
     SuccessorMessage,
-    TakeoverListener,
     TakeoverState,
 )
-from perdition.process.worker import Worker
-from perdition.scoreboard import Column, WorkerCounters, sessions_text
-from perdition.site import Site
+from perdition.scoreboard import Column, sessions_text
 
 SIGNALS = {
     signal.SIGTERM,
@@ -63,8 +64,6 @@ START_POLL_SECONDS = 0.01
 CHECK_SECONDS = 5.0
 """Interval of heartbeat checks; longer than that of the heartbeats."""
 
-RUN_DIRECTORY = "/var/run"
-
 
 class Master:
     """Starts up, then supervises its children until a signal stops it.
@@ -86,13 +85,13 @@ class Master:
         self.owner = Owner.from_options(options)
         self.tls = TLSContexts.load(options)
         self.popmap = open_at_start(options, log)
-        self.pid_file = self.find_pid_file()
+        pid_file = find_pid_file(self.name, options, self.owner)
         self.is_primary = False
-        self.predecessor = self.find_predecessor()
+        self.predecessor = find_predecessor(options, pid_file)
         state = self.predecessor.receive_state() if self.predecessor else TakeoverState()
         self.sockets = ListeningSockets(options, self.owner, state)
-        self.takeover_listener: TakeoverListener | None = None
-        self.prepare_pid_file(state.takeover_socket)
+        self.pid_file = prepare_pid_file(pid_file, self.predecessor, options, log)
+        self.takeover_listener = listen_for_successors(self.pid_file, state.takeover_socket, log)
         self.children = Children(
             options.workers or len(os.sched_getaffinity(0)),
             bool(self.sockets.metrics_socket),
@@ -106,45 +105,6 @@ class Master:
         self.kill_at: float | None = None
         self.check_at: float | None = None
 
-    def find_pid_file(self) -> PidFile | None:
-        """Return the pid file that the option names, or the manual's; None if it is empty."""
-        path = self.options.pid_file
-        if path is None:
-            path = f"{RUN_DIRECTORY}/{self.name}/{self.name}.pid"
-        return PidFile(path, self.owner) if path else None
-
-    def find_predecessor(self) -> Predecessor | None:
-        """Connect to the running master, if it is to be taken over; raises StartupError."""
-        if not self.options.takeover:
-            return None
-        if not self.pid_file:
-            raise StartupError("takeover: requires pid_file, set to that of the running instance")
-        return Predecessor(self.pid_file.takeover_socket)
-
-    def prepare_pid_file(self, inherited: socket.socket | None) -> None:
-        """Check that the pid file can be written, and listen for successors next to it.
-
-        A user who cannot write to the default directory, and has named no other file, runs without
-        one. Raises StartupError.
-        """
-        if not self.pid_file:
-            return
-        try:
-            if self.predecessor:
-                self.pid_file.hold()
-            else:
-                self.pid_file.prepare()
-        except StartupError as error:
-            if self.options.pid_file or os.getuid() == 0:
-                raise
-            self.log.notice(f"running without a pid file: {error}")
-            self.pid_file = None
-            return
-        try:
-            self.takeover_listener = TakeoverListener(self.pid_file.takeover_socket, inherited)
-        except StartupError as error:
-            self.log.notice(f"takeover will not be possible: {error}")
-
     def run(self) -> int:
         """Detach unless in the foreground, serve, and return the exit status."""
         set_resource_limits()
@@ -154,7 +114,7 @@ class Master:
         for number in IGNORED_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         setproctitle(f"{self.name}: master")
-        self.log_start()
+        log_start(self.options, self.tls, self.log)
         self.write_pid_file()
         self.lifeline = os.pipe2(os.O_CLOEXEC)
         gc.freeze()  # a collection would copy the pages that children share
@@ -186,7 +146,7 @@ class Master:
 
     def start_helper(self) -> None:
         """Fork the helper and its supervisor, if something needs root after start-up."""
-        if self.options.authenticate_in or self.needs_root():
+        if self.options.authenticate_in or needs_root(self.configuration, self.tls, self.owner):
             self.helper.start(
                 self.name,
                 [*self.tls.files, self.configuration.path],
@@ -195,15 +155,6 @@ class Master:
                 [*self.sockets.sockets(), *self.only_masters()],
                 pam_seconds(self.options),
             )
-
-    def needs_root(self) -> bool:
-        """Return whether a reload may have to read a file that only root can read."""
-        if os.getuid() != 0:
-            return False
-        path = self.configuration.path
-        with self.owner.impersonated():
-            is_unreadable = path and not os.access(path, os.R_OK, effective_ids=True)
-        return bool(self.tls.files or is_unreadable)
 
     def wait_for_workers(self) -> bool:
         """Wait until all workers serve; return False if one has died or START_SECONDS are over.
@@ -290,74 +241,32 @@ class Master:
 
     def descriptors(self) -> list[int]:
         """Return the descriptors that must stay open when the master detaches."""
-        found = [*self.sockets.descriptors(), *(held.fileno() for held in self.only_masters())]
+        descriptors = [
+            *self.sockets.descriptors(),
+            *(held.fileno() for held in self.only_masters()),
+        ]
         if self.log.sink.descriptor >= 0:
-            found.append(self.log.sink.descriptor)
-        return found
-
-    def log_start(self) -> None:
-        """Log the version, the options, and warnings."""
-        options = self.options
-        if options.debug or not options.foreground:
-            self.log.info(
-                f"Starting perdition version={__version__} protocol={options.service.name}"
-            )
-        self.log.info(options.logged())
-        for warning in (*options.warnings(), *self.tls.warnings):
-            self.log.warning(warning)
+            descriptors.append(self.log.sink.descriptor)
+        return descriptors
 
     def run_child(self, slot: Slot, options_socket: socket.socket) -> NoReturn:
-        """Run a worker or the metrics process, after closing what is not for it.
-
-        Signals stay blocked until the process handles them.
-        """
-        os.close(self.lifeline[1])
-        for held in self.only_masters():
-            held.close()
-        self.helper.close_channels_except(slot.number)
-        if slot is self.children.metrics:
-            self.run_metrics()
-        if self.sockets.metrics_socket:
-            self.sockets.metrics_socket.close()
-        self.worker(slot, options_socket).run(accepts=self.is_primary)
-
-    def run_metrics(self) -> NoReturn:
-        """Run the metrics process."""
-        from perdition.process import metrics_server
-
-        sock = self.sockets.metrics_socket
-        assert sock
-        for listener in self.sockets.listeners:
-            listener.close()
-        if self.sockets.connection_limit:
-            self.sockets.connection_limit.close()
-        protocol = self.options.service.name
-        scoreboard, lifeline = self.children.scoreboard, self.lifeline[0]
-        metrics_server.serve(self.name, sock, scoreboard, protocol, self.log, lifeline)
-
-    def worker(self, slot: Slot, options_socket: socket.socket) -> Worker:
-        """Return the worker of a slot."""
-        loop = Loop()
-        channel = self.helper.channel(slot.number)
-        site = Site.open(
-            loop,
-            self.options,
-            self.log,
-            popmap=PopMapService(loop, self.popmap, self.options, self.log),
+        """Run a worker or the metrics process, in the child."""
+        inherited = Inheritance(
+            name=self.name,
+            options=self.options,
+            log=self.log,
             tls=self.tls,
+            popmap=self.popmap,
+            sockets=self.sockets,
+            helper=self.helper,
+            scoreboard=self.children.scoreboard,
             client_limits=self.children.client_limits,
-            counters=WorkerCounters(self.children.scoreboard.rows[slot.number - 1]),
-            helper=HelperClient(loop, channel) if channel else None,
+            lifeline=self.lifeline,
+            only_masters=self.only_masters(),
         )
-        return Worker(
-            self.name,
-            slot.number,
-            site,
-            self.sockets.listeners,
-            self.sockets.connection_limit,
-            self.lifeline[0],
-            options_socket,
-        )
+        if slot is self.children.metrics:
+            run_metrics(inherited)
+        run_worker(inherited, slot.number, options_socket, accepts=self.is_primary)
 
     def wait(self, longest: float = CHECK_SECONDS) -> None:
         """Wait for a signal or until something is due, for up to ``longest`` seconds; handle it."""
@@ -443,7 +352,7 @@ class Master:
         self.reopen_log()
         try:
             options = self.configuration.read_again(self.options, self.helper.read)
-            popmap = self.open_changed_map(options)
+            popmap = open_changed_map(options, self.options, self.log)
             if self.tls.listening:
                 self.tls.listening.load({path: self.helper.read(path) for path in self.tls.files})
         except StartupError as error:
@@ -453,24 +362,6 @@ class Master:
             self.apply(options)
         self.children.signal_workers(signal.SIGHUP)
         self.notify("READY=1")
-
-    def open_changed_map(self, options: Options) -> PopMap:
-        """Open the popmap that new options name; raises StartupError.
-
-        If the options name another popmap, it must be usable now. A problem with the file of an
-        unchanged one is only logged: the file may be missing while it is rewritten, and workers
-        keep the previous content of a file with a mistake.
-        """
-        popmap = open_map(options)
-        popmap.check()
-        before = (self.options.map_library, self.options.map_library_opt)
-        try:
-            popmap.probe()
-        except StartupError as error:
-            if (options.map_library, options.map_library_opt) != before:
-                raise
-            self.log.error(str(error))
-        return popmap
 
     def reopen_log(self) -> None:
         """Reopen the log, and have the predecessor do so, whose sessions may not have ended."""

@@ -205,15 +205,15 @@ class IMAP4(Protocol):
         Clients would otherwise keep the list in our greeting.
         """
         line, untagged, _ = accepted
-        if found := CAPABILITY_CODE.search(line) or CAPABILITY_LINE.search(untagged):
-            return accepted._replace(capability=found[1])
+        if listed := CAPABILITY_CODE.search(line) or CAPABILITY_LINE.search(untagged):
+            return accepted._replace(capability=listed[1])
         yield Write(OUR_TAG + b" CAPABILITY\r\n")
         line, more = yield from self.response()
         if line[:3].upper() == b"BYE":
             raise unexpected("CAPABILITY after the login")
-        found = CAPABILITY_LINE.search(more)
+        listed = CAPABILITY_LINE.search(more)
         untagged += CAPABILITY_LINE.sub(b"", more)
-        return accepted._replace(untagged=untagged, capability=found[1] if found else b"")
+        return accepted._replace(untagged=untagged, capability=listed[1] if listed else b"")
 
     def negotiate_tls(
         self, start_tls: StartTLSPolicy, announced: set[bytes]
@@ -273,14 +273,14 @@ class IMAP4(Protocol):
 
     def login_refused(self, line: bytes, credentials: Credentials, untagged: bytes) -> Failure:
         """Return the failure for a response to LOGIN other than OK."""
-        if not (found := REFUSAL.match(line)):
+        if not (refusal := REFUSAL.match(line)):
             return unexpected("LOGIN")
-        word, code = found[1].upper(), found[2] or b""
+        word, code = refusal[1].upper(), refusal[2] or b""
         if code.upper() == b"CAPABILITY":  # no reason
             code = b""
         if word != b"NO":
             code = code or word
-        return refused(line, found[0], code, credentials, untagged)
+        return refused(line, refusal[0], code, credentials, untagged)
 
     def with_untagged(self, untagged: bytes, line: bytes) -> Dialogue[bytes]:
         """Return the untagged responses with one more, its literals included.

@@ -173,9 +173,9 @@ class ManageSieve(Protocol):
         lines, line = yield from self.response("AUTHENTICATE")
         if any(SASL.match(line) for line in lines):  # those after STARTTLS, which came late
             _, line = yield from self.response("AUTHENTICATE")
-        if found := REFUSAL.match(line):
-            code = found[2] or (b"" if found[1].upper() == b"NO" else b"BYE")
-            raise refused(line, found[0], code, credentials, placeholder=quote(REDACTED))
+        if refusal := REFUSAL.match(line):
+            code = refusal[2] or (b"" if refusal[1].upper() == b"NO" else b"BYE")
+            raise refused(line, refusal[0], code, credentials, placeholder=quote(REDACTED))
         return Accepted(line)
 
     def negotiate_tls(

@@ -146,8 +146,8 @@ class POP3(Protocol):
             line = yield ReadLine(SERVER_LINE_LIMIT, redact_reply)
         if is_ok(line):
             return Accepted(line)
-        if found := REFUSAL.match(line):
-            raise refused(line, found[0], found[1] or b"", credentials)
+        if refusal := REFUSAL.match(line):
+            raise refused(line, refusal[0], refusal[1] or b"", credentials)
         raise unexpected("USER or PASS")
 
     def requires_tls(self) -> Dialogue[bool]:

@@ -72,7 +72,7 @@ class Grammar(NamedTuple):
         """
         if any(b"\0" in piece for piece in pieces):
             raise Malformed("a command must not contain NUL")
-        found = []
+        arguments = []
         rest, *more = pieces
         while rest.strip(b" ") or more:
             if not rest.startswith(b" "):
@@ -82,8 +82,8 @@ class Grammar(NamedTuple):
                 text, rest, *more = more
             else:
                 text, rest = self.cut_argument(rest)
-            found.append(text)
-        return found
+            arguments.append(text)
+        return arguments
 
     def cut_argument(self, rest: bytes) -> tuple[bytes, bytes]:
         """Split a line into its first argument, unquoted, and the rest."""

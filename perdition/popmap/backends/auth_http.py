@@ -43,10 +43,10 @@ def open_map(options: Options) -> "HTTPMap":
 
 def header(word: str) -> tuple[str, str]:
     """Read a header for all requests; raises StartupError."""
-    if found := HEADER.fullmatch(word):
-        text = secret(found[2])
+    if match := HEADER.fullmatch(word):
+        text = secret(match[2])
         if printable_ascii(text):
-            return found[1], text
+            return match[1], text
     raise StartupError(
         f"map_library_opt: after the URL, expected {PASS} or a header such as X-Auth-Key:value "
         "with printable ASCII characters"

@@ -69,10 +69,10 @@ class ConstantDatabase:
         table, slots = self.tables[hashed % TABLES]
         for probe in range(slots):
             slot = (hashed // TABLES + probe) % slots
-            found, record = self.pair(table + slot * PAIR.size)
+            entry_hash, record = self.pair(table + slot * PAIR.size)
             if not record:
                 break
-            if found == hashed:
+            if entry_hash == hashed:
                 key_length, value_length = self.pair(record)
                 record += PAIR.size
                 if key_length == len(key) and self.octets(record, key_length) == key:
@@ -87,10 +87,10 @@ class ConstantDatabase:
         """Return octets of the file; raises ValueError at its end."""
         if count > MAX_VALUE:
             raise ValueError(f"value of {count} octets")
-        found = os.pread(self.file.fileno(), count, offset)
-        if len(found) < count:
+        octets = os.pread(self.file.fileno(), count, offset)
+        if len(octets) < count:
             raise ValueError("file is too short")
-        return found
+        return octets
 
     def close(self) -> None:
         self.file.close()

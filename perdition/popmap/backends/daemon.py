@@ -137,8 +137,8 @@ def answers(own: socket.socket, deadline: float) -> Iterator[list[str]]:
             datagram = own.recv(MAX_DATAGRAM)
         except TimeoutError:
             return
-        if (found := response(datagram)) is not None:
-            yield found
+        if (strings := response(datagram)) is not None:
+            yield strings
 
 
 def response(datagram: bytes) -> list[str] | None:
@@ -148,12 +148,12 @@ def response(datagram: bytes) -> list[str] | None:
     magic, version, flags, length, *_ = HEADER.unpack_from(datagram)
     if (magic, version, flags, length) != (MAGIC, VERSION, RESPONSE, len(datagram)):
         return None
-    found, offset = [], HEADER.size
+    strings, offset = [], HEADER.size
     while offset + LENGTH.size <= length:
         begin = offset + LENGTH.size
         offset = begin + LENGTH.unpack_from(datagram, offset)[0]
-        found.append(fsdecode(datagram[begin:offset]))
-    return found if len(found) == 3 and offset == length else None
+        strings.append(fsdecode(datagram[begin:offset]))
+    return strings if len(strings) == 3 and offset == length else None
 
 
 def destination(user: str, server: str, port: str) -> Destination | None:

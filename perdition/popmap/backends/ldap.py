@@ -115,7 +115,7 @@ class LDAPMap(ServerMap[LDAPObject]):
         directory = self.directory
         base = with_key(directory.base, query.key)
         try:
-            found = connection.search_ext_s(
+            results = connection.search_ext_s(
                 base,
                 directory.scope,
                 with_key(directory.filter, query.key),
@@ -126,7 +126,7 @@ class LDAPMap(ServerMap[LDAPObject]):
             if base != directory.base:
                 return None  # the key is part of a name that does not exist
             raise
-        entries = [attributes for name, attributes in found if name]  # the others are referrals
+        entries = [attributes for name, attributes in results if name]  # the others are referrals
         return self.destination(entries[0]) if entries else None
 
     def destination(self, entry: dict[str, list[bytes]]) -> Destination:
@@ -183,4 +183,4 @@ def without_scope(url: str) -> tuple[str, int]:
 
 def with_key(text: str, key: str) -> str:
     """Return a name or filter with the key in place of its marks."""
-    return KEY_MARK.sub(lambda found: escaped(key.rjust(int(found[1] or 0))), text)
+    return KEY_MARK.sub(lambda match: escaped(key.rjust(int(match[1] or 0))), text)

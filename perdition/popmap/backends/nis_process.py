@@ -45,9 +45,9 @@ class NIS:
             return NO_SUCH_KEY, b""
         if status:
             return FAULT, self.library.yperr_string(status)
-        found = ctypes.string_at(value, length.value)
+        text = ctypes.string_at(value, length.value)
         ctypes.CDLL(None).free(value)
-        return FOUND, found
+        return FOUND, text
 
     def close(self) -> None:
         """Do nothing: the connection ends with the process."""

@@ -29,12 +29,12 @@ class ODBC:
 
     def lookup(self, key: bytes, ends: ConnectionEnds) -> tuple[int, bytes]:
         try:
-            found = self.popmap.lookup(Query(fsdecode(key), ends))
+            destination = self.popmap.lookup(Query(fsdecode(key), ends))
         except MapUnavailable as failure:
             return UNREACHABLE, fsencode(failure.detail.removeprefix("popmap: "))
-        if not found:
+        if not destination:
             return NO_SUCH_KEY, b""
-        return FOUND, fsencode("\0".join([found.user, *found.server]))
+        return FOUND, fsencode("\0".join([destination.user, *destination.server]))
 
     def close(self) -> None:
         self.popmap.close()

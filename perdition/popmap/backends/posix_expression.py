@@ -131,16 +131,16 @@ class Translator:
 
     def read_braces(self) -> str:
         """Read ``{m}``, ``{m,}``, ``{,n}`` or ``{m,n}``."""
-        found = BRACES.match(self.text, self.at)
-        if not found or not (found[1] or found[2]):
+        braces = BRACES.match(self.text, self.at)
+        if not braces or not (braces[1] or braces[2]):
             raise ExpressionError("expected {m}, {m,} or {m,n}")
-        self.at = found.end()
-        low, high = int(found[1] or 0), int(found[3] or found[1] or 0)
+        self.at = braces.end()
+        low, high = int(braces[1] or 0), int(braces[3] or braces[1] or 0)
         if max(low, high) > MAX_REPEAT:
             raise ExpressionError(f"more than {MAX_REPEAT} repetitions")
-        if found[3] and high < low:
-            raise ExpressionError(f"{found[0]}: the first number is larger than the second")
-        return f"{{{low},{found[3]}}}" if found[2] else f"{{{low}}}"
+        if braces[3] and high < low:
+            raise ExpressionError(f"{braces[0]}: the first number is larger than the second")
+        return f"{{{low},{braces[3]}}}" if braces[2] else f"{{{low}}}"
 
     def open_group(self) -> None:
         self.at += 1
@@ -197,15 +197,15 @@ class Translator:
 
     def read_element(self) -> str:
         """Read a character or a class of a bracket expression."""
-        if found := NAMED.match(self.text, self.at):
-            self.at = found.end()
-            if found[1] == ":":
-                if found[2] not in CLASSES:
-                    raise ExpressionError(f"[:{found[2]}:]: no such character class")
-                return CLASSES[found[2]]
-            if len(found[2]) != 1:
-                raise ExpressionError(f"{found[0]}: expected a single character")
-            return found[2]
+        if named := NAMED.match(self.text, self.at):
+            self.at = named.end()
+            if named[1] == ":":
+                if named[2] not in CLASSES:
+                    raise ExpressionError(f"[:{named[2]}:]: no such character class")
+                return CLASSES[named[2]]
+            if len(named[2]) != 1:
+                raise ExpressionError(f"{named[0]}: expected a single character")
+            return named[2]
         character = self.text[self.at : self.at + 1]
         if not character or self.text[self.at : self.at + 2] in ("[.", "[:", "[="):
             raise ExpressionError("unmatched [")

@@ -87,8 +87,8 @@ class PosixRegexMap(FileMap[list[Rule]]):
             if rule.mistake:
                 raise MapUnavailable(f"popmap {self.path}: {rule.mistake}")
             left = max(0.0, deadline - time.monotonic())
-            if found := rule.expression.search(key, timeout=left, concurrent=concurrent):
-                value = key[: found.start()] + substitute(rule.substitution, found)
+            if match := rule.expression.search(key, timeout=left, concurrent=concurrent):
+                value = key[: match.start()] + substitute(rule.substitution, match)
                 return Destination.parse(value, self.delimiter)
         return None
 
@@ -107,13 +107,13 @@ def rules(text: str) -> Iterator[Rule]:
         yield Rule(None, "", f"line {problem.line}: {problem}")
 
 
-def substitute(substitution: str, found: Any) -> str:
+def substitute(substitution: str, match: Any) -> str:
     """Replace ``$0`` to ``$9``; a reference to a group that does not exist stays."""
 
     def group(reference: re.Match[str]) -> str:
         number = int(reference[1])
-        if number > found.re.groups:
+        if number > match.re.groups:
             return reference[0]
-        return found[number] or ""
+        return match[number] or ""
 
     return re.sub(r"\$([0-9])", group, substitution)

@@ -87,11 +87,11 @@ class Library:
 
     def function(self, name: str, *results: Any) -> Any:
         """Return a lookup function; None if the library does not have it."""
-        found = getattr(self.library, name, None)
-        if found:
-            found.argtypes = [c_char_p, c_char_p, *results]
-            found.restype = c_int
-        return found
+        function = getattr(self.library, name, None)
+        if function:
+            function.argtypes = [c_char_p, c_char_p, *results]
+            function.restype = c_int
+        return function
 
     def start(self, option: bytes) -> tuple[int, bytes]:
         """Call dbserver_init, if the library has it."""
