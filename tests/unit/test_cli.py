@@ -42,7 +42,7 @@ def run_in_deleted_directory(
     checkout = str(Path(__file__).parents[2])
     code = (
         f"import os, sys; os.rmdir(os.getcwd()); sys.path.insert(0, {checkout!r}); "
-        "from perdition.cli import main; sys.exit(main(sys.argv))"
+        "from perdition.cli import main; sys.exit(main('perdition', sys.argv[1:]))"
     )
     command = [sys.executable, "-I", "-c", code, *arguments]
     return subprocess.run(
