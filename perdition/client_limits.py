@@ -21,12 +21,12 @@ MAX_FAILURES = 16
 """Further failures do not increase the delay."""
 FORGET_SECONDS = 60.0
 """The failures of an address expire after this time without another one."""
-SITE_OCTETS = 6
-"""Octets of an IPv6 address that identify a site: the largest site has a /48 (RFC 6177)."""
+SITE_BYTES = 6
+"""Bytes of an IPv6 address that identify a site: the largest site has a /48 (RFC 6177)."""
 GUESSES = 10
 """Wrong guesses of an address that each worker remembers."""
 GUESS_SIZE = 2
-"""Octets of a remembered guess. An address has two cells, which keep different halves of a hash."""
+"""Bytes of a remembered guess. An address has two cells, which keep different halves of a hash."""
 
 
 class Share:
@@ -80,7 +80,7 @@ class ClientLimits:
         self.own = self.shares[number]
 
     def keyed_hash(self, *texts: bytes) -> bytes:
-        """Return a hash of eight octets.
+        """Return a hash of eight bytes.
 
         Its key is Python's random hash seed, which the workers share because they were forked, and
         which a client cannot know: it can neither choose colliding addresses nor read passwords.
@@ -137,4 +137,4 @@ def site_of(address: str) -> bytes:
     if ":" not in address:
         return address.encode()
     number, _, _ = address.partition("%")
-    return socket.inet_pton(socket.AF_INET6, number)[:SITE_OCTETS]
+    return socket.inet_pton(socket.AF_INET6, number)[:SITE_BYTES]

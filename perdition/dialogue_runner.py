@@ -67,23 +67,23 @@ class DialogueRunner:
             return outcome
 
     async def perform(self, act: Act) -> bytes:
-        """Perform one act, and return the octets that it results in."""
+        """Perform one act, and return the bytes that it results in."""
         match act:
             case ReadLine(limit, shown):
                 line = await self.stream.read_line(limit)
                 self.log_traffic(self.peer, shown(line))
                 return line
             case ReadExactly(count):
-                octets = await self.stream.read_exactly(count)
-                self.log_traffic(self.peer, b"<%d octets>" % count)
-                return octets
+                data = await self.stream.read_exactly(count)
+                self.log_traffic(self.peer, b"<%d bytes>" % count)
+                return data
             case AwaitInput(seconds):
                 if not self.stream.buffer:
                     with suppress(TimeoutError):
                         await self.stream.fill(seconds)
                 return self.stream.unread()
-            case Write(octets, shown_octets):
-                await self.send(octets, shown_octets)
+            case Write(data, shown):
+                await self.send(data, shown)
             case Pause():
                 await self.stream.pause(PAUSE_SECONDS)
             case StartTLS():
@@ -91,13 +91,13 @@ class DialogueRunner:
                 await self.stream.start_tls(self.wrap, "starttls")
         return b""
 
-    async def send(self, octets: bytes, shown: bytes | None = None) -> None:
-        """Send octets; the log shows ``shown`` instead, if it is set."""
-        self.log_traffic("SELF", octets if shown is None else shown)
-        await self.stream.write(octets)
+    async def send(self, data: bytes, shown: bytes | None = None) -> None:
+        """Send bytes; the log shows ``shown`` instead, if it is set."""
+        self.log_traffic("SELF", data if shown is None else shown)
+        await self.stream.write(data)
 
-    def log_traffic(self, speaker: str, octets: bytes) -> None:
+    def log_traffic(self, speaker: str, data: bytes) -> None:
         """Log a line that ``speaker`` sent, if ``logged`` is set."""
         if self.logged:
-            text = octets.decode(errors="surrogateescape").removesuffix("\r\n")
+            text = data.decode(errors="surrogateescape").removesuffix("\r\n")
             self.log.debug(f'{speaker}: "{printable(text)}"')

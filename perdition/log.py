@@ -86,13 +86,13 @@ class Output:
         self.may_block = not stat.S_ISREG(os.fstat(descriptor).st_mode)
 
     def write(self, priority: Priority, line: str) -> None:
-        octets = f"{line}\n".encode(errors="surrogateescape")
+        data = f"{line}\n".encode(errors="surrogateescape")
         if self.may_block:
-            octets = octets[: select.PIPE_BUF]  # a pipe accepts that many at once or none
+            data = data[: select.PIPE_BUF]  # a pipe accepts that many at once or none
             if not self.is_writable():
                 return
         with suppress(OSError):
-            os.write(self.descriptor, octets)
+            os.write(self.descriptor, data)
 
     def is_writable(self) -> bool:
         """Return whether a write would not block."""
@@ -166,7 +166,7 @@ def one_line(text: str) -> str:
     """Escape whatever a log reader or a terminal could take for more than text.
 
     That is all that Unicode does not call printable: control and format characters, separators
-    other than the space, unassigned characters, and octets that are not UTF-8.
+    other than the space, unassigned characters, and bytes that are not UTF-8.
     """
     if text.isprintable():
         return text
@@ -176,7 +176,7 @@ def one_line(text: str) -> str:
 def escape_sequence(character: str) -> str:
     """Return ``\\xNN``, ``\\uNNNN`` or ``\\UNNNNNNNN``."""
     number = ord(character)
-    if 0xDC80 <= number <= 0xDCFF:  # an octet that is not UTF-8 (surrogateescape)
+    if 0xDC80 <= number <= 0xDCFF:  # a byte that is not UTF-8 (surrogateescape)
         number &= 0xFF
     if number <= 0xFF:
         return f"\\x{number:02x}"

@@ -14,9 +14,9 @@ from prometheus_client.registry import Collector
 from perdition import __version__
 from perdition.scoreboard import (
     BOUNDS,
+    BYTES,
     LIMITS,
     LOGINS,
-    OCTETS,
     POPMAP_ANSWERS,
     TIMES,
     TLS_LOGINS,
@@ -57,9 +57,9 @@ class ScoreboardCollector(Collector):
             ("popmap_answers", "Popmap queries by answer.", "answer", POPMAP_ANSWERS),
             (
                 "session_bytes",
-                "Octets from and to logged-in clients.",
+                "Bytes from and to logged-in clients.",
                 "direction",
-                OCTETS,
+                BYTES,
             ),
             ("limits_hit", "How often a limit refused or delayed a client.", "limit", LIMITS),
         ):

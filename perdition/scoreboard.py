@@ -65,7 +65,7 @@ class Limit(StrEnum):
 
 
 class Direction(StrEnum):
-    """Directions of octets, in the words of the Close line."""
+    """Directions of bytes, in the words of the Close line."""
 
     RECEIVED = "received"
     SENT = "sent"
@@ -101,7 +101,7 @@ def assign_columns(values: Iterable[str]) -> dict[str, int]:
 LOGINS = assign_columns((OK_LABEL, *(failure.label for failure in FAILURES)))
 POPMAP_ANSWERS = assign_columns(PopMapAnswer)
 LIMITS = assign_columns(Limit)
-OCTETS = assign_columns(Direction)
+BYTES = assign_columns(Direction)
 TLS_LOGINS = {peer: assign_columns(TLS_VERSION_LABELS) for peer in Peer}
 TIMES = {stage: [next(columns) for _ in (*BOUNDS, "longer")] for stage in Stage}
 """For each stage, the columns of the histogram's buckets."""
@@ -133,12 +133,12 @@ class Scoreboard:
 class WorkerCounters:
     """Counts in the row of one worker.
 
-    ``octets`` are the two cells of octets received from clients and sent to them.
+    ``transferred`` are the two cells of bytes received from clients and sent to them.
     """
 
     def __init__(self, row: memoryview) -> None:
         self.row = row
-        self.octets = (self.cell(OCTETS[Direction.RECEIVED]), self.cell(OCTETS[Direction.SENT]))
+        self.transferred = (self.cell(BYTES[Direction.RECEIVED]), self.cell(BYTES[Direction.SENT]))
 
     def cell(self, column: int) -> memoryview:
         """Return one cell of the row."""

@@ -1,4 +1,4 @@
-"""One session, from a client's connection to the splice that moves its octets."""
+"""One session, from a client's connection to the splice that moves its bytes."""
 
 import itertools
 import os
@@ -188,7 +188,7 @@ class EstablishedSession(Splice):
             session.stream.hand_over(),
             server.hand_over(),
             site.options.timeout,
-            site.counters.octets,
+            site.counters.transferred,
         )
         self.site = site
         self.ends = session.ends
@@ -225,7 +225,7 @@ class EstablishedSession(Splice):
             self.relog_timer = None  # its action refers to this session
         self.site.splices.discard(self)
         self.site.counters.logged_out()
-        moved = (self.up.octets, self.down.octets)
+        moved = (self.up.transferred, self.down.transferred)
         login = self.login
         self.site.log.info(close_line(self.ends, login.authorisation, login.user, moved))
         self.on_end(self.ends)

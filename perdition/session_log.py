@@ -43,7 +43,7 @@ def auth_line(ends: object, login: LoginRecord) -> str:
 def close_line(ends: object, authorisation: str, user: str, moved: tuple[int, int] | None) -> str:
     """Return the line for a closed connection.
 
-    ``moved`` are the octets received from the client and sent to it after its login, if any.
+    ``moved`` are the bytes received from the client and sent to it after its login, if any.
     """
-    octets = "" if moved is None else f" received={moved[0]} sent={moved[1]}"
-    return f"Close: {ends} {identities(authorisation, user)}{octets}"
+    counts = "" if moved is None else f" received={moved[0]} sent={moved[1]}"
+    return f"Close: {ends} {identities(authorisation, user)}{counts}"

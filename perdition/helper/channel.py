@@ -24,7 +24,7 @@ HEAD = struct.Struct("!QB")
 SIZE = struct.Struct("!I")
 
 MESSAGE_SIZE = 131072
-"""Maximum size of a message in octets: enough for a certificate with chain and authorities."""
+"""Maximum size of a message in bytes: enough for a certificate with chain and authorities."""
 
 HELPER_RESTARTED = 0
 """The id of the first message of a new helper: replies to earlier requests will not come."""

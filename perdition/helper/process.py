@@ -126,7 +126,7 @@ class Helper:
         content = reread_file(path)
         if len(content) > MESSAGE_SIZE - HEAD.size:
             raise StartupError(
-                f"{path}: larger than {MESSAGE_SIZE - HEAD.size} octets; make it smaller"
+                f"{path}: larger than {MESSAGE_SIZE - HEAD.size} bytes; make it smaller"
             )
         return content
 

@@ -1,4 +1,4 @@
-"""An established session: forwards octets in both directions until it ends or is idle too long."""
+"""An established session: forwards bytes in both directions until it ends or is idle too long."""
 
 import fcntl
 import os
@@ -15,21 +15,21 @@ from perdition.net.transport import NOT_NOW, TLSTransport
 BUFFER = memoryview(bytearray(65536))
 """Shared by all sessions of the process: an idle session needs no memory for one."""
 PIPE_SIZE = 262144
-"""Capacity in octets of a pipe for bulk transfers."""
+"""Capacity in bytes of a pipe for bulk transfers."""
 RECORD_SIZE = 16384
-"""Maximum number of octets in a TLS record (RFC 8446, section 5.1)."""
+"""Maximum number of bytes in a TLS record (RFC 8446, section 5.1)."""
 BULK_ROUNDS = 4
 """How often one session may fill a pipe before other sessions get their turn."""
 UNREAD_ROUNDS = 16
-"""How many buffers of unread octets are read and discarded before a connection is closed."""
+"""How many buffers of unread bytes are read and discarded before a connection is closed."""
 TAIL_SIZE = 128
-"""How many of the octets sent last are remembered, to recognise the end of a response."""
+"""How many of the bytes sent last are remembered, to recognise the end of a response."""
 SPARE_PIPES = 16
 """Maximum number of empty pipes that are kept for reuse."""
 
 Pipe = tuple[int, int]
 Total = memoryview | list[int]
-"""A counter of octets in one direction, shared by all sessions."""
+"""A counter of bytes in one direction, shared by all sessions."""
 Connection = socket.socket | TLSTransport
 
 spare_pipes: list[Pipe] = []
@@ -71,15 +71,14 @@ class Flow(Handler):
     """One direction of a session, and the handler of the socket that it reads from.
 
     What the sink does not accept at once is held in ``held`` or (in bulk transfers) in ``pipe``,
-    and nothing more is read until it has been sent (back-pressure). ``octets`` counts what the sink
-    has accepted, except for the first ``uncounted`` octets.
+    and nothing more is read until it has been sent (back-pressure). ``transferred`` counts
+    what the sink has accepted, except for the first ``uncounted`` bytes.
     """
 
     __slots__ = (
         "closed",
         "ended",
         "held",
-        "octets",
         "pipe",
         "piped",
         "sink",
@@ -87,6 +86,7 @@ class Flow(Handler):
         "source_tls",
         "splice",
         "total",
+        "transferred",
         "uncounted",
     )
 
@@ -100,7 +100,7 @@ class Flow(Handler):
         self.held = b""
         self.pipe: Pipe | None = None
         self.piped = 0
-        self.octets = 0
+        self.transferred = 0
         self.uncounted = 0
         self.total = total
         self.ended = False
@@ -108,7 +108,7 @@ class Flow(Handler):
 
     @property
     def blocked(self) -> bool:
-        """Whether octets are held until the sink accepts them."""
+        """Whether bytes are held until the sink accepts them."""
         return bool(self.held or self.piped)
 
     def ready(self, events: int) -> None:
@@ -130,14 +130,14 @@ class Flow(Handler):
         if not self.closed:
             self.splice.close()
 
-    def count(self, octets: int) -> None:
-        """Count octets that the sink has accepted."""
+    def count(self, size: int) -> None:
+        """Count bytes that the sink has accepted."""
         if self.uncounted:
-            skipped = min(self.uncounted, octets)
+            skipped = min(self.uncounted, size)
             self.uncounted -= skipped
-            octets -= skipped
-        self.octets += octets
-        self.total[0] += octets
+            size -= skipped
+        self.transferred += size
+        self.total[0] += size
 
     def move(self) -> None:
         """Forward what has arrived: one buffer, and if that was full, the rest in bulk."""
@@ -177,24 +177,24 @@ class Flow(Handler):
         if ended:
             self.handle_end()
 
-    def send(self, octets: memoryview) -> None:
+    def send(self, data: memoryview) -> None:
         """Send as much as the sink accepts, and hold the rest."""
         if self.held:
-            self.held += octets
+            self.held += data
             return
         try:
-            sent = self.sink.send(octets)
+            sent = self.sink.send(data)
         except NOT_NOW:
             sent = 0
         except OSError as error:
             raise ConnectionBroken(self.sink) from error
         self.count(sent)
-        if sent < len(octets):
-            self.held = bytes(octets[sent:])
+        if sent < len(data):
+            self.held = bytes(data[sent:])
             self.splice.watch()
 
     def move_in_bulk(self) -> None:
-        """Forward octets through a pipe, inside the kernel."""
+        """Forward bytes through a pipe, inside the kernel."""
         try:
             self.pipe = borrow_pipe()
         except OSError:
@@ -215,7 +215,7 @@ class Flow(Handler):
         self.release_pipe()
 
     def drain_pipe(self) -> bool:
-        """Move the pipe's octets to the sink; return whether the pipe is empty now."""
+        """Move the pipe's bytes to the sink; return whether the pipe is empty now."""
         assert self.pipe
         while self.piped:
             try:
@@ -306,9 +306,9 @@ class DownFlow(Flow):
         super().__init__(splice, source, sink, total)
         self.tail = b""
 
-    def send(self, octets: memoryview) -> None:
-        self.tail = bytes(octets[-TAIL_SIZE:])
-        Flow.send(self, octets)  # super() costs more, for each buffer
+    def send(self, data: memoryview) -> None:
+        self.tail = bytes(data[-TAIL_SIZE:])
+        Flow.send(self, data)  # super() costs more, for each buffer
 
     def move_in_bulk(self) -> None:
         self.tail = b""
@@ -356,7 +356,7 @@ class Splice(ABC):
     def start(self, welcome: bytes, from_client: bytes, from_server: bytes) -> None:
         """Send the client its welcome, and both sides what the login dialogues have not used.
 
-        From then on octets are forwarded until the end. The welcome is not counted.
+        From then on bytes are forwarded until the end. The welcome is not counted.
         """
         if self.timeout:
             self.timer = self.loop.call_later(self.timeout, self.check_idle)
@@ -439,7 +439,7 @@ class Splice(ABC):
             self.loop.timers.cancel(self.timer)
             self.timer = None
         with suppress(OSError):
-            # With unread octets the system would reset the connection, and the client could lose
+            # With unread bytes the system would reset the connection, and the client could lose
             # what it has not read yet.
             for _ in range(UNREAD_ROUNDS):
                 if not self.client.recv_into(BUFFER):

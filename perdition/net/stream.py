@@ -23,7 +23,7 @@ CHUNK = 4096
 NO_GREETING = (errno.ECONNRESET, "connection closed without a greeting")
 
 TLS_HANDSHAKE = b"\x16\x03"
-"""The first octets of a TLS handshake (RFC 8446, section 5.1). No mail protocol starts a line so.
+"""The first bytes of a TLS handshake (RFC 8446, section 5.1). No mail protocol starts a line so.
 
 A client that is configured for implicit TLS would otherwise wait for us until its timeout.
 """
@@ -108,7 +108,7 @@ class Stream(Handler):
     async def read_line(self, limit: int) -> bytes:
         """Return the next line without its CR LF or LF.
 
-        Raises LineLimitExceeded if it has more than ``limit`` octets.
+        Raises LineLimitExceeded if it has more than ``limit`` bytes.
         """
         if self.loop.now >= self.deadline:  # lines that are in the buffer already need no wait
             raise DeadlineExceeded
@@ -129,15 +129,15 @@ class Stream(Handler):
         return line.removesuffix(b"\r")
 
     async def read_exactly(self, count: int) -> bytes:
-        """Return the next ``count`` octets."""
+        """Return the next ``count`` bytes."""
         while len(self.buffer) < count:
             await self.fill(self.seconds)
-        octets = bytes(self.buffer[:count])
+        data = bytes(self.buffer[:count])
         del self.buffer[:count]
-        return octets
+        return data
 
     async def fill(self, seconds: float) -> None:
-        """Wait for more octets and add them to the buffer.
+        """Wait for more bytes and add them to the buffer.
 
         It waits first: input has seldom arrived already, and the attempt costs a system call.
         """
@@ -145,21 +145,21 @@ class Stream(Handler):
             if not (self.tls and self.tls.pending()):
                 await self.wait(READ, seconds)
             try:
-                octets = self.sock.recv(CHUNK)
+                data = self.sock.recv(CHUNK)
             except NOT_NOW:
                 continue
             except OSError as error:
                 raise PeerClosed from error
-            if not octets:
+            if not data:
                 raise PeerClosed
-            self.buffer += octets
+            self.buffer += data
             return
 
-    async def write(self, octets: bytes) -> None:
-        """Send all of the octets."""
-        while octets:
+    async def write(self, data: bytes) -> None:
+        """Send all of the bytes."""
+        while data:
             try:
-                octets = octets[self.sock.send(octets) :]
+                data = data[self.sock.send(data) :]
             except WantRead:
                 await self.wait(READ, self.seconds)
             except NOT_NOW:
@@ -170,7 +170,7 @@ class Stream(Handler):
     async def start_tls(self, wrap: Callable[[socket.socket], TLSTransport], secure: str) -> None:
         """Negotiate TLS; ``secure`` is what the log calls it. Raises TLSHandshakeFailed.
 
-        Octets that were read before are discarded, because anyone may have injected them.
+        Bytes that were read before are discarded, because anyone may have injected them.
         """
         assert isinstance(self.sock, socket.socket)
         self.buffer.clear()
@@ -252,20 +252,20 @@ class Stream(Handler):
             await self.loop.sleep(seconds)
 
     def read_ahead(self, guard: Task) -> None:
-        """Read input that arrives while a task works for the peer: more octets, or the end.
+        """Read input that arrives while a task works for the peer: more bytes, or the end.
 
         A peer that has closed its sending side only gets HALF_CLOSED_SECONDS more.
         """
         try:
-            octets = self.sock.recv(CHUNK)
+            data = self.sock.recv(CHUNK)
         except NOT_NOW:
             return
         except OSError:
             guard.answer(error=Abandoned())
             return
         self.detach()
-        self.buffer += octets
-        if not octets:
+        self.buffer += data
+        if not data:
             give_up = partial(guard.answer, error=Abandoned())
             self.half_close_timer = self.loop.call_later(HALF_CLOSED_SECONDS, give_up)
 
@@ -282,10 +282,10 @@ class Stream(Handler):
             self.events = 0
             self.loop.watch(self.sock.fileno(), 0, self)
 
-    def send_last(self, octets: bytes) -> None:
-        """Send octets before the connection is closed, if that is possible without waiting."""
+    def send_last(self, data: bytes) -> None:
+        """Send bytes before the connection is closed, if that is possible without waiting."""
         with suppress(OSError):
-            self.sock.send(octets)
+            self.sock.send(data)
 
     def hand_over(self) -> socket.socket | TLSTransport:
         """Return the connection for another handler, which watches it from now on."""

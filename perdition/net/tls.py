@@ -124,15 +124,15 @@ class Connection:
         return self.sock.fileno()
 
     def recv(self, count: int) -> bytes:
-        octets: bytes = read(self.connection.recv, count, end=b"")
-        return octets
+        data: bytes = read(self.connection.recv, count, end=b"")
+        return data
 
     def recv_into(self, buffer: memoryview) -> int:
         count: int = read(self.connection.recv_into, buffer, end=0)
         return count
 
-    def send(self, octets: bytes | memoryview) -> int:
-        count: int = call(self.connection.send, octets)
+    def send(self, data: bytes | memoryview) -> int:
+        count: int = call(self.connection.send, data)
         return count
 
     def pending(self) -> int:

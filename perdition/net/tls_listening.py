@@ -77,11 +77,11 @@ class Identity(NamedTuple):
 
 
 @contextmanager
-def memory_file(octets: bytes) -> Iterator[str]:
-    """Return a path that has these octets as its content: some of OpenSSL only reads files."""
+def memory_file(data: bytes) -> Iterator[str]:
+    """Return a path that has these bytes as its content: some of OpenSSL only reads files."""
     descriptor = os.memfd_create("perdition", os.MFD_CLOEXEC)
     try:
-        os.write(descriptor, octets)
+        os.write(descriptor, data)
         yield f"/proc/self/fd/{descriptor}"
     finally:
         os.close(descriptor)

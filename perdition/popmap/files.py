@@ -17,7 +17,7 @@ from perdition.popmap import Destination, PopMap, Query, one_line
 SETTLE_SECONDS = 1.0
 """How long a file must be unchanged before its new content is used."""
 COPY_LIMIT = 32 * 1024 * 1024
-"""Octets: a larger database is used where it is, without a copy."""
+"""Bytes: a larger database is used where it is, without a copy."""
 CHUNK = 1024 * 1024
 
 C = TypeVar("C")
@@ -301,8 +301,8 @@ def checksum(path: str) -> int:
     """Return a checksum of a file's content; raises OSError."""
     found = 0
     with open(path, "rb") as file:
-        while octets := file.read(CHUNK):
-            found = zlib.crc32(octets, found)
+        while data := file.read(CHUNK):
+            found = zlib.crc32(data, found)
     return found
 
 

@@ -36,7 +36,7 @@ PAUSE_ACCEPTING_SECONDS = 1.0
 """How long no client is accepted after the system has run out of descriptors or memory."""
 
 MAX_OPTIONS_SIZE = 262144
-"""Maximum size in octets of the options that the master sends."""
+"""Maximum size in bytes of the options that the master sends."""
 
 LIMIT_LOG_SECONDS = 60.0
 """Minimum interval between two log lines about refused connections."""

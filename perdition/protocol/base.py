@@ -8,7 +8,7 @@ from perdition.failure import Failure, NegotiationFailed, Rejected
 from perdition.protocol.dialogue import Accepted, Credentials, Dialogue, StartTLSPolicy, Terms
 
 SERVER_LINE_LIMIT = 65536
-"""Maximum octets in a line of a real server; some list all their capabilities in the greeting."""
+"""Maximum bytes in a line of a real server; some list all their capabilities in the greeting."""
 
 
 class Protocol(ABC):
@@ -21,10 +21,10 @@ class Protocol(ABC):
     logout_command: ClassVar[bytes]
     """Sent to a real server before the connection to it is closed."""
     response_end: ClassVar[re.Pattern[bytes]] = re.compile(rb"(?!)")
-    """Matches the end of a real server's octets after which a notice may follow: a complete line
+    """Matches the end of a real server's bytes after which a notice may follow: a complete line
     that is a response of its own, not one within a literal, nor one that announces a literal."""
     unsendable: ClassVar[bytes]
-    """Octets that the protocol cannot carry in a user name or a password."""
+    """Bytes that the protocol cannot carry in a user name or a password."""
 
     @abstractmethod
     def greeting(self, hostname: str, terms: Terms) -> bytes:
@@ -75,7 +75,7 @@ class Protocol(ABC):
         """
 
     def require_sendable(self, *texts: bytes) -> None:
-        """Raise Rejected if a text contains octets that would end the command it is sent in."""
+        """Raise Rejected if a text contains bytes that would end the command it is sent in."""
         for text in texts:
             if not set(text).isdisjoint(self.unsendable):
                 raise Rejected("the user name or the password contains a control character")

@@ -20,25 +20,25 @@ class LineTooLong(Exception):
     """
 
 
-def unchanged(octets: bytes) -> bytes:
+def unchanged(data: bytes) -> bytes:
     """Show the whole line in the log."""
-    return octets
+    return data
 
 
-def redacted(octets: bytes) -> bytes:
+def redacted(data: bytes) -> bytes:
     """Show only the first token of a reply: a server that has the password could repeat it."""
-    return octets.partition(b" ")[0] + b" " + REDACTED
+    return data.partition(b" ")[0] + b" " + REDACTED
 
 
 class ReadLine(NamedTuple):
-    """Read a line of at most ``limit`` octets; the result has no CR LF or bare LF."""
+    """Read a line of at most ``limit`` bytes; the result has no CR LF or bare LF."""
 
     limit: int
     shown: Callable[[bytes], bytes] = unchanged
 
 
 class ReadExactly(NamedTuple):
-    """Read ``size`` octets (of a literal); they are never logged."""
+    """Read ``size`` bytes (of a literal); they are never logged."""
 
     size: int
 
@@ -50,9 +50,9 @@ class AwaitInput(NamedTuple):
 
 
 class Write(NamedTuple):
-    """Send ``octets``; the log shows ``shown`` instead, if it is set."""
+    """Send ``data``; the log shows ``shown`` instead, if it is set."""
 
-    octets: bytes
+    data: bytes
     shown: bytes | None = None
 
 

@@ -29,13 +29,13 @@ from perdition.protocol.refusals import refused
 from perdition.protocol.strings import COMMAND_LIMIT, LITERAL, QUOTABLE, Grammar, Malformed, quote
 
 LINE_LIMIT = 8192
-"""Maximum octets in a client's line (RFC 7162, section 4), except of ID."""
+"""Maximum bytes in a client's line (RFC 7162, section 4), except of ID."""
 UNTAGGED_LIMIT = 65536
-"""Maximum octets in the untagged responses before a tagged one."""
+"""Maximum bytes in the untagged responses before a tagged one."""
 QUOTED_LIMIT = 1000
-"""Maximum octets in a quoted string that we send; some servers limit the line length."""
+"""Maximum bytes in a quoted string that we send; some servers limit the line length."""
 LITERAL_MINUS_LIMIT = 4096
-"""Maximum octets in a non-synchronizing literal with LITERAL- (RFC 7888)."""
+"""Maximum bytes in a non-synchronizing literal with LITERAL- (RFC 7888)."""
 
 GRAMMAR = Grammar(LINE_LIMIT, quoted_limit=LINE_LIMIT, continuation=b"+ go on\r\n", atoms=True)
 TAG = re.compile(rb'(?!\+)[^\0-\x20\x7f-\xff(){%*"\\\]]+')

@@ -31,11 +31,11 @@ from perdition.protocol.refusals import refused
 from perdition.protocol.strings import LITERAL, QUOTABLE, QUOTED, Grammar, Malformed, quote, unquote
 
 LINE_LIMIT = 4096
-"""Maximum octets in a client's line, literals not included."""
+"""Maximum bytes in a client's line, literals not included."""
 QUOTED_LIMIT = 1024
-"""Maximum octets in a quoted string (RFC 5804, section 4); longer text is sent as a literal."""
+"""Maximum bytes in a quoted string (RFC 5804, section 4); longer text is sent as a literal."""
 ANSWER_LIMIT = 65536
-"""Maximum octets in a real server's response, capabilities included."""
+"""Maximum bytes in a real server's response, capabilities included."""
 
 UNSOLICITED_SECONDS = 5.0
 """How long a real server may take to send its capabilities after STARTTLS; old ones never do."""

@@ -27,12 +27,12 @@ from perdition.protocol.dialogue import (
 from perdition.protocol.refusals import refused
 
 LINE_LIMIT = 4096
-"""Maximum octets in a client's line; RFC 2449 requires 255, long passwords need more."""
+"""Maximum bytes in a client's line; RFC 2449 requires 255, long passwords need more."""
 CAPABILITY_LIMIT = 256
 """Maximum lines in a real server's response to CAPA."""
 
 CONTROL_CHARACTERS = bytes((*range(0x20), 0x7F))
-"""Octets that are not printable (RFC 1939, section 3). Octets above 0x7f are used in practice."""
+"""Bytes that are not printable (RFC 1939, section 3). Bytes above 0x7f are used in practice."""
 
 USER_REFUSED = re.compile(rb"-ERR \[AUTH\]", re.IGNORECASE)
 REFUSAL = re.compile(rb"-ERR\b(?: \[([^]/ ]+)[^]]*\])?", re.IGNORECASE)

@@ -15,10 +15,10 @@ PLAINTEXT_CODES = (b"PRIVACYREQUIRED", b"ENCRYPT-NEEDED")
 """The real server requires TLS, which is up to the site and not to the client."""
 
 LOGGED_LENGTH = 200
-"""Maximum octets of a reply that are logged."""
+"""Maximum bytes of a reply that are logged."""
 
 PREFIX_LENGTH = 8
-"""Of a password with more octets, a server may repeat a part."""
+"""Of a password with more bytes, a server may repeat a part."""
 
 
 def refused(

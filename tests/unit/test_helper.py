@@ -33,7 +33,7 @@ from tests.unit.loops import run
 def test_helper_answers_after_malformed_requests(tmp_path: Path) -> None:
     """A request of the next worker is answered, whatever the previous one sent."""
     file = tmp_path / "certificate"
-    file.write_bytes(b"octets")
+    file.write_bytes(b"content")
     line = HelperChannel([str(file)])
     helper = Helper("test", [line], -1, 1.0)
     for malformed in (b"", b"?"):
@@ -43,7 +43,7 @@ def test_helper_answers_after_malformed_requests(tmp_path: Path) -> None:
     line.client_end.send(HEAD.pack(1, Request.FILE) + SIZE.pack(0))
     helper.respond(line)
 
-    assert line.client_end.recv(MESSAGE_SIZE) == HEAD.pack(1, Status.READY) + b"octets"
+    assert line.client_end.recv(MESSAGE_SIZE) == HEAD.pack(1, Status.READY) + b"content"
     line.client_end.close()
     line.helper_end.close()
 
@@ -128,7 +128,7 @@ def test_supervisor_starts_the_helper_again_if_fork_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "certificate"
-    file.write_bytes(b"octets")
+    file.write_bytes(b"content")
     monkeypatch.setattr(os, "fork", fork_that_fails(2))
     line = HelperChannel([str(file)])
     lifeline = os.pipe()
@@ -136,7 +136,7 @@ def test_supervisor_starts_the_helper_again_if_fork_fails(
     supervisor = fork_supervisor("test", [line], lifeline, [], 1.0)
 
     try:
-        assert line.read_file(str(file)) == b"octets"
+        assert line.read_file(str(file)) == b"content"
     finally:
         for descriptor in lifeline:
             os.close(descriptor)

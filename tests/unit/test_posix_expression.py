@@ -10,7 +10,7 @@ from perdition.popmap.backends.posix_expression import CLASSES, ExpressionError,
 GROUPS = 10
 REG_EXTENDED = 1
 SIZE_OF_REGEX_T = 256
-"""Octets; more than any machine needs."""
+"""Bytes; more than any machine needs."""
 
 C_LIBRARY = ctypes.CDLL(None)
 INVALID = "invalid"

@@ -21,7 +21,7 @@ from perdition.popmap.server_tls import client_context
 
 MAX_BODY = 65_536
 MAX_REPLY_LENGTH = 400
-"""Maximum characters of an Auth-Status in a reply; a POP3 reply has 512 octets (RFC 2449)."""
+"""Maximum characters of an Auth-Status in a reply; a POP3 reply has 512 bytes (RFC 2449)."""
 
 PLAIN = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
 """What nginx does not percent-encode in a header's value."""
@@ -157,7 +157,7 @@ class HTTPMap(ServerMap[ServiceConnection]):
         http.request("GET", service.target, headers=headers)
         response = http.getresponse()
         if len(response.read(MAX_BODY + 1)) > MAX_BODY:
-            raise HTTPException(f"body of more than {MAX_BODY} octets")
+            raise HTTPException(f"body of more than {MAX_BODY} bytes")
         return self.destination(response)
 
     def destination(self, response: HTTPResponse) -> Destination | None:

@@ -14,7 +14,7 @@ READ_UNLOCKED = "ru"
 """A reader's lock would keep perdition 2.2's makegdbm from writing while the map is open."""
 
 HEADER = struct.Struct("=I28xq")
-"""The magic number and the number of octets in use, in files of 64-bit systems."""
+"""The magic number and the number of bytes in use, in files of 64-bit systems."""
 WIDE_MAGIC = (0x13579ACF, 0x13579AD1)
 """The standard and the extended format."""
 
@@ -72,7 +72,7 @@ def refuse_truncated(path: str) -> None:
     if len(header) == HEADER.size:
         magic, next_block = HEADER.unpack(header)
         if magic in WIDE_MAGIC and size < next_block:
-            raise ValueError(f"truncated: {size} of {next_block} octets")
+            raise ValueError(f"truncated: {size} of {next_block} bytes")
 
 
 def is_missing(path: str) -> bool:

@@ -46,10 +46,10 @@ class PosixRegexMap(FileMap[list[Rule]]):
     must_be_valid = True
 
     def load(self) -> list[Rule]:
-        octets = Path(self.path).read_bytes()
-        if not octets and Signature.of(self.path).age() < SETTLE_SECONDS:
+        data = Path(self.path).read_bytes()
+        if not data and Signature.of(self.path).age() < SETTLE_SECONDS:
             raise ValueError("empty, and changed a moment ago")
-        return list(rules(octets.decode(errors="surrogateescape")))
+        return list(rules(data.decode(errors="surrogateescape")))
 
     def is_empty(self, content: list[Rule]) -> bool:
         return not content
