@@ -3,7 +3,7 @@
 import gc
 import sys
 
-gc.disable()  # a start makes no garbage; who serves turns it on again
+gc.disable()  # starting makes no garbage; serving processes turn it on again
 
 from perdition.cli import main  # noqa: E402
 

@@ -1,9 +1,9 @@
 """Limits per client address, over all workers: connections, and the delay after failed logins.
 
-All IPv6 addresses of a site count as one, because a client can use any of them.
+All IPv6 addresses of a network count as one, because a client can use any of them.
 
-The memory is shared and created before the fork. Each worker writes its own share and reads all of
-them, so there are no locks. An address has one cell in each of two tables, by two hashes; two
+The memory is created before the fork and shared. Each worker writes its own share and reads all
+shares, so there are no locks. An address has one cell in each of two tables, by two hashes; two
 addresses are confused only if both cells are the same.
 """
 
@@ -13,16 +13,16 @@ import struct
 from time import monotonic
 
 CELLS = 16384
-"""Cells of a table: with as many addresses at a time, one in some thousands shares both cells."""
+"""Cells of a table. With that many addresses, one in several thousand shares both of its cells."""
 MIN_DELAY = 2.0
 MAX_DELAY = 15.0
-"""Delay of a refusal in seconds: after the first failure, and the maximum."""
+"""Delay of the reply to a failed login, in seconds: for the first failure, and the maximum."""
 MAX_FAILURES = 16
 """Further failures do not increase the delay."""
 FORGET_SECONDS = 60.0
 """The failures of an address expire after this time without another one."""
 SITE_BYTES = 6
-"""Bytes of an IPv6 address that identify a site: the largest site has a /48 (RFC 6177)."""
+"""Bytes of an IPv6 address that identify a network: no customer gets more than a /48 (RFC 6177)."""
 GUESSES = 10
 """Wrong guesses of an address that each worker remembers."""
 GUESS_SIZE = 2
@@ -82,8 +82,8 @@ class ClientLimits:
     def keyed_hash(self, *texts: bytes) -> bytes:
         """Return a hash of eight bytes.
 
-        Its key is Python's random hash seed, which the workers share because they were forked, and
-        which a client cannot know: it can neither choose colliding addresses nor read passwords.
+        Its key is Python's random hash seed. Forked workers share it; clients cannot know it, so
+        they can neither choose colliding addresses nor guess passwords from shared memory.
         """
         return struct.pack("q", hash(b"\0".join(texts)))
 
@@ -93,22 +93,22 @@ class ClientLimits:
         return one % CELLS, CELLS + two % CELLS
 
     def connections(self, address: str) -> int:
-        """Return how many connections the site of an address has, over all workers."""
+        """Return how many connections the network of an address has, over all workers."""
         return min(
             sum(share.connections[cell] for share in self.shares)
             for cell in self.cells(site_of(address))
         )
 
     def change_connections(self, address: str, change: int) -> None:
-        """Count a connection more (+1) or one less (-1) for the site of an address."""
+        """Add ``change`` to the number of connections of an address's network."""
         for cell in self.cells(site_of(address)):
             self.own.connections[cell] += change
 
     def record_failure(self, address: str, user: bytes, password: bytes) -> float:
-        """Count a failed login; return the delay of its refusal in seconds.
+        """Count a failed login; return the delay of the reply in seconds.
 
-        Repeated credentials, as mail clients with old passwords send them, are no guesses and do
-        not increase the delay.
+        Repeated credentials, which mail clients with an old password send, do not count as new
+        guesses and do not increase the delay.
         """
         cells = self.cells(site_of(address))
         halves = struct.unpack_from("HH", self.keyed_hash(user, password))
@@ -133,7 +133,7 @@ class ClientLimits:
 
 
 def site_of(address: str) -> bytes:
-    """Return what limits apply to: the IPv4 address, or the /48 of an IPv6 address."""
+    """Return a client's network: the IPv4 address, or the /48 prefix of an IPv6 address."""
     if ":" not in address:
         return address.encode()
     number, _, _ = address.partition("%")

@@ -29,8 +29,8 @@ PAUSE_SECONDS = 3.0
 class DialogueRunner:
     """Performs the acts of dialogues with one peer, and logs the traffic if ``logged`` is set.
 
-    ``peer`` is CLIENT or REAL, as ``connection_logging`` shows it. ``wrap`` adds TLS to the socket,
-    if a dialogue may ask for that.
+    ``peer`` is its name in the traffic log: CLIENT or REAL. ``wrap`` adds TLS to the socket, if the
+    dialogue may start TLS.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class DialogueRunner:
             return outcome
 
     async def perform(self, act: Act) -> bytes:
-        """Perform one act, and return the bytes that it results in."""
+        """Perform one act and return its result, b"" if it has none."""
         match act:
             case ReadLine(limit, shown):
                 line = await self.stream.read_line(limit)

@@ -1,4 +1,4 @@
-"""Files that the site gives: where they are, and how they are read."""
+"""Paths of the administrator's files, and how they are read."""
 
 import os
 import stat
@@ -8,7 +8,7 @@ from perdition.failure import StartupError
 
 SYSCONFDIR = "/etc/perdition"
 START_DIRECTORY = os.getcwd()
-"""What relative paths are relative to, also after a daemon has changed its directory."""
+"""The directory that relative paths start from, even after a daemon has changed its own."""
 
 
 def read_file(path: str) -> bytes:

@@ -1,4 +1,4 @@
-"""The scoreboard as Prometheus metrics, with its conventions for names, units and labels."""
+"""The scoreboard as metrics, by Prometheus's conventions for names, units and labels."""
 
 from collections.abc import Iterator
 
@@ -91,7 +91,7 @@ class ScoreboardCollector(Collector):
         help_text = "Open sessions, before login or established."
         family = GaugeMetricFamily("perdition_sessions", help_text, labels=("protocol", "state"))
         established = self.scoreboard.total(Column.ESTABLISHED)
-        # Workers count while we read: at worst a session appears established too early.
+        # Workers keep counting while we read: at worst, a session appears established too early.
         before = max(0, self.scoreboard.total(Column.SESSIONS) - established)
         for state, count in (("before_login", before), ("established", established)):
             family.add_metric((self.protocol, state), count)

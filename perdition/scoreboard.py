@@ -1,6 +1,6 @@
 """The scoreboard: counters in shared memory, one row per worker, that every process can read.
 
-Only the worker writes to its row, and the master while there is none, so there are no locks. A
+Only the worker writes to its row, or the master while the worker is dead, so there are no locks. A
 worker that replaces a dead one continues to count from the same values.
 """
 
@@ -35,11 +35,11 @@ class Column(IntEnum):
 
 
 GAUGES = (Column.SESSIONS, Column.TOKENS, Column.ESTABLISHED)
-"""Columns that also decrease, and are cleared when the worker dies."""
+"""Columns that can decrease; they are cleared when the worker dies."""
 
 
 class Stage(StrEnum):
-    """Stages of a login, of which the time is measured."""
+    """Stages of a login whose time is measured."""
 
     MAP = "map"
     LOCAL_AUTHENTICATION = "local_authentication"
@@ -56,7 +56,7 @@ class PopMapAnswer(StrEnum):
 
 
 class Limit(StrEnum):
-    """Limits that refuse a client."""
+    """Limits that refuse or delay a client."""
 
     CONNECTIONS = "connection_limit"
     CONNECTIONS_PER_CLIENT = "connections_per_client"
@@ -163,7 +163,7 @@ class WorkerCounters:
         self.row[POPMAP_ANSWERS[answer]] += 1
 
     def timed(self, stage: Stage) -> "StageTimer":
-        """Return the context of a stage, which measures its time."""
+        """Return a context manager that measures the time of a stage."""
         return StageTimer(self.row, stage)
 
     def login_failed(self, failure: Failure) -> None:

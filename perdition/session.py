@@ -55,7 +55,7 @@ class Session:
         self.server_turns = itertools.count(next(site.server_turns))
 
     async def run(self) -> None:
-        """Serve the client until it has left, or the session is established."""
+        """Serve the client until it has left or the session is established."""
         log = self.site.log
         log.info(connect_line(self.ends, self.site.inetd_pid))
         established = False
@@ -149,7 +149,7 @@ class Session:
         return await self.site.resolver.name(address) or address
 
     def delay(self, credentials: Credentials, failure: Failure) -> float:
-        """Return the seconds to wait before a refusal; guesses increase them."""
+        """Return the seconds to wait before the reply to a failed login; guesses increase them."""
         if not failure.user_error:
             return PAUSE_SECONDS
         user = fsencode(credentials.user)
@@ -177,7 +177,7 @@ class Session:
 
 
 class EstablishedSession(Splice):
-    """A session after its login. There may be thousands, so it has only what it needs."""
+    """A session after its login. There may be thousands, so it keeps only what it needs."""
 
     __slots__ = ("ends", "login", "on_end", "relog_timer", "site")
 

@@ -24,7 +24,7 @@ def connect_line(ends: object, inetd_pid: int = 0) -> str:
 
 
 def identities(authorisation: str, user: str) -> str:
-    """Return the user's part of Auth and Close lines; NONE stands for no authorisation id."""
+    """Return the user's part of Auth and Close lines; NONE means no authorisation id."""
     authorised = f'"{printable(authorisation)}"' if authorisation else "NONE"
     return f'authorisation_id={authorised} authentication_id="{printable(user)}"'
 

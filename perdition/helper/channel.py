@@ -7,8 +7,8 @@ A request has an id, a type and a body; its reply has the same id, a status and 
     CANCEL the id of a LOGIN whose reply is no longer wanted; it has no reply of its own
     RESET  a new process uses the channel: requests of its predecessor are cancelled; no reply
 
-Ids never repeat on a channel, although a worker that has died leaves it to the next one: each
-process begins at a random number. A reply with another id than expected is dropped.
+Ids never repeat on a channel, even if a new worker uses the channel of a dead one: each process
+begins at a random number. A reply with an unexpected id is dropped.
 """
 
 import os
@@ -24,7 +24,7 @@ HEAD = struct.Struct("!QB")
 SIZE = struct.Struct("!I")
 
 MESSAGE_SIZE = 131072
-"""Maximum size of a message in bytes: enough for a certificate with chain and authorities."""
+"""Maximum size of a message in bytes: enough for a certificate with its chain and authorities."""
 
 HELPER_RESTARTED = 0
 """The id of the first message of a new helper: replies to earlier requests will not come."""

@@ -13,17 +13,17 @@ from perdition.net.stream import send_close_notify
 from perdition.net.transport import NOT_NOW, TLSTransport
 
 BUFFER = memoryview(bytearray(65536))
-"""Shared by all sessions of the process: an idle session needs no memory for one."""
+"""Shared by all sessions of the process, so that an idle session needs no buffer."""
 PIPE_SIZE = 262144
 """Capacity in bytes of a pipe for bulk transfers."""
 RECORD_SIZE = 16384
 """Maximum number of bytes in a TLS record (RFC 8446, section 5.1)."""
 BULK_ROUNDS = 4
-"""How often one session may fill a pipe before other sessions get their turn."""
+"""How often one session may fill its pipe before other sessions get their turn."""
 UNREAD_ROUNDS = 16
-"""How many buffers of unread bytes are read and discarded before a connection is closed."""
+"""Maximum number of buffers of unread bytes that are discarded before a connection is closed."""
 TAIL_SIZE = 128
-"""How many of the bytes sent last are remembered, to recognise the end of a response."""
+"""How many of the last bytes sent are kept, to recognise the end of a response."""
 SPARE_PIPES = 16
 """Maximum number of empty pipes that are kept for reuse."""
 
@@ -112,9 +112,9 @@ class Flow(Handler):
         return bool(self.held or self.piped)
 
     def ready(self, events: int) -> None:
-        """Forward what can be forwarded, to and from the socket that is our source."""
+        """Forward what can be forwarded to and from our source, in both directions."""
         if self.closed:
-            return  # by an earlier event of the same batch
+            return  # closed by an earlier event of the same batch
         splice = self.splice
         splice.last = splice.loop.now
         try:
@@ -140,7 +140,7 @@ class Flow(Handler):
         self.total[0] += size
 
     def move(self) -> None:
-        """Forward what has arrived: one buffer, and if that was full, the rest in bulk."""
+        """Forward what has arrived: one buffer and, if that was full, the rest in bulk."""
         if self.source_tls:
             self.move_records()
             return
@@ -198,7 +198,7 @@ class Flow(Handler):
         try:
             self.pipe = borrow_pipe()
         except OSError:
-            return  # out of descriptors: go on with the buffer
+            return  # out of descriptors: continue with the buffer
         for _ in range(BULK_ROUNDS):
             try:
                 count = os.splice(self.source.fileno(), self.pipe[1], PIPE_SIZE)
@@ -207,7 +207,7 @@ class Flow(Handler):
             except OSError as error:
                 raise ConnectionBroken(self.source) from error
             if not count:
-                break  # end of file: the next read reports it
+                break  # end of file, which the next read reports
             self.piped += count
             if not self.drain_pipe():
                 self.splice.watch()
@@ -242,7 +242,7 @@ class Flow(Handler):
         self.release_pipe()
 
     def close(self) -> None:
-        """Close the source. The reference to the splice goes, so that they form no cycle."""
+        """Close the source, and drop the reference to the splice, which would form a cycle."""
         self.closed = True
         self.discard()
         if self.source_tls:
@@ -251,7 +251,7 @@ class Flow(Handler):
         del self.splice
 
     def flush(self) -> None:
-        """Send what is held, now that the sink accepts more."""
+        """Send what is held, because the sink accepts more now."""
         if self.piped and self.drain_pipe():
             self.release_pipe()
         if self.held:
@@ -267,7 +267,7 @@ class Flow(Handler):
         splice.watch()
 
     def move_pending(self) -> None:
-        """Forward what TLS has decrypted already, which no selector reports."""
+        """Forward what TLS has already decrypted, which no selector reports."""
         if self.source_tls and not (self.blocked or self.closed):
             self.move_records()
 
@@ -354,7 +354,7 @@ class Splice(ABC):
         """Called once, after the connections have been closed."""
 
     def start(self, welcome: bytes, from_client: bytes, from_server: bytes) -> None:
-        """Send the client its welcome, and both sides what the login dialogues have not used.
+        """Send the client its welcome, and each side what the login dialogues have left unused.
 
         From then on bytes are forwarded until the end. The welcome is not counted.
         """
@@ -397,10 +397,10 @@ class Splice(ABC):
             self.timer = self.loop.call_later(self.timeout - idle, self.check_idle)
 
     def send_notice(self, notice: bytes, response_end: re.Pattern[bytes]) -> None:
-        """Send the client a last notice, unless that could be in the middle of a response.
+        """Send the client a last notice, unless it could end up in the middle of a response.
 
-        ``response_end`` matches the end of a complete response, and what precedes the line only if
-        it begins with a line end.
+        ``response_end`` matches the end of a complete response. It matches what precedes the line
+        only if it begins with a line end.
         """
         tail = self.down.tail
         if len(tail) == TAIL_SIZE:  # it may begin in the middle of a line
@@ -417,7 +417,7 @@ class Splice(ABC):
     def handle_broken(self, broken: Connection) -> None:
         """Handle a broken connection.
 
-        A real server may have sent its reason before it left: the client still receives that.
+        A real server may have sent a reason before it left; the client still receives that.
         """
         if broken is self.client or self.down.ended:
             self.close()
@@ -431,7 +431,7 @@ class Splice(ABC):
             self.close()
 
     def close(self) -> None:
-        """End the session now; discard what is still held."""
+        """End the session now and discard what is still held."""
         if self.closed:
             return
         self.closed = True

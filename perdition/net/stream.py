@@ -23,13 +23,14 @@ CHUNK = 4096
 NO_GREETING = (errno.ECONNRESET, "connection closed without a greeting")
 
 TLS_HANDSHAKE = b"\x16\x03"
-"""The first bytes of a TLS handshake (RFC 8446, section 5.1). No mail protocol starts a line so.
+"""The first bytes of a TLS handshake (RFC 8446, section 5.1). No mail protocol starts a line
+like that.
 
 A client that is configured for implicit TLS would otherwise wait for us until its timeout.
 """
 
 HALF_CLOSED_SECONDS = 5.0
-"""How long a peer that has closed its sending side may wait for a reply: most of them are gone."""
+"""How long a peer that has closed its sending side may wait for a reply; most have left."""
 
 
 class PeerClosed(Exception):
@@ -45,14 +46,14 @@ class DeadlineExceeded(TimeoutError):
 
 
 class LineLimitExceeded(Exception):
-    """A line is longer than the limit; the stream cannot be read any further."""
+    """A line is longer than the limit. The stream cannot be read any further."""
 
 
 class Stream(Handler):
     """A non-blocking socket with a read buffer, line limits, a timeout and a deadline.
 
     Each coroutine raises PeerClosed, TimeoutError after ``seconds`` without progress, and
-    DeadlineExceeded when ``deadline`` seconds have passed since the stream was made (0: no limit).
+    DeadlineExceeded ``deadline`` seconds after the stream was created (0: no limit).
     """
 
     __slots__ = (
@@ -89,8 +90,8 @@ class Stream(Handler):
     async def connect(self, address: Any, seconds: float, greets: bool) -> None:
         """Connect to an address; raises OSError (a TimeoutError among them).
 
-        From a server that ``greets`` the greeting is awaited, too, and is then in the buffer. A
-        connection that is closed without a greeting counts as not connected.
+        If the server ``greets``, its greeting is awaited as well and left in the buffer. A
+        connection that is closed without a greeting counts as failed.
         """
         assert isinstance(self.sock, socket.socket)
         with suppress(BlockingIOError):
@@ -110,7 +111,9 @@ class Stream(Handler):
 
         Raises LineLimitExceeded if it has more than ``limit`` bytes.
         """
-        if self.loop.now >= self.deadline:  # lines that are in the buffer already need no wait
+        if (
+            self.loop.now >= self.deadline
+        ):  # a line that is in the buffer already is read without a wait
             raise DeadlineExceeded
         searched = 0
         while True:
@@ -139,7 +142,7 @@ class Stream(Handler):
     async def fill(self, seconds: float) -> None:
         """Wait for more bytes and add them to the buffer.
 
-        It waits first: input has seldom arrived already, and the attempt costs a system call.
+        It waits first: input has rarely arrived yet, and an attempt to read costs a system call.
         """
         while True:
             if not (self.tls and self.tls.pending()):
@@ -170,7 +173,7 @@ class Stream(Handler):
     async def start_tls(self, wrap: Callable[[socket.socket], TLSTransport], secure: str) -> None:
         """Negotiate TLS; ``secure`` is what the log calls it. Raises TLSHandshakeFailed.
 
-        Bytes that were read before are discarded, because anyone may have injected them.
+        Bytes that were read before are discarded, because an attacker may have injected them.
         """
         assert isinstance(self.sock, socket.socket)
         self.buffer.clear()
@@ -208,14 +211,14 @@ class Stream(Handler):
         await suspend(arm)
 
     def disarm(self) -> None:
-        """Cancel the wait. The socket stays watched, because most likely another wait follows."""
+        """Cancel the wait. The socket stays watched, because another wait most likely follows."""
         self.task = None
         if self.timer:
             self.loop.timers.cancel(self.timer)
             self.timer = None
 
     def ready(self, events: int) -> None:
-        """Continue the task that waits. If none does, stop watching the socket."""
+        """Continue the waiting task. If there is none, stop watching the socket."""
         if task := self.task:
             self.disarm()
             task.wake()
@@ -225,7 +228,7 @@ class Stream(Handler):
             self.detach()
 
     def fail(self) -> None:
-        """End the task that waits, after an internal error."""
+        """End the waiting task after an internal error."""
         self.detach()
         if task := self.task:
             self.disarm()
@@ -254,7 +257,7 @@ class Stream(Handler):
     def read_ahead(self, guard: Task) -> None:
         """Read input that arrives while a task works for the peer: more bytes, or the end.
 
-        A peer that has closed its sending side only gets HALF_CLOSED_SECONDS more.
+        A peer that has closed its sending side gets only HALF_CLOSED_SECONDS more.
         """
         try:
             data = self.sock.recv(CHUNK)
@@ -270,7 +273,7 @@ class Stream(Handler):
             self.half_close_timer = self.loop.call_later(HALF_CLOSED_SECONDS, give_up)
 
     def time_out(self) -> None:
-        """Raise TimeoutError or DeadlineExceeded in the task that waits."""
+        """Raise TimeoutError or DeadlineExceeded in the waiting task."""
         if task := self.task:
             self.disarm()
             expired = self.loop.now >= self.deadline
@@ -308,6 +311,6 @@ class Stream(Handler):
 
 
 def send_close_notify(tls: TLSTransport) -> None:
-    """Send TLS's close_notify; no answer is awaited."""
+    """Send TLS's close_notify without waiting for an answer."""
     with suppress(OSError, ValueError):
         tls.unwrap()

@@ -11,11 +11,11 @@ class TLSError(OSError):
 
 
 class WantRead(OSError):
-    """TLS must read before it can continue, also when it was asked to write."""
+    """TLS must read before it can continue, even in a write."""
 
 
 class WantWrite(OSError):
-    """TLS must write before it can continue, also when it was asked to read."""
+    """TLS must write before it can continue, even in a read."""
 
 
 NOT_NOW = (BlockingIOError, WantRead, WantWrite)
@@ -33,7 +33,7 @@ REASONS = {
 
 
 class TLSHandshakeFailed(Exception):
-    """TLS could not be negotiated; the text is the reason, for the log."""
+    """TLS could not be negotiated; the text is the reason for the log."""
 
 
 class Transport(Protocol):

@@ -56,13 +56,13 @@ class Option(NamedTuple):
     restart: bool = False
     """Whether a change takes effect only after a restart."""
     reread: bool = False
-    """Whether SIGHUP reads the file again, while another file needs a restart."""
+    """Whether SIGHUP rereads the named file, although naming another file needs a restart."""
     in_file: bool = True
-    """Whether the option is used in the configuration file; otherwise it is ignored there."""
+    """Whether the configuration file may set the option; otherwise it is ignored there."""
 
 
 def option(kind: OptionType[T], default: T, says: str, **more: Any) -> T:
-    """Declare an option in ``Options``; instances have a value of type T in its place."""
+    """Declare an option in ``Options``. Its type is T because instances contain its value."""
     declared: Any = Option(kind, default, says, **more)
     value: T = declared
     return value
@@ -219,15 +219,15 @@ class Options:
     connections_per_client: int = option(
         COUNT,
         0,
-        "Maximum number of simultaneous connections from one address; any further connection is "
-        "closed immediately. 0: unlimited.",
+        "Maximum number of simultaneous connections from one address (IPv6: one /48); any further "
+        "connection is closed immediately. 0: unlimited.",
         restart=True,
     )
     connection_limit: int = option(
         COUNT,
         0,
-        "Maximum number of simultaneous connections; any further connection is closed "
-        "immediately. 0: unlimited.",
+        "Maximum number of simultaneous connections to this instance; any further connection is "
+        "closed immediately. 0: unlimited.",
         short="L",
         restart=True,
     )
@@ -384,9 +384,9 @@ class Options:
     takeover: bool = option(
         FLAG,
         False,
-        "Replace the running perdition that uses the same pid_file without interrupting service: "
+        "Replace the running instance that uses the same pid_file without interrupting service: "
         "listen on its sockets and let it serve its open sessions until they end, or for its "
-        "drain_timeout if that is not 0. If the new perdition cannot start, the running one "
+        "drain_timeout if that is not 0. If the new instance cannot start, the running one "
         "continues unaffected.",
         in_file=False,
     )
@@ -618,7 +618,7 @@ class Options:
 
     @property
     def default_port(self) -> str:
-        """The port of real servers for which neither popmap nor option specifies one."""
+        """The real servers' port, unless the popmap or an option specifies one."""
         return self.outgoing_port or str(self.service.port)
 
     @property
@@ -628,7 +628,7 @@ class Options:
         return announced
 
     def warnings(self) -> list[str]:
-        """Return what is allowed but most likely a mistake, one line each."""
+        """Return warnings about what is allowed but most likely a mistake."""
         protocol = self.service.protocol
         return [
             f"{protocol.capability_option}: {announced} is announced, but refused; remove it"
@@ -686,7 +686,7 @@ class GivenOptions:
         self.where = where
 
     def add(self, name: str, value: str | None) -> None:
-        """Add an option; ``value`` is None if it has none, as flags may. Raises StartupError."""
+        """Add an option; ``value`` is None if it has none, as for a flag. Raises StartupError."""
         option = OPTIONS[name]
         if value and "\0" in value:
             raise StartupError(f"{self.where}{name}: the value contains a NUL character; remove it")

@@ -1,4 +1,4 @@
-"""Popmaps in child processes, so that crashes and hanging calls affect no session."""
+"""Popmaps in child processes: calls that crash or hang affect no session."""
 
 import os
 import signal
@@ -26,10 +26,10 @@ sys.path.insert(0, {MODULES!r})
 runpy.run_module(sys.argv.pop(1), run_name="__main__")
 """
 PYTHON = (sys.executable, "-IB", "-c", RUN_MODULE)
-"""Runs the module named by the first argument, also if perdition is not on Python's path."""
+"""Runs the module named by the first argument, even if perdition is not on Python's path."""
 MAX_MESSAGE = 65_536
 REQUEST_PREFIX = b"?"
-"""Each request begins with it: an empty message would look like end of file."""
+"""Precedes each request, because an empty message would look like end of file."""
 STATUS = struct.Struct("i")
 
 FOUND = 0
@@ -39,8 +39,8 @@ FAULT = -3
 """The status of an answer, as in perditiondb(5). Any other number is an error, like FAULT."""
 
 REPLACE_SECONDS = 30.0
-"""The age from which a process that cannot reach its database is replaced. Starting one costs as
-much as thousands of lookups."""
+"""Minimum age at which a process that cannot reach its database is replaced, because starting one
+costs as much as thousands of lookups."""
 EXIT_SECONDS = 5.0
 """The time that a process has to exit before it is killed."""
 
@@ -48,7 +48,8 @@ EXIT_SECONDS = 5.0
 class Child(NamedTuple):
     """A lookup process and the socket to it, which carries one request per message.
 
-    After ``replace_after`` (monotonic clock) the process is replaced if its database is away.
+    After ``replace_after`` (monotonic clock) the process is replaced if it cannot reach its
+    database.
     """
 
     process: "subprocess.Popen[bytes]"

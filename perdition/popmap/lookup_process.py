@@ -1,4 +1,4 @@
-"""The main loop of a lookup process, the child's side of ``child_process``.
+"""The main loop of a lookup process: the child's side of ``child_process``.
 
 The first message on the socket is the popmap's option. Then each request consists of the key and
 the addresses and ports of the client's connection, separated by NUL. The answer is a status,
@@ -33,7 +33,9 @@ class Backend(Protocol):
 
 def serve(backend: Backend, descriptor: int) -> None:
     """Answer requests from a socket until the other side closes it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # sent by the terminal; we exit with the socket
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # sent by the terminal; the end of the socket ends us
     channel = socket.socket(fileno=descriptor)
     threading.Thread(target=exit_after, args=(channel,), daemon=True).start()
     with suppress(BrokenPipeError):  # the parent closed the socket during the lookup

@@ -9,7 +9,7 @@ import os
 from perdition.failure import StartupError
 
 PAGE_SIZE = 4096
-"""The kernel reuses a page of a pipe only when the page is empty, so one page must be spare."""
+"""Spare capacity of the pipe, because the kernel reuses a page only when it is empty."""
 PIPE_SIZE = 65536
 """Default capacity of a pipe, in bytes."""
 

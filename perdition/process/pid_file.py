@@ -26,7 +26,7 @@ class PidFile:
 
     @property
     def takeover_socket(self) -> str:
-        """The path of the socket next to it, which successors connect to."""
+        """The path of the socket next to the file, which successors connect to."""
         return f"{self.path}.takeover"
 
     def prepare(self) -> None:
@@ -87,8 +87,8 @@ class PidFile:
     def writing_rights(self) -> AbstractContextManager[None]:
         """Return the context in which the file is written.
 
-        In a directory of the owner, processes of that user could replace the file by a link, so it
-        is written with the owner's rights. In other directories only root could do that.
+        In a directory of the owner, that user could replace the file by a link, so it is written
+        with the owner's rights. In other directories only root could do that.
         """
         belongs_to_owner = os.stat(self.directory).st_uid == self.owner.uid
         return self.owner.impersonated() if belongs_to_owner else nullcontext()
@@ -116,7 +116,7 @@ class PidFile:
         self.held = -1
 
     def take_over(self) -> None:
-        """Replace the predecessor's process id by our own.
+        """Replace the predecessor's process id with our own.
 
         Raises StartupError if the predecessor has removed the file because it stops.
         """

@@ -15,14 +15,14 @@ class Protocol(ABC):
     """A mail protocol, from the view of a proxy between a client and a real server."""
 
     capability_option: ClassVar[str]
-    """The option with the capabilities that clients are told before they log in."""
+    """The option with the capabilities announced to clients before they log in."""
     alpn: ClassVar[str]
     """The protocol's name in ALPN (RFC 7301)."""
     logout_command: ClassVar[bytes]
     """Sent to a real server before the connection to it is closed."""
     response_end: ClassVar[re.Pattern[bytes]] = re.compile(rb"(?!)")
-    """Matches the end of a real server's bytes after which a notice may follow: a complete line
-    that is a response of its own, not one within a literal, nor one that announces a literal."""
+    """Matches the end of a real server's output if a notice may follow it: a complete line that is
+    a response of its own, and neither is in a literal nor announces one."""
     unsendable: ClassVar[bytes]
     """Bytes that the protocol cannot carry in a user name or a password."""
 
@@ -31,7 +31,7 @@ class Protocol(ABC):
         """Return the greeting for a client, line ends included."""
 
     def closing_notice(self, reason: str, *, temporary: bool = False) -> bytes:
-        """Return what a client that is not logged in is told before we close its connection.
+        """Return what to send to a client that is not logged in before its connection is closed.
 
         POP3 has no such notice (RFC 1939, section 3).
         """
@@ -43,14 +43,14 @@ class Protocol(ABC):
 
     @abstractmethod
     def refused_mechanisms(self, capability: str) -> list[str]:
-        """Return what ``capability`` announces of SASL mechanisms that we refuse."""
+        """Return the SASL mechanisms that ``capability`` announces although we refuse them."""
 
     @abstractmethod
     def client(self, terms: Terms, secured: Terms) -> Dialogue[Credentials | None]:
         """Serve a client until it sends credentials; returns None if the connection must be closed.
 
         ``terms`` apply now, ``secured`` after STARTTLS. If the login would be refused, credentials
-        without a password are enough, so that no client need send it.
+        without a password are enough, so that no client needs to send one.
         """
 
     @abstractmethod
@@ -71,7 +71,7 @@ class Protocol(ABC):
     def refusal(self, credentials: Credentials, failure: Failure, verbatim: bool) -> bytes:
         """Return the reply to a failed login.
 
-        ``verbatim``: use the real server's reply, if there was one, for every failure.
+        With ``verbatim`` the real server's reply is used for every failure, if there was one.
         """
 
     def require_sendable(self, *texts: bytes) -> None:
@@ -84,7 +84,7 @@ class Protocol(ABC):
 def unexpected(what: str, line: bytes | None = None) -> NegotiationFailed:
     """Return the failure for a reply that the protocol does not allow.
 
-    ``line`` is the reply; omit it once the password was sent, since the server could repeat that.
+    ``line`` is the reply; omit it once the password was sent, because it could repeat the password.
     """
     reply = "" if line is None else f": {line[:200]!r}"
     return NegotiationFailed(f"unexpected reply from the real server ({what}){reply}")

@@ -45,13 +45,13 @@ ALERT = re.compile(rb"OK \[ALERT\]", re.IGNORECASE)
 STATUS = re.compile(rb"\* (OK|NO|BAD|BYE|PREAUTH)\b", re.IGNORECASE)
 REFUSAL = re.compile(rb"(NO|BAD|BYE)\b(?: \[([^] ]+)[^]]*\])?", re.IGNORECASE)
 LAST_UNTAGGED = re.compile(rb"\* (BYE\b|NO \[AUTHENTICATIONFAILED\])", re.IGNORECASE)
-"""An untagged response after which a tagged one need not come."""
+"""An untagged response after which there may be no tagged one."""
 OUR_TAG = b"perdition"
 UNTAGGED = b"*"
 
 
 def shown(line: bytes) -> bytes:
-    """Return a command as it may be logged; everything unknown could be a password."""
+    """Return a command for the log; anything unknown could be a password and is masked."""
     tag, _, rest = line.partition(b" ")
     name = rest.partition(b" ")[0]
     if name.upper() in (b"CAPABILITY", b"NOOP", b"ID", b"STARTTLS", b"LOGOUT"):
@@ -60,7 +60,7 @@ def shown(line: bytes) -> bytes:
 
 
 def capability(terms: Terms) -> bytes:
-    """Return the option's list, with STARTTLS and LOGINDISABLED as they apply now."""
+    """Return the configured capabilities, with STARTTLS and LOGINDISABLED if they apply now."""
     listed = re.sub(r"(?<!\S)STARTTLS(?!\S) ?", "", terms.capability).rstrip(" ")
     if terms.starttls:
         listed += " STARTTLS"
@@ -76,12 +76,10 @@ RESPONSE_END = re.compile(
     rb"|\A\+[^\r\n]*\r\n\Z",  # as after IDLE; in a literal, + may begin a line of a patch
     re.IGNORECASE,
 )
-"""A response that may be the last one for a while."""
+"""The end of a complete response, which may be the last one for a while."""
 
 
 class IMAP4(Protocol):
-    """The Internet Message Access Protocol."""
-
     capability_option = "imap_capability"
     alpn = "imap"
     logout_command = OUR_TAG + b" LOGOUT\r\n"
@@ -186,7 +184,7 @@ class IMAP4(Protocol):
     def announced(self, line: bytes = b"") -> Dialogue[set[bytes]]:
         """Return the capabilities in a real server's line, or request them if it has none.
 
-        Without them the server could have LOGINDISABLED, and must then not get a password.
+        A server could have LOGINDISABLED among them, and must then not get a password.
         """
         if code := CAPABILITY_CODE.search(line):
             return set(code[1].upper().split())
@@ -200,7 +198,7 @@ class IMAP4(Protocol):
     def with_capability(self, accepted: Accepted) -> Dialogue[Accepted]:
         """Add the capabilities after the login; request them if the real server has not sent them.
 
-        Clients would otherwise keep the list in our greeting.
+        Otherwise clients would keep using the list in our greeting.
         """
         line, untagged, _ = accepted
         if found := CAPABILITY_CODE.search(line) or CAPABILITY_LINE.search(untagged):
@@ -256,7 +254,7 @@ class IMAP4(Protocol):
     def response(self) -> Dialogue[tuple[bytes, bytes]]:
         """Return the response to our command without its tag, and the untagged ones before it.
 
-        A continuation request and LAST_UNTAGGED are such a response, too.
+        A continuation request and LAST_UNTAGGED also count as the response to our command.
         """
         untagged = b""
         while True:
@@ -272,7 +270,7 @@ class IMAP4(Protocol):
         if not (found := REFUSAL.match(line)):
             return unexpected("LOGIN")
         word, code = found[1].upper(), found[2] or b""
-        if code.upper() == b"CAPABILITY":  # no reason
+        if code.upper() == b"CAPABILITY":  # not a reason
             code = b""
         if word != b"NO":
             code = code or word

@@ -38,7 +38,7 @@ ANSWER_LIMIT = 65536
 """Maximum bytes in a real server's response, capabilities included."""
 
 UNSOLICITED_SECONDS = 5.0
-"""How long a real server may take to send its capabilities after STARTTLS; old ones never do."""
+"""Seconds that a real server has to send its capabilities after STARTTLS; old ones never do."""
 
 GRAMMAR = Grammar(LINE_LIMIT, QUOTED_LIMIT, continuation=b"", atoms=False)
 OUTCOME = re.compile(rb"(OK|NO|BYE)\b", re.IGNORECASE)
@@ -49,7 +49,7 @@ REFUSAL = re.compile(rb"(NO|BYE)\b(?: \(([^ )/]+)[^)]*\))?", re.IGNORECASE)
 
 
 def shown(line: bytes) -> bytes:
-    """Return a command as it may be logged; everything unknown could be a password."""
+    """Return a command for the log; anything unknown could be a password and is masked."""
     name = line.partition(b" ")[0]
     if name.upper() in (b"CAPABILITY", b"NOOP", b"STARTTLS", b"LOGOUT"):
         return line
@@ -57,7 +57,7 @@ def shown(line: bytes) -> bytes:
 
 
 def capabilities(terms: Terms) -> bytes:
-    """Return our capabilities, one per line, with STARTTLS and SASL as they apply now."""
+    """Return our capabilities, one per line, with STARTTLS and SASL if they apply now."""
     listed = [word.strip() for word in terms.capability.split("  ")]
     listed = [word for word in listed if word and word.upper() != '"STARTTLS"']
     if terms.login_disabled:
@@ -68,15 +68,13 @@ def capabilities(terms: Terms) -> bytes:
 
 
 def string(text: bytes) -> bytes:
-    """Return a text as a quoted string, or as a literal where it cannot be one."""
+    """Return a text as a quoted string if possible, otherwise as a literal."""
     if len(text) <= QUOTED_LIMIT and QUOTABLE.fullmatch(text):
         return quote(text)
     return b"{%d}\r\n%b" % (len(text), text)
 
 
 class ManageSieve(Protocol):
-    """The protocol to manage sieve scripts."""
-
     capability_option = "managesieve_capability"
     alpn = "managesieve"
     logout_command = b"LOGOUT\r\n"
@@ -169,7 +167,9 @@ class ManageSieve(Protocol):
         head = b'AUTHENTICATE "PLAIN" '
         yield Write(head + argument + b"\r\n", shown=head + REDACTED + b"\r\n")
         lines, line = yield from self.response("AUTHENTICATE")
-        if any(SASL.match(line) for line in lines):  # those after STARTTLS, which came late
+        if any(
+            SASL.match(line) for line in lines
+        ):  # the capabilities after STARTTLS, which came late
             _, line = yield from self.response("AUTHENTICATE")
         if found := REFUSAL.match(line):
             code = found[2] or (b"" if found[1].upper() == b"NO" else b"BYE")

@@ -27,19 +27,19 @@ from perdition.protocol.dialogue import (
 from perdition.protocol.refusals import refused
 
 LINE_LIMIT = 4096
-"""Maximum bytes in a client's line; RFC 2449 requires 255, long passwords need more."""
+"""Maximum bytes in a client's line; RFC 2449 requires 255, but long passwords need more."""
 CAPABILITY_LIMIT = 256
 """Maximum lines in a real server's response to CAPA."""
 
 CONTROL_CHARACTERS = bytes((*range(0x20), 0x7F))
-"""Bytes that are not printable (RFC 1939, section 3). Bytes above 0x7f are used in practice."""
+"""Bytes that are not printable (RFC 1939, section 3), except those above 0x7f."""
 
 USER_REFUSED = re.compile(rb"-ERR \[AUTH\]", re.IGNORECASE)
 REFUSAL = re.compile(rb"-ERR\b(?: \[([^]/ ]+)[^]]*\])?", re.IGNORECASE)
 
 
 def shown(line: bytes) -> bytes:
-    """Return a command as it may be logged; everything unknown could be a password."""
+    """Return a command for the log; anything unknown could be a password and is masked."""
     command = line.partition(b" ")[0]
     if command.upper() in (b"USER", b"CAPA", b"STLS", b"QUIT"):
         return line
@@ -47,7 +47,7 @@ def shown(line: bytes) -> bytes:
 
 
 def capabilities(terms: Terms) -> list[str]:
-    """Return the lines of our response to CAPA, with STLS, USER and SASL as they apply now.
+    """Return the lines of our response to CAPA, with STLS, USER and SASL if they apply now.
 
     The option separates them by dots or, as before perdition 1.18, by two spaces.
     """
@@ -70,8 +70,6 @@ def cut_command(line: bytes) -> tuple[bytes, bytes | None]:
 
 
 class POP3(Protocol):
-    """The Post Office Protocol."""
-
     capability_option = "pop_capability"
     alpn = "pop3"
     logout_command = b"QUIT\r\n"
@@ -149,9 +147,9 @@ class POP3(Protocol):
         raise unexpected("USER or PASS")
 
     def requires_tls(self) -> Dialogue[bool]:
-        """Return whether the real server has USER only after STLS.
+        """Return whether the real server offers USER only after STLS.
 
-        Such servers refuse USER with the code AUTH, as they do wrong credentials.
+        Such servers refuse USER with the response code AUTH, like wrong credentials.
         """
         announced = yield from self.announced()
         return b"STLS" in announced and b"USER" not in announced
@@ -172,7 +170,7 @@ class POP3(Protocol):
         yield StartTLS()
 
     def announced(self) -> Dialogue[set[bytes]]:
-        """Request the real server's capabilities; without CAPA it has none."""
+        """Request the real server's capabilities; a server without CAPA has none."""
         yield Write(b"CAPA\r\n")
         line = yield ReadLine(SERVER_LINE_LIMIT)
         listed: set[bytes] = set()

@@ -20,7 +20,7 @@ COMMAND_LITERALS = 64
 
 COMMAND_LIMIT = 65536
 """Maximum bytes in a command of a client, literals included. ID may have 30 pairs of 30 and 1,024
-bytes, of which many are escaped."""
+bytes, many of them escaped."""
 
 LITERAL = re.compile(rb"(?:^|(?<=[ (]))\{(\d{1,20})(\+?)\}$")
 QUOTED = re.compile(rb'"((?:[^"\\\r\n\0]|\\[^\r\n\0])*)"')
@@ -36,8 +36,8 @@ class Malformed(Exception):
 class Grammar(NamedTuple):
     """How the clients of a protocol write arguments.
 
-    ``continuation`` requests a synchronizing literal (b"": there are none), ``atoms`` says whether
-    arguments may be unquoted.
+    ``continuation`` requests a synchronizing literal (b"": the protocol has none). ``atoms`` says
+    whether arguments may be unquoted.
     """
 
     line_limit: int
@@ -49,7 +49,7 @@ class Grammar(NamedTuple):
         """Read the literals of a command, and the lines between them.
 
         Returns all pieces of the command, in order. Raises Malformed for a literal that is too long
-        and not yet sent, and LineTooLong if the rest of the input cannot be parsed.
+        but was not sent yet, and LineTooLong if the rest of the input cannot be parsed.
         """
         pieces = [line]
         while literal := LITERAL.search(pieces[-1]):

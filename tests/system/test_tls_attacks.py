@@ -132,7 +132,7 @@ IMPOSTORS = {
     "self-signed and expired": "(self-signed|expired)",
     "of an unknown root": "self-signed authority that is not trusted",
     "of an issuer that it hides": "unknown issuer",
-    "for another name": "the certificate is not for 127.0.0.1",
+    "for another name": "the certificate is not for 127.0.0.1 but for other.example, 127.0.0.2$",
 }
 """Certificates of real servers, and the log's reason if one is not accepted."""
 

@@ -28,7 +28,7 @@ VERSION = 1
 REQUEST = 1
 RESPONSE = 2
 REQUEST_WITH_ADDRESSES = 3
-"""A request with the addresses as text in the body, for those that do not fit the header."""
+"""Flag of a request with the addresses as text in its body: they do not fit the header."""
 NO_CHECKSUM = 0
 
 MAX_DATAGRAM = 65_535

@@ -29,7 +29,7 @@ def open_map(options: Options) -> "PosixRegexMap":
 class Rule(NamedTuple):
     """An expression and its substitution: ``$0`` is the match, ``$1`` to ``$9`` are the groups.
 
-    A rule with a mistake has no expression and says in ``mistake`` what is wrong in which line.
+    A rule with an error has no expression; ``mistake`` describes the error and names its line.
     """
 
     expression: Any
@@ -40,7 +40,7 @@ class Rule(NamedTuple):
 class PosixRegexMap(FileMap[list[Rule]]):
     """A line is ``<regular expression>[:] <substitution>``, quoted as in the configuration file.
 
-    A mistake in a line affects only the keys that no line before it matches.
+    An error in a line affects only the keys that no earlier line matches.
     """
 
     must_be_valid = True
@@ -79,8 +79,8 @@ class PosixRegexMap(FileMap[list[Rule]]):
     ) -> Destination | None:
         """Return the destination from the first rule that matches.
 
-        Raises TimeoutError, and MapUnavailable at a rule with a mistake. ``concurrent`` releases
-        the interpreter lock.
+        Raises TimeoutError, and MapUnavailable at a rule with an error. ``concurrent`` releases the
+        interpreter lock.
         """
         deadline = time.monotonic() + seconds
         for rule in content:
@@ -108,7 +108,7 @@ def rules(text: str) -> Iterator[Rule]:
 
 
 def substitute(substitution: str, found: Any) -> str:
-    """Replace ``$0`` to ``$9``; a reference to a group that does not exist stays."""
+    """Replace ``$0`` to ``$9``; a reference to a group that does not exist is left unchanged."""
 
     def group(reference: re.Match[str]) -> str:
         number = int(reference[1])

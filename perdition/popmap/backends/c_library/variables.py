@@ -27,7 +27,7 @@ ENTRY = struct.Struct("PP")
 SYMBOL = struct.Struct("IBBHPP" if IS_WIDE else "IPPBBH")
 HASH_NUMBER = "Q" if os.uname().machine in ("s390x", "alpha") else "I"
 LARGEST_PAGE = 0x10000
-"""The largest page size of any machine in bytes, which suits all of them as alignment."""
+"""The largest page size of any machine in bytes, used as the alignment on all machines."""
 
 
 def define(*names: str) -> list[ctypes.c_void_p]:
