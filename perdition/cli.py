@@ -15,10 +15,10 @@ from perdition.options.option_types import FLAG
 from perdition.options.table import OPTIONS, SHORT, GivenOptions, Group, Option, Options
 
 LOOKUP_ERROR = 2
-"""Exit status of ``--lookup`` with a mistake in an option, as if the popmap were unavailable."""
+"""Exit status of ``--lookup`` for an error in the options, as for an unavailable popmap."""
 
 INTERRUPTED = 130
-"""Exit status of a program that Ctrl-C has interrupted, by the convention of shells."""
+"""Exit status of a program that was interrupted by Ctrl-C, by the convention of shells."""
 
 
 def main(name: str, arguments: list[str]) -> int:
@@ -73,7 +73,9 @@ def open_standard_streams() -> None:
     """
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
-            descriptor = os.open(os.devnull, os.O_RDWR)  # gets the lowest number, which is its own
+            descriptor = os.open(
+                os.devnull, os.O_RDWR
+            )  # gets the lowest free number, which is that of the stream
             os.set_inheritable(descriptor, True)
             setattr(sys, name, os.fdopen(descriptor, "r" if name == "stdin" else "w"))
 
@@ -103,7 +105,7 @@ def look_up(name: str, users: str, options: Options) -> NoReturn:
 
 
 def socket_family(descriptor: int) -> int:
-    """Return the address family of a socket, or AF_UNSPEC if the descriptor is no socket."""
+    """Return the address family of a socket, or AF_UNSPEC if it is not a socket."""
     try:
         with socket.socket(fileno=os.dup(descriptor)) as sock:
             return sock.family
@@ -114,7 +116,7 @@ def socket_family(descriptor: int) -> int:
 def parse(arguments: list[str], given: GivenOptions | None = None) -> GivenOptions:
     """Read ``--name value``, ``--name=value``, ``-nvalue``, ``-n value`` and bundled flags.
 
-    Raises StartupError for the first mistake, after all other arguments were added to ``given``.
+    Raises StartupError for the first error, after adding all other arguments to ``given``.
     """
     given = GivenOptions() if given is None else given
     mistakes = []
@@ -148,7 +150,7 @@ def parse_long(text: str, rest: Iterator[str], given: GivenOptions) -> None:
 
 
 def parse_short(letters: str, rest: Iterator[str], given: GivenOptions) -> None:
-    """Add flags by their letters; the last letter may be an option with a value."""
+    """Add flags by their letters; the last letter may be an option that takes a value."""
     while letters:
         letter, letters = letters[0], letters[1:]
         if letter not in SHORT:

@@ -2,8 +2,8 @@
 
 All IPv6 addresses of a client's network count as one, because a client can use any of them.
 
-The memory is shared and created before the fork. Each worker writes its own share and reads all of
-them, so there are no locks. An address has one cell in each of two tables, by two hashes; two
+The memory is created before the fork and shared. Each worker writes its own share and reads all
+shares, so there are no locks. An address has one cell in each of two tables, by two hashes; two
 addresses are confused only if both cells are the same.
 """
 
@@ -15,20 +15,20 @@ from hashlib import blake2b
 from time import monotonic
 
 CELLS = 16384
-"""Cells of a table: with as many addresses at a time, one in some thousands shares both cells."""
+"""Cells of a table. With that many addresses, one in several thousand shares both of its cells."""
 MIN_DELAY = 2.0
 MAX_DELAY = 15.0
-"""Delay of a refusal in seconds: after the first failure, and the maximum."""
+"""Delay of the reply to a failed login, in seconds: for the first failure, and the maximum."""
 MAX_FAILURES = 16
 """Further failures do not increase the delay."""
 FORGET_SECONDS = 60.0
 """The failures and guesses of an address expire after this time without another failure."""
-NETWORK_OCTETS = 6
-"""Octets of an IPv6 address that identify a client's network: at most a /48 (RFC 6177)."""
+NETWORK_BYTES = 6
+"""Bytes of an IPv6 address that identify a client's network: at most a /48 (RFC 6177)."""
 GUESSES = 10
 """Wrong guesses of an address that each worker remembers."""
 GUESS_SIZE = 2
-"""Octets of a remembered guess. An address has two cells, which keep different halves of a hash."""
+"""Bytes of a remembered guess. An address has two cells, which keep different halves of a hash."""
 
 
 class Share:
@@ -95,7 +95,7 @@ class ClientLimits:
         self.own = self.shares[number]
 
     def keyed_hash(self, *texts: bytes) -> bytes:
-        """Return a hash of eight octets.
+        """Return a hash of eight bytes.
 
         The workers share its random key because they were forked, and a client cannot know it: it
         can neither choose colliding addresses nor read passwords.
@@ -122,10 +122,10 @@ class ClientLimits:
             self.own.connections[cell] += change
 
     def record_failure(self, address: str, user: bytes, password: bytes) -> float:
-        """Count a failed login; return the delay of its refusal in seconds.
+        """Count a failed login; return the delay of the reply in seconds.
 
-        Repeated credentials, as mail clients with old passwords send them, are no guesses and do
-        not increase the delay.
+        Repeated credentials, which mail clients with an old password send, do not count as new
+        guesses and do not increase the delay.
         """
         cells = self.cells(network_of(address))
         halves = struct.unpack_from("HH", self.keyed_hash(user, password))
@@ -150,4 +150,4 @@ def network_of(address: str) -> bytes:
     if ":" not in address:
         return address.encode()
     number, _, _ = address.partition("%")
-    return socket.inet_pton(socket.AF_INET6, number)[:NETWORK_OCTETS]
+    return socket.inet_pton(socket.AF_INET6, number)[:NETWORK_BYTES]

@@ -29,8 +29,8 @@ PAUSE_SECONDS = 3.0
 class DialogueRunner:
     """Performs the acts of dialogues with one peer, and logs the traffic if ``logged`` is set.
 
-    ``peer`` is CLIENT or REAL, as ``connection_logging`` shows it. ``wrap`` adds TLS to the socket,
-    if a dialogue may ask for that.
+    ``peer`` is its name in the traffic log: CLIENT or REAL. ``wrap`` adds TLS to the socket, if the
+    dialogue may start TLS.
     """
 
     def __init__(
@@ -67,16 +67,16 @@ class DialogueRunner:
             return outcome
 
     async def perform(self, act: Act) -> bytes:
-        """Perform one act, and return the octets that it results in."""
+        """Perform one act and return its result, b"" if it has none."""
         match act:
             case ReadLine(limit, redact):
                 line = await self.stream.read_line(limit)
                 self.log_traffic(self.peer, redact(line))
                 return line
             case ReadExactly(count):
-                octets = await self.stream.read_exactly(count)
-                self.log_traffic(self.peer, b"<%d octets>" % count)
-                return octets
+                data = await self.stream.read_exactly(count)
+                self.log_traffic(self.peer, b"<%d bytes>" % count)
+                return data
             case AwaitInput(seconds):
                 if not self.stream.buffer:
                     try:
@@ -86,8 +86,8 @@ class DialogueRunner:
                     except TimeoutError:
                         pass
                 return self.stream.unread()
-            case Write(octets, log_as):
-                await self.send(octets, log_as)
+            case Write(data, log_as):
+                await self.send(data, log_as)
             case Pause():
                 await self.stream.pause(PAUSE_SECONDS)
             case StartTLS():
@@ -95,13 +95,13 @@ class DialogueRunner:
                 await self.stream.start_tls(self.wrap, Security.STARTTLS)
         return b""
 
-    async def send(self, octets: bytes, log_as: bytes | None = None) -> None:
-        """Send octets; the log shows ``log_as`` instead, if it is set."""
-        self.log_traffic("SELF", octets if log_as is None else log_as)
-        await self.stream.write(octets)
+    async def send(self, data: bytes, log_as: bytes | None = None) -> None:
+        """Send bytes; the log shows ``log_as`` instead, if it is set."""
+        self.log_traffic("SELF", data if log_as is None else log_as)
+        await self.stream.write(data)
 
-    def log_traffic(self, speaker: str, octets: bytes) -> None:
+    def log_traffic(self, speaker: str, data: bytes) -> None:
         """Log a line that ``speaker`` sent, if ``logged`` is set."""
         if self.logged:
-            text = octets.decode(errors="surrogateescape").removesuffix("\r\n")
+            text = data.decode(errors="surrogateescape").removesuffix("\r\n")
             self.log.debug(f'{speaker}: "{printable(text)}"')

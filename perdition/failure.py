@@ -21,7 +21,7 @@ class Failure(Exception):
     """A login that failed. ``detail`` is for the operator's log, never for the client."""
 
     label: ClassVar[str]
-    """The value of the metrics' label ``result``."""
+    """The value of the label "result" in metrics."""
     status: str
     reply: str
     pop3_code: ClassVar[str] = ""
@@ -69,7 +69,7 @@ class LoginDisabled(Failure):
 
 
 class TLSNotPresent(Failure):
-    """The client must use TLS, and does not."""
+    """TLS is required, but the client does not use it."""
 
     label = "tls_not_present"
     status = "TLS not present"
@@ -78,7 +78,7 @@ class TLSNotPresent(Failure):
 
 
 class ServerTLSNotPresent(Failure):
-    """The real server must use TLS, and does not offer it; the client can do nothing about that."""
+    """TLS is required, but the real server does not offer it; the client cannot change that."""
 
     label = "server_tls_not_present"
     status = TLSNotPresent.status
@@ -123,7 +123,7 @@ class ConnectedToItself(Failure):
 
 
 class NoServer(Failure):
-    """Neither the popmap nor an option names a server; the client must not learn that."""
+    """Neither the popmap nor an option names a server; the reply must not reveal that."""
 
     label = "no_server"
     status = "Could not determine server"
@@ -134,7 +134,7 @@ class NoServer(Failure):
 
 
 class MapUnavailable(Failure):
-    """The popmap query failed: the user may be in it, so no other server is used."""
+    """The popmap query failed. No other server is used, because the user may be in the popmap."""
 
     label = "map_unavailable"
     status = "Could not determine server: popmap unavailable"
@@ -188,7 +188,7 @@ class LoginTimedOut(Failure):
 
 
 class NegotiationFailed(Failure):
-    """The real server's reply is not valid, or it is closing the connection."""
+    """The real server's reply is invalid, or announces that it closes the connection."""
 
     label = "negotiation_failed"
     status = "Connection Negotiation Failure"
@@ -197,7 +197,7 @@ class NegotiationFailed(Failure):
 
 
 class ServerGone(NegotiationFailed):
-    """The real server has closed the connection, or did not answer in time."""
+    """The real server closed the connection or did not answer in time."""
 
     label = "server_gone"
     send_logout = False

@@ -1,4 +1,4 @@
-"""Files that the site gives: where they are, and how they are read."""
+"""Paths of the administrator's files, and how they are read."""
 
 import os
 import stat

@@ -1,4 +1,4 @@
-"""Local authentication (``authenticate_in``): PAM verifies the password before the real server."""
+"""Local authentication (``authenticate_in``): PAM verifies the password first."""
 
 from os import fsencode
 
@@ -19,8 +19,7 @@ UNAVAILABLE_CODES = {
     26: "PAM_ABORT",
     28: "PAM_MODULE_UNKNOWN",
 }
-"""Linux-PAM's errors that say nothing about the password: a module or service is missing or broken.
-"""
+"""Linux-PAM's errors for missing or broken modules or services, unrelated to the password."""
 
 
 def pam_seconds(options: Options) -> float:
@@ -46,7 +45,7 @@ class LocalAuthentication:
     async def verify(self, user: str, password: bytes, address: str) -> None:
         """Return if PAM accepts the password.
 
-        Raises LocalAuthenticationFailed, or LocalAuthenticationUnavailable if PAM cannot tell.
+        Raises LocalAuthenticationFailed, or LocalAuthenticationUnavailable if PAM has no answer.
         """
         if b"\0" in password or "\0" in user:
             raise LocalAuthenticationFailed("the user name or the password contains NUL")

@@ -40,11 +40,11 @@ class Sink(Protocol):
         """Write a line, or drop it if the log does not accept it: no session waits for the log."""
 
     def reopen(self) -> None:
-        """Reopen the log, as after a rotation; raises OSError, and then the old one stays open."""
+        """Reopen the log after a rotation; raises OSError and keeps the old one open on failure."""
 
 
 class Syslog:
-    """The system's log."""
+    """Writes to syslogd without ever waiting for it, unlike syslog(3)."""
 
     def __init__(self, facility: int) -> None:
         self.facility = facility
@@ -79,20 +79,20 @@ class Syslog:
 
 
 class Output:
-    """Standard output or standard error."""
-
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
         self.may_block = not stat.S_ISREG(os.fstat(descriptor).st_mode)
 
     def write(self, priority: Priority, line: str) -> None:
-        octets = f"{line}\n".encode(errors="surrogateescape")
+        data = f"{line}\n".encode(errors="surrogateescape")
         if self.may_block:
-            octets = octets[: select.PIPE_BUF]  # a pipe accepts that many at once or none
+            data = data[
+                : select.PIPE_BUF
+            ]  # a pipe accepts up to that many in one piece or not at all
             if not self.is_writable():
                 return
         with suppress(OSError):
-            os.write(self.descriptor, octets)
+            os.write(self.descriptor, data)
 
     def is_writable(self) -> bool:
         """Return whether a write would not block."""
@@ -105,8 +105,6 @@ class Output:
 
 
 class File(Output):
-    """A file that lines are appended to."""
-
     def __init__(self, path: str) -> None:
         self.path = path
         super().__init__(self.opened())
@@ -163,10 +161,10 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Escape whatever a log reader or a terminal could take for more than text.
+    """Escape what a log reader or a terminal could interpret.
 
-    That is all that Unicode does not call printable: control and format characters, separators
-    other than the space, unassigned characters, and octets that are not UTF-8.
+    These are all characters that Unicode does not call printable: control and format characters,
+    separators other than the space, unassigned characters; and bytes that are not UTF-8.
     """
     if text.isprintable():
         return text
@@ -176,7 +174,7 @@ def one_line(text: str) -> str:
 def escape_sequence(character: str) -> str:
     """Return ``\\xNN``, ``\\uNNNN`` or ``\\UNNNNNNNN``."""
     number = ord(character)
-    if 0xDC80 <= number <= 0xDCFF:  # an octet that is not UTF-8 (surrogateescape)
+    if 0xDC80 <= number <= 0xDCFF:  # a byte that is not UTF-8 (surrogateescape)
         number &= 0xFF
     if number <= 0xFF:
         return f"\\x{number:02x}"
@@ -184,7 +182,7 @@ def escape_sequence(character: str) -> str:
 
 
 def describe_error(error: BaseException) -> str:
-    """Return the type and place of an exception, but not its text, which may have a password."""
+    """Return the type and place of an exception, but not its text: it may contain a password."""
     where = error.__traceback__
     while where and where.tb_next:
         where = where.tb_next

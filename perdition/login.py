@@ -30,7 +30,7 @@ from perdition.username import in_state, query_keys, split_server, strip_levels
 class Route(NamedTuple):
     """Where a user logs in: the servers to try, in order, and the user name there.
 
-    A ``password`` of the popmap replaces the client's.
+    A ``password`` from the popmap replaces the client's.
     """
 
     servers: list[Endpoint]
@@ -39,10 +39,10 @@ class Route(NamedTuple):
 
 
 class LoginAttempt:
-    """An attempt to log in, and what its Auth line says.
+    """An attempt to log in, and the content of its Auth line.
 
     The name that is looked up and logged in is the authorisation id, if the client has sent one,
-    otherwise the user name. ``servers`` are used if neither client nor popmap names a server.
+    otherwise the user name. The ``servers`` are used if neither client nor popmap names a server.
     ``number`` counts the attempts of a connection.
     """
 
@@ -68,13 +68,13 @@ class LoginAttempt:
         self.own_greeting = own_greeting
         self.number = number
         self.server = ""
-        """The server that is or was tried, as the Auth line shows it."""
+        """The server tried last, in the form of the Auth line."""
         self.waits_for = "popmap"
 
     async def log_in(self) -> tuple[Stream, Accepted]:
         """Return a stream on which the user is logged in, and the real server's reply.
 
-        Raises a Failure, at the latest after ``login_timeout``.
+        Raises a Failure, after ``login_timeout`` at the latest.
         """
         loop = self.site.loop
         if not (seconds := self.options.login_timeout):
@@ -87,7 +87,7 @@ class LoginAttempt:
             loop.timers.cancel(timer)
 
     def time_out(self, task: Task) -> None:
-        """End the attempt, which runs in that task, wherever it waits."""
+        """End the attempt, which runs in that task, wherever it is waiting."""
         limit = f"login_timeout ({self.options.login_timeout} s)"
         task.answer(error=LoginTimedOut(f"{limit} exceeded while waiting for {self.waits_for}"))
 
@@ -131,7 +131,7 @@ class LoginAttempt:
         return Route(servers, name, password)
 
     async def find_destination(self, domain: str) -> Destination | None:
-        """Return the server that the client names, or else the popmap's answer.
+        """Return the server that the client specifies, otherwise the popmap's answer.
 
         Raises MapUnavailable, Rejected.
         """
@@ -174,7 +174,7 @@ class LoginAttempt:
     async def authenticate(self, domain: str) -> None:
         """Verify the password with PAM, if ``authenticate_in`` is set; raises a Failure.
 
-        The password is that of the user, also if an authorisation id names another one.
+        The password is that of the user, even if the authorisation id names another user.
         """
         if self.site.local_authentication:
             self.waits_for = "PAM"
@@ -185,7 +185,7 @@ class LoginAttempt:
                 await self.site.local_authentication.verify(user, password, self.ends.source)
 
     def credentials_for(self, name: str) -> Credentials:
-        """Return the credentials with another name in place of the one that is looked up.
+        """Return the credentials with ``name`` in place of the name that was looked up.
 
         A popmap's password belongs to that name, so no authorisation id is sent with it.
         """
@@ -237,7 +237,7 @@ class LoginAttempt:
 
 
 def rotated(servers: tuple[Endpoint, ...], turns: Iterator[int]) -> list[Endpoint]:
-    """Return the servers, beginning with the one whose turn it is (round robin)."""
+    """Return the servers, beginning with the next one (round robin)."""
     if not servers:
         return []
     turn = next(turns) % len(servers)

@@ -1,7 +1,7 @@
 """``perdition --lookup USER[,USER...]``: shows to which server users would be sent, and why.
 
-It takes the steps of a login up to the name of the real server, with the options and the code of
-the daemon, and prints each of them. It starts nothing and asks for no password: a popmap that
+It performs the steps of a login up to the name of the real server, with the options and the code
+of the daemon, and prints each of them. It starts nothing and asks for no password; a popmap that
 verifies passwords gets an empty one.
 """
 

@@ -1,4 +1,4 @@
-"""The scoreboard as Prometheus metrics, with its conventions for names, units and labels."""
+"""The scoreboard as metrics, by Prometheus's conventions for names, units and labels."""
 
 from collections.abc import Iterator
 
@@ -14,9 +14,9 @@ from prometheus_client.registry import Collector
 from perdition import __version__
 from perdition.scoreboard import (
     BOUNDS,
+    BYTES,
     LIMITS,
     LOGINS,
-    OCTETS,
     POPMAP_ANSWERS,
     TIMES,
     TLS_LOGINS,
@@ -57,9 +57,9 @@ class ScoreboardCollector(Collector):
             ("popmap_answers", "Popmap queries by answer.", "answer", POPMAP_ANSWERS),
             (
                 "session_bytes",
-                "Octets from and to logged-in clients.",
+                "Bytes from and to logged-in clients.",
                 "direction",
-                OCTETS,
+                BYTES,
             ),
             ("limits_hit", "How often a limit refused or delayed a client.", "limit", LIMITS),
         ):
@@ -91,7 +91,7 @@ class ScoreboardCollector(Collector):
         help_text = "Open sessions, before login or established."
         family = GaugeMetricFamily("perdition_sessions", help_text, labels=("protocol", "state"))
         established = self.scoreboard.total(Column.ESTABLISHED)
-        # Workers count while we read: at worst a session appears established too early.
+        # Workers keep counting while we read: at worst, a session appears established too early.
         before = max(0, self.scoreboard.total(Column.SESSIONS) - established)
         for state, count in (("before_login", before), ("established", established)):
             family.add_metric((self.protocol, state), count)

@@ -1,4 +1,4 @@
-"""Privileges of a process: the user it runs as, resource limits, and what others may see of it."""
+"""Privileges of a process: its user and group, resource limits, and protection from others."""
 
 import ctypes
 import grp
@@ -31,8 +31,8 @@ class Owner(NamedTuple):
     def from_options(cls, options: Options) -> "Owner":
         """Return the user and group of ``username`` and ``group``; raises StartupError.
 
-        Without root the process keeps its own user and group, and options that name others are an
-        error.
+        Without root the process keeps its own user and group; it is an error if the options name
+        others.
         """
         owner = cls(user_id(options.username), group_id(options.group))
         if os.getuid() == 0:

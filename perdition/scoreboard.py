@@ -1,6 +1,6 @@
 """The scoreboard: counters in shared memory, one row per worker, that every process can read.
 
-Only the worker writes to its row, and the master while there is none, so there are no locks. A
+Only the worker writes to its row, or the master while the worker is dead, so there are no locks. A
 worker that replaces a dead one continues to count from the same values.
 """
 
@@ -35,11 +35,11 @@ class Column(IntEnum):
 
 
 GAUGES = (Column.SESSIONS, Column.TOKENS, Column.ESTABLISHED)
-"""Columns that also decrease, and are cleared when the worker dies."""
+"""Columns that can decrease; they are cleared when the worker dies."""
 
 
 class Stage(StrEnum):
-    """Stages of a login, of which the time is measured."""
+    """Stages of a login whose time is measured."""
 
     MAP = "map"
     LOCAL_AUTHENTICATION = "local_authentication"
@@ -56,7 +56,7 @@ class PopMapAnswer(StrEnum):
 
 
 class Limit(StrEnum):
-    """Limits that refuse a client."""
+    """Limits that refuse or delay a client."""
 
     CONNECTIONS = "connection_limit"
     CONNECTIONS_PER_CLIENT = "connections_per_client"
@@ -65,7 +65,7 @@ class Limit(StrEnum):
 
 
 class Direction(StrEnum):
-    """Directions of octets, in the words of the Close line."""
+    """Directions of bytes, in the words of the Close line."""
 
     RECEIVED = "received"
     SENT = "sent"
@@ -101,7 +101,7 @@ def assign_columns(values: Iterable[str]) -> dict[str, int]:
 LOGINS = assign_columns((OK_LABEL, *(failure.label for failure in FAILURES)))
 POPMAP_ANSWERS = assign_columns(PopMapAnswer)
 LIMITS = assign_columns(Limit)
-OCTETS = assign_columns(Direction)
+BYTES = assign_columns(Direction)
 TLS_LOGINS = {peer: assign_columns(TLS_VERSION_LABELS) for peer in Peer}
 TIMES = {stage: [next(columns) for _ in (*BOUNDS, "longer")] for stage in Stage}
 """For each stage, the columns of the histogram's buckets."""
@@ -133,12 +133,12 @@ class Scoreboard:
 class WorkerCounters:
     """Counts in the row of one worker.
 
-    ``octets`` are the two cells of octets received from clients and sent to them.
+    ``transferred`` are the two cells of bytes received from clients and sent to them.
     """
 
     def __init__(self, row: memoryview) -> None:
         self.row = row
-        self.octets = (self.cell(OCTETS[Direction.RECEIVED]), self.cell(OCTETS[Direction.SENT]))
+        self.transferred = (self.cell(BYTES[Direction.RECEIVED]), self.cell(BYTES[Direction.SENT]))
 
     def cell(self, column: int) -> memoryview:
         """Return one cell of the row."""
@@ -163,7 +163,7 @@ class WorkerCounters:
         self.row[POPMAP_ANSWERS[answer]] += 1
 
     def timed(self, stage: Stage) -> "StageTimer":
-        """Return the context of a stage, which measures its time."""
+        """Return a context manager that measures the time of a stage."""
         return StageTimer(self.row, stage)
 
     def login_failed(self, failure: Failure) -> None:

@@ -1,4 +1,4 @@
-"""One session, from a client's connection to the splice that moves its octets."""
+"""One session, from a client's connection to the splice that moves its bytes."""
 
 import itertools
 import os
@@ -55,7 +55,7 @@ class Session:
         self.server_turns = itertools.count(next(site.server_turns))
 
     async def run(self) -> None:
-        """Serve the client until it has left, or the session is established."""
+        """Serve the client until it has left or the session is established."""
         log = self.site.log
         log.info(connect_line(self.ends, self.site.inetd_pid))
         established = False
@@ -151,7 +151,7 @@ class Session:
         return await self.site.resolver.name(address) or address
 
     def delay(self, credentials: Credentials, failure: Failure) -> float:
-        """Return the seconds to wait before a refusal; guesses increase them."""
+        """Return the seconds to wait before the reply to a failed login; guesses increase them."""
         if not failure.user_error:
             return PAUSE_SECONDS
         user = fsencode(credentials.user)
@@ -179,7 +179,7 @@ class Session:
 
 
 class EstablishedSession(Splice):
-    """A session after its login. There may be thousands, so it has only what it needs."""
+    """A session after its login. There may be thousands, so it keeps only what it needs."""
 
     __slots__ = ("ends", "login", "on_end", "relog_timer", "site")
 
@@ -190,7 +190,7 @@ class EstablishedSession(Splice):
             session.stream.hand_over(),
             server.hand_over(),
             site.options.timeout,
-            site.counters.octets,
+            site.counters.transferred,
         )
         self.site = site
         self.ends = session.ends
@@ -227,7 +227,7 @@ class EstablishedSession(Splice):
             self.relog_timer = None  # its action refers to this session
         self.site.splices.discard(self)
         self.site.counters.logged_out()
-        transferred = (self.up.octets, self.down.octets)
+        transferred = (self.up.transferred, self.down.transferred)
         login = self.login
         self.site.log.info(close_line(self.ends, login.authorisation, login.user, transferred))
         self.on_end(self.ends)

@@ -25,7 +25,7 @@ def connect_line(ends: object, inetd_pid: int = 0) -> str:
 
 
 def identities(authorisation: str, user: str) -> str:
-    """Return the user's part of Auth and Close lines; NONE stands for no authorisation id."""
+    """Return the user's part of Auth and Close lines; NONE means no authorisation id."""
     authorised = f'"{printable(authorisation)}"' if authorisation else "NONE"
     return f'authorisation_id={authorised} authentication_id="{printable(user)}"'
 
@@ -46,7 +46,7 @@ def close_line(
 ) -> str:
     """Return the line for a closed connection.
 
-    ``transferred`` are the octets received from the client and sent to it after its login, if any.
+    ``transferred`` are the bytes received from the client and sent to it after its login, if any.
     """
-    octets = "" if transferred is None else f" received={transferred[0]} sent={transferred[1]}"
-    return f"Close: {ends} {identities(authorisation, user)}{octets}"
+    counts = "" if transferred is None else f" received={transferred[0]} sent={transferred[1]}"
+    return f"Close: {ends} {identities(authorisation, user)}{counts}"

@@ -21,7 +21,7 @@ from perdition.upstream import Upstream
 
 
 class Site(NamedTuple):
-    """The options and all that is made from them.
+    """The options, and all that is created from them.
 
     A session keeps the Site that it started with; after a reload new sessions get another one.
     """
@@ -42,7 +42,7 @@ class Site(NamedTuple):
     splices: set[Splice]
     """The sessions whose clients have logged in."""
     inetd_pid: int = 0
-    """The super-server that started this process; 0: none."""
+    """The process id of the super-server that started this process; 0: none."""
 
     @classmethod
     def open(  # noqa: PLR0913 - all that a Site is made of
@@ -80,7 +80,7 @@ class Site(NamedTuple):
     def reload(self, options: Options) -> "Site":
         """Return the Site under other options, with the popmap opened again.
 
-        Raises StartupError, and then the old one stays usable.
+        Raises StartupError; the old one then stays usable.
         """
         popmap = open_after_reload(options, self.popmap.popmap)
         if popmap is not self.popmap.popmap:

@@ -59,7 +59,7 @@ class Upstream:
     ) -> tuple[Stream, Accepted]:
         """Return a stream on which the user is logged in, and the server's reply.
 
-        ``client`` is the client's connection, as the log calls it.
+        ``client`` is the client's connection in the form of the log.
 
         Raises a Failure; the connection is then closed.
         """
@@ -84,7 +84,7 @@ class Upstream:
     async def connect(self, server: Endpoint) -> Stream:
         """Connect to the first of the server's addresses that answers; raises ConnectFailed.
 
-        Attempts overlap (RFC 8305). None of them sends credentials: they end with the greeting.
+        Attempts overlap (RFC 8305). None of them sends credentials; each ends with the greeting.
         """
         try:
             addresses = await self.resolver.addresses(server)
@@ -124,7 +124,7 @@ class Upstream:
             if isinstance(error, TimeoutError) and not error.strerror:
                 raise TimeoutError(errno.ETIMEDOUT, f"{option} ({seconds} s) exceeded") from error
             raise
-        except BaseException:  # the connection is not needed any more
+        except BaseException:  # the connection is no longer needed
             if greets:  # otherwise the server expects TLS
                 stream.send_last(self.options.service.protocol.logout_command)
             stream.close()

@@ -8,7 +8,7 @@ from perdition.options.values import State
 
 
 class ClientName(NamedTuple):
-    """A user name as the client sent it, and the server that it named."""
+    """A user name as the client sent it, and the server that it specified."""
 
     name: str
     server: Endpoint | None = None
@@ -36,7 +36,7 @@ def in_state(name: str, state: State, domain: str, options: Options) -> str:
 
 
 def adds_domain(state: State, options: Options) -> bool:
-    """Whether ``add_domain`` applies: not to a lookup if clients may name servers."""
+    """Whether ``add_domain`` applies: not to lookups if clients may specify servers."""
     looks_up = state is State.SERVERNAME_LOOKUP
     excluded = looks_up and options.client_server_specification
     return state in options.add_domain.states and not excluded
@@ -68,6 +68,6 @@ def query_keys(name: str, ends: ConnectionEnds, options: Options) -> list[str]:
 
 
 def expand(form: str, codes: dict[str, str]) -> str:
-    """Replace a format's escape codes; unknown ones were refused at start."""
+    """Replace a format's escape codes; unknown ones were rejected at startup."""
     pieces = iter(form)
     return "".join(codes[next(pieces)] if piece == "\\" else piece for piece in pieces)

@@ -1,1 +1,1 @@
-"""The privileged helper: re-reads files that only root may read, and asks PAM."""
+"""The privileged helper: rereads files that only root can read, and asks PAM."""

@@ -27,7 +27,7 @@ HEAD = struct.Struct("!QB")
 SIZE = struct.Struct("!I")
 
 MESSAGE_SIZE = 131072
-"""Maximum size of a message in octets; a user name or password is smaller."""
+"""Maximum size of a message in bytes; a user name or password is smaller."""
 
 HELPER_RESTARTED = 0
 """The id of the first message of a new helper: replies to earlier requests will not come."""

@@ -22,7 +22,7 @@ from perdition.net.loop import READ, Handler, Loop, Task, Timer, suspend
 
 
 class HelperUnavailable(Exception):
-    """The helper cannot be asked, or does not reply."""
+    """The helper cannot be reached or does not reply."""
 
 
 class HelperClient(Handler):
@@ -48,7 +48,7 @@ class HelperClient(Handler):
     async def login(self, user: bytes, password: bytes, address: bytes, seconds: float) -> int:
         """Return PAM's error number for a user and password: 0 if they are accepted.
 
-        Raises HelperUnavailable, also after ``seconds`` (0: no limit).
+        Raises HelperUnavailable, including after ``seconds`` (0: no limit).
         """
         body = pack_fields(user, password, address)
         status, reply = await self.request(Request.LOGIN, body, seconds)
@@ -63,7 +63,7 @@ class HelperClient(Handler):
         try:
             self.channel.client_end.send(message, socket.MSG_DONTWAIT)
         except OSError as error:
-            raise HelperUnavailable(f"the helper cannot be asked: {error.strerror}") from error
+            raise HelperUnavailable(f"the helper cannot be reached: {error.strerror}") from error
 
         def arm(task: Task) -> Callable[[], None]:
             timer: Timer | None = None
@@ -91,7 +91,7 @@ class HelperClient(Handler):
             self.channel.client_end.send(HEAD.pack(identifier, kind), socket.MSG_DONTWAIT)
 
     def ready(self, events: int) -> None:
-        """Pass a reply to the task that waits for it, if one still does."""
+        """Pass a reply to the task that waits for it, if there still is one."""
         try:
             message = receive_message(self.channel.client_end, socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -109,7 +109,7 @@ class HelperClient(Handler):
             task.answer((status, message[HEAD.size :]))
 
     def give_up(self, identifier: int) -> None:
-        """Fail the request with that id, if it still waits."""
+        """Fail the request with that id, if a task still waits for it."""
         if task := self.waiting.get(identifier):
             task.answer(error=HelperUnavailable("the helper does not reply"))
 

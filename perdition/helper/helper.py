@@ -1,6 +1,6 @@
-"""The helper: runs as root, where the options need root after start-up.
+"""The helper: runs as root, if the options need root after startup.
 
-It re-reads files that were named at start, and asks PAM to verify passwords. It accepts no other
+It rereads files that were named at startup, and asks PAM to verify passwords. It accepts no other
 requests.
 """
 
@@ -35,13 +35,13 @@ MAX_RUNNING = 64
 """Maximum number of processes that ask PAM at the same time; further requests are queued."""
 
 MAX_RUNNING_PER_USER = 16
-"""Of these, the maximum for one user, so that a user for whom PAM hangs does not block others."""
+"""Maximum number of these for one user, so that a user for whom PAM hangs does not block others."""
 
 MAX_QUEUED = 4096
 """Maximum length of the queue; further requests fail at once."""
 
 IGNORED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
-"""Signals to the process group are for the master; supervisor and helper exit after it."""
+"""Ignored: signals to the process group are for the master; supervisor and helper exit after it."""
 
 PAM_SERVICE = "perdition"
 PAM_SYSTEM_ERROR = 4
@@ -68,7 +68,7 @@ class Helper:
         self.queue: deque[AuthenticationRequest] = deque()
 
     def serve(self) -> None:
-        """Reply to requests until the master has exited, then kill what asks PAM and return."""
+        """Reply to requests until the master has exited, then kill the PAM processes and return."""
         setproctitle(f"{self.name}: helper")
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.lifeline, selectors.EVENT_READ)
@@ -117,7 +117,7 @@ class Helper:
             self.start_queued()
 
     def cancel(self, is_cancelled: Callable[["AuthenticationRequest"], bool]) -> None:
-        """Remove requests from the queue, and kill the processes of those that ask PAM."""
+        """Remove requests from the queue, and kill the processes of those that are running."""
         self.queue = deque(request for request in self.queue if not is_cancelled(request))
         for pid, request in self.running.items():
             if is_cancelled(request):
@@ -173,7 +173,7 @@ class Helper:
         self.start_queued()
 
     def kill_overdue(self, now: float) -> None:
-        """Kill processes past their deadline; the reply follows when they have exited."""
+        """Kill processes past their deadline; ``finish`` replies when they have exited."""
         for login in self.running.values():
             if login.deadline <= now:
                 kill(login.pid)

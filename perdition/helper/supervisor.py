@@ -62,7 +62,7 @@ class HelperHandle:
                 channel.client_end.close()
 
     def read(self, path: str) -> bytes:
-        """Return the content of a file, by the helper if it may read it; raises StartupError."""
+        """Return the content of a file, read by the helper if possible; raises StartupError."""
         if self.channels and path in self.channels[0].files:
             return self.channels[0].read_file(path)
         return reread_file(path)
@@ -93,7 +93,7 @@ def fork_supervisor(
 ) -> int:
     """Fork the supervisor, which runs until ``lifeline``'s writing end is closed; return its pid.
 
-    Both it and the helper close what is ``unneeded``: otherwise an address would stay in use after
+    Both it and the helper close what is ``unneeded``. Otherwise an address would stay in use after
     the process that serves it has exited.
     """
     pid = os.fork()
@@ -105,7 +105,7 @@ def fork_supervisor(
         os.close(lifeline[1])
         forbid_dumps()
         with suppress(PermissionError):
-            os.setgroups([])  # root's supplementary groups
+            os.setgroups([])  # drops root's supplementary groups
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         for number in IGNORED_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
@@ -118,7 +118,7 @@ def fork_supervisor(
 
 
 def discard_standard_streams() -> None:
-    """Redirect the standard streams to /dev/null: a PAM module may print, inetd's is the client."""
+    """Redirect the standard streams to /dev/null: PAM modules may print; inetd's is the client."""
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in range(3):
         os.dup2(null, descriptor)
@@ -129,7 +129,7 @@ def supervise(name: str, helper: Helper) -> None:
     """Fork a helper, and another one whenever it has died, until the master has exited."""
     setproctitle(f"{name}: helper supervisor")
     while True:
-        with suppress(OSError):  # the system may allow no further process for now
+        with suppress(OSError):  # no process can be forked now
             pid = os.fork()
             if not pid:
                 try:

@@ -33,7 +33,7 @@ class Language(Protocol):
     """The input language of a kind of server."""
 
     description: str
-    """For ``--help``: what the tool writes and which client reads it."""
+    """For ``--help``: what the tool writes, and for which client."""
 
     def options(self, parser: argparse.ArgumentParser) -> None:
         """Add the options of this language."""

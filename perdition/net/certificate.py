@@ -20,7 +20,7 @@ class CertificateNames(NamedTuple):
 
     @classmethod
     def of(cls, certificate: x509.Certificate) -> "CertificateNames":
-        """Read subjectAltName; the common name counts only if that has no DNS name or address.
+        """Read subjectAltName, or the common name if that contains neither DNS name nor address.
 
         Raises any exception of the library for a certificate that it cannot parse.
         """
@@ -67,11 +67,11 @@ def is_address(host: str) -> bool:
 
 
 def build_chain(content: bytes) -> bytes:
-    """Return the first certificate in PEM, followed by its issuers, as far as they are present.
+    """Return the first certificate in PEM, followed by its issuers as far as they are present.
 
-    TLS wants each certificate once and in this order (RFC 8446, section 4.4.2); the file may be a
-    bundle of many authorities. Returned unchanged if the first one cannot be parsed, which OpenSSL
-    reports.
+    TLS requires each certificate once and in this order (RFC 8446, section 4.4.2), but the file may
+    be a bundle of many authorities. If the first certificate cannot be parsed, the content is
+    returned unchanged, and OpenSSL reports the error.
     """
     certificates: dict[bytes, x509.Certificate] = {}
     for block in PEM.findall(content):

@@ -11,7 +11,7 @@ T = TypeVar("T")
 Attempt = Callable[[], Awaitable[T]]
 
 ATTEMPT_DELAY = 0.25
-"""Seconds until the next attempt starts while the others still run (RFC 8305, section 8)."""
+"""Seconds until the next attempt starts while others are running (RFC 8305, section 8)."""
 
 
 class AllAttemptsFailed(Exception):
@@ -59,7 +59,7 @@ class Race(Generic[T]):
         raise AllAttemptsFailed(self.errors)
 
     async def record(self, attempt: Attempt[T]) -> None:
-        """Run an attempt, and tell the waiting task how it has ended."""
+        """Run an attempt, and pass its outcome to the waiting task."""
         try:
             self.results.append(await attempt())
         except Exception as error:  # noqa: BLE001 - the others may still succeed
@@ -89,13 +89,13 @@ class Race(Generic[T]):
         self.has_news = False
 
     def cancel(self) -> None:
-        """End all attempts that still run."""
+        """Cancel all attempts that are still running."""
         for task in self.tasks:
             task.cancel()
 
 
 def interleaved(addresses: Iterable[Address]) -> list[Address]:
-    """Return addresses with their families in turn (RFC 8305, section 4)."""
+    """Return the addresses with alternating families (RFC 8305, section 4)."""
     families: dict[int, list[Address]] = {}
     for address in addresses:
         families.setdefault(address.family, []).append(address)

@@ -24,7 +24,7 @@ TICK = 0.1
 
 
 class Cancelled(BaseException):
-    """Thrown into a task that must end now; it may clean up but not wait."""
+    """Thrown into a task that must end now: it may clean up, but not wait."""
 
 
 class Handler:
@@ -51,7 +51,7 @@ class Timer:
 
 
 class Timers:
-    """Timers in one bucket per tick, so that to set or cancel one costs a dictionary entry.
+    """Timers in one bucket per tick: setting or cancelling one costs a dictionary entry.
 
     Nearly all timers are cancelled; a heap would keep each of them until it expires.
     """
@@ -74,7 +74,7 @@ class Timers:
         """Cancel a timer, which may have expired already."""
         if bucket := self.buckets.get(timer.tick):
             bucket.pop(timer, None)
-            if not bucket:  # a dictionary that was large keeps its memory
+            if not bucket:  # an emptied dictionary would keep its memory
                 self.buckets[timer.tick] = {}
 
     def next(self) -> float | None:
@@ -96,7 +96,7 @@ LONGEST_SLEEP = 3600.0
 """Maximum timeout in seconds that is passed to the selector."""
 
 Arm = Callable[["Task"], Callable[[], None]]
-"""Arranges that a task continues; the function that it returns cancels that."""
+"""Arranges for a task to continue; returns a function that cancels the arrangement."""
 
 
 @coroutine
@@ -124,7 +124,7 @@ class Task:
                 arm = self.coroutine.throw(error) if error else self.coroutine.send(value)
                 try:
                     self.disarm = arm(self)
-                except OSError as failure:  # the system refuses to watch the descriptor
+                except OSError as failure:  # the descriptor cannot be watched
                     error = failure
         except (StopIteration, Cancelled):
             self.loop.tasks.discard(self)
@@ -211,7 +211,7 @@ class Loop:
         self.running = False
 
     def watch(self, descriptor: int, events: int, handler: Handler) -> None:
-        """Have the handler called when the descriptor is ready for one of the events (0: stop).
+        """Call the handler when the descriptor is ready for one of the events (0: stop watching).
 
         It costs a system call only if the events differ from those watched before. A descriptor
         must not be closed while it is watched.
@@ -239,12 +239,12 @@ class Loop:
         await suspend(arm)
 
     def call_soon_from_thread(self, action: Callable[[], None]) -> None:
-        """Have the loop call an action: the only method for other threads and signal handlers."""
+        """Have the loop call an action; the only method for other threads and signal handlers."""
         self.callbacks.add(action)
 
 
 class Callbacks(Handler):
-    """Actions that other threads and signal handlers have queued, and the eventfd that tells."""
+    """Actions queued by other threads and signal handlers, and the eventfd that wakes the loop."""
 
     def __init__(self, loop: Loop) -> None:
         self.loop = loop

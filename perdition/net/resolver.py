@@ -14,11 +14,11 @@ ADDRESS_CACHE_SECONDS = 10.0
 """How long the addresses of a server are cached."""
 MAX_CACHE_ENTRIES = 10_000
 RESOLVE_SECONDS = 15.0
-"""Time limit for a lookup; the system's resolver itself would try for longer."""
+"""Time limit for a lookup; the system's resolver may take longer."""
 OWN_NAME_SECONDS = 3.0
-"""Time limit for the lookup of our own name, which a client waits for before its greeting."""
+"""Time limit for the lookup of our own name, which delays the greeting."""
 OWN_NAME_CACHE_SECONDS = 60.0
-"""How long our own name, or that there is none, is cached."""
+"""How long our own name is cached, or the fact that there is none."""
 RESOLVER_THREADS = 4
 OWN_NAME_THREADS = 2
 MAX_WAITING_LOOKUPS = 500
@@ -64,7 +64,7 @@ class Resolver:
         self.loop = loop
         self.numeric = numeric
         self.pool = ThreadPool(loop, "resolver", RESOLVER_THREADS, MAX_WAITING_LOOKUPS)
-        self.own_names_pool = ThreadPool(loop, "own names", OWN_NAME_THREADS, MAX_WAITING_LOOKUPS)
+        self.reverse_pool = ThreadPool(loop, "own names", OWN_NAME_THREADS, MAX_WAITING_LOOKUPS)
         self.cache: dict[object, tuple[float, Any]] = {}
 
     async def addresses(self, endpoint: Endpoint) -> list[Address]:
@@ -96,9 +96,7 @@ class Resolver:
         hostname = self.cached(address)
         if hostname is None:
             try:
-                hostname = await self.own_names_pool.call(
-                    OWN_NAME_SECONDS, reverse_resolve, address
-                )
+                hostname = await self.reverse_pool.call(OWN_NAME_SECONDS, reverse_resolve, address)
             except (OSError, ThreadPoolFull):
                 hostname = ""  # cached too: otherwise each client would wait for a dead name server
             self.remember(address, hostname, OWN_NAME_CACHE_SECONDS)

@@ -1,4 +1,4 @@
-"""An established session: forwards octets in both directions until it ends or is idle too long."""
+"""An established session: forwards bytes in both directions until it ends or is idle too long."""
 
 import fcntl
 import os
@@ -15,21 +15,21 @@ from perdition.net.transport import NOT_NOW, TLSTransport, Transport
 BUFFER = memoryview(bytearray(65536))
 """Shared by all sessions of the process: an idle session needs no memory for one."""
 BULK_PIPE_SIZE = 262144
-"""Capacity in octets of a pipe for bulk transfers."""
+"""Capacity in bytes of a pipe for bulk transfers."""
 RECORD_SIZE = 16384
-"""Maximum number of octets in a TLS record (RFC 8446, section 5.1)."""
+"""Maximum number of bytes in a TLS record (RFC 8446, section 5.1)."""
 BULK_ROUNDS = 4
-"""How often one session may fill a pipe before other sessions get their turn."""
+"""How often one session may fill its pipe before other sessions get their turn."""
 UNREAD_ROUNDS = 16
-"""How many buffers of unread octets are read and discarded before a connection is closed."""
+"""Maximum number of buffers of unread bytes that are discarded before a connection is closed."""
 TAIL_SIZE = 128
-"""How many of the octets sent last are remembered, to recognise the end of a response."""
+"""How many of the last bytes sent are kept, to recognise the end of a response."""
 SPARE_PIPES = 16
 """Maximum number of empty pipes that are kept for reuse."""
 
 Pipe = tuple[int, int]
 Total = memoryview | list[int]
-"""A counter of octets in one direction, shared by all sessions."""
+"""A counter of bytes in one direction, shared by all sessions."""
 
 spare_pipes: list[Pipe] = []
 
@@ -70,15 +70,14 @@ class Flow(Handler):
     """One direction of a session, and the handler of the socket that it reads from.
 
     What the sink does not accept at once is held in ``held`` or (in bulk transfers) in ``pipe``,
-    and nothing more is read until it has been sent (back-pressure). ``octets`` counts what the sink
-    has accepted, except for the first ``uncounted`` octets.
+    and nothing more is read until it has been sent (back-pressure). ``transferred`` counts
+    what the sink has accepted, except for the first ``uncounted`` bytes.
     """
 
     __slots__ = (
         "closed",
         "ended",
         "held",
-        "octets",
         "pipe",
         "piped",
         "sink",
@@ -86,6 +85,7 @@ class Flow(Handler):
         "source_tls",
         "splice",
         "total",
+        "transferred",
         "uncounted",
     )
 
@@ -97,7 +97,7 @@ class Flow(Handler):
         self.held = b""
         self.pipe: Pipe | None = None
         self.piped = 0
-        self.octets = 0
+        self.transferred = 0
         self.uncounted = 0
         self.total = total
         self.ended = False
@@ -105,13 +105,13 @@ class Flow(Handler):
 
     @property
     def blocked(self) -> bool:
-        """Whether octets are held until the sink accepts them."""
+        """Whether bytes are held until the sink accepts them."""
         return bool(self.held or self.piped)
 
     def ready(self, events: int) -> None:
-        """Forward what can be forwarded, to and from the socket that is our source."""
+        """Forward what can be forwarded to and from our source, in both directions."""
         if self.closed:
-            return  # by an earlier event of the same batch
+            return  # closed by an earlier event of the same batch
         splice = self.splice
         splice.last = splice.loop.now
         try:
@@ -127,17 +127,17 @@ class Flow(Handler):
         if not self.closed:
             self.splice.close()
 
-    def count(self, octets: int) -> None:
-        """Count octets that the sink has accepted."""
+    def count(self, size: int) -> None:
+        """Count bytes that the sink has accepted."""
         if self.uncounted:
-            skipped = min(self.uncounted, octets)
+            skipped = min(self.uncounted, size)
             self.uncounted -= skipped
-            octets -= skipped
-        self.octets += octets
-        self.total[0] += octets
+            size -= skipped
+        self.transferred += size
+        self.total[0] += size
 
     def move(self) -> None:
-        """Forward what has arrived: one buffer, and if that was full, the rest in bulk."""
+        """Forward what has arrived: one buffer and, if that was full, the rest in bulk."""
         if self.source_tls:
             self.move_records()
             return
@@ -174,28 +174,28 @@ class Flow(Handler):
         if ended:
             self.handle_end()
 
-    def send(self, octets: memoryview) -> None:
+    def send(self, data: memoryview) -> None:
         """Send as much as the sink accepts, and hold the rest."""
         if self.held:
-            self.held += octets
+            self.held += data
             return
         try:
-            sent = self.sink.send(octets)
+            sent = self.sink.send(data)
         except NOT_NOW:
             sent = 0
         except OSError as error:
             raise ConnectionBroken(self.sink) from error
         self.count(sent)
-        if sent < len(octets):
-            self.held = bytes(octets[sent:])
+        if sent < len(data):
+            self.held = bytes(data[sent:])
             self.splice.watch()
 
     def move_in_bulk(self) -> None:
-        """Forward octets through a pipe, inside the kernel."""
+        """Forward bytes through a pipe, inside the kernel."""
         try:
             self.pipe = borrow_pipe()
         except OSError:
-            return  # out of descriptors: go on with the buffer
+            return  # out of descriptors: continue with the buffer
         for _ in range(BULK_ROUNDS):
             try:
                 count = os.splice(self.source.fileno(), self.pipe[1], BULK_PIPE_SIZE)
@@ -204,7 +204,7 @@ class Flow(Handler):
             except OSError as error:
                 raise ConnectionBroken(self.source) from error
             if not count:
-                break  # end of file: the next read reports it
+                break  # end of file, which the next read reports
             self.piped += count
             if not self.drain_pipe():
                 self.splice.watch()
@@ -212,7 +212,7 @@ class Flow(Handler):
         self.release_pipe()
 
     def drain_pipe(self) -> bool:
-        """Move the pipe's octets to the sink; return whether the pipe is empty now."""
+        """Move the pipe's bytes to the sink; return whether the pipe is empty now."""
         assert self.pipe
         while self.piped:
             try:
@@ -239,7 +239,7 @@ class Flow(Handler):
         self.release_pipe()
 
     def close(self) -> None:
-        """Close the source. The reference to the splice goes, so that they form no cycle."""
+        """Close the source, and drop the reference to the splice, which would form a cycle."""
         self.closed = True
         self.discard()
         if self.source_tls:
@@ -248,7 +248,7 @@ class Flow(Handler):
         del self.splice
 
     def flush(self) -> None:
-        """Send what is held, now that the sink accepts more."""
+        """Send what is held, because the sink accepts more now."""
         if self.piped and self.drain_pipe():
             self.release_pipe()
         if self.held:
@@ -264,7 +264,7 @@ class Flow(Handler):
         splice.watch()
 
     def move_pending(self) -> None:
-        """Forward what TLS has decrypted already, which no selector reports."""
+        """Forward what TLS has already decrypted, which no selector reports."""
         if self.source_tls and not (self.blocked or self.closed):
             self.move_records()
 
@@ -301,9 +301,9 @@ class DownFlow(Flow):
         super().__init__(splice, source, sink, total)
         self.tail = b""
 
-    def send(self, octets: memoryview) -> None:
-        self.tail = bytes(octets[-TAIL_SIZE:])
-        Flow.send(self, octets)  # super() costs more, for each buffer
+    def send(self, data: memoryview) -> None:
+        self.tail = bytes(data[-TAIL_SIZE:])
+        Flow.send(self, data)  # super() costs more, for each buffer
 
     def move_in_bulk(self) -> None:
         self.tail = b""
@@ -349,9 +349,9 @@ class Splice(ABC):
         """Called once, after the connections have been closed."""
 
     def start(self, welcome: bytes, from_client: bytes, from_server: bytes) -> None:
-        """Send the client its welcome, and both sides what the login dialogues have not used.
+        """Send the client its welcome, and each side what the login dialogues have left unused.
 
-        From then on octets are forwarded until the end. The welcome is not counted.
+        From then on bytes are forwarded until the end. The welcome is not counted.
         """
         if self.timeout:
             self.timer = self.loop.call_later(self.timeout, self.check_idle)
@@ -395,10 +395,10 @@ class Splice(ABC):
             self.timer = self.loop.call_later(self.timeout - idle, self.check_idle)
 
     def send_notice(self, notice: bytes, response_end: re.Pattern[bytes]) -> None:
-        """Send the client a last notice, unless that could be in the middle of a response.
+        """Send the client a last notice, unless it could end up in the middle of a response.
 
-        ``response_end`` matches the end of a complete response, and what precedes the line only if
-        it begins with a line end.
+        ``response_end`` matches the end of a complete response. It matches what precedes the line
+        only if it begins with a line end.
         """
         tail = self.down.tail
         if len(tail) == TAIL_SIZE:  # it may begin in the middle of a line
@@ -415,7 +415,7 @@ class Splice(ABC):
     def handle_broken(self, broken: Transport) -> None:
         """Handle a broken connection.
 
-        A real server may have sent its reason before it left: the client still receives that.
+        A real server may have sent a reason before it left; the client still receives that.
         """
         if broken is self.client or self.down.ended:
             self.close()
@@ -429,7 +429,7 @@ class Splice(ABC):
             self.close()
 
     def close(self) -> None:
-        """End the session now; discard what is still held."""
+        """End the session now and discard what is still held."""
         if self.closed:
             return
         self.closed = True
@@ -437,7 +437,7 @@ class Splice(ABC):
             self.loop.timers.cancel(self.timer)
             self.timer = None
         with suppress(OSError):
-            # With unread octets the system would reset the connection, and the client could lose
+            # With unread bytes the system would reset the connection, and the client could lose
             # what it has not read yet.
             for _ in range(UNREAD_ROUNDS):
                 if not self.client.recv_into(BUFFER):

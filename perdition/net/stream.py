@@ -24,13 +24,14 @@ CHUNK = 4096
 NO_GREETING = (errno.ECONNRESET, "connection closed without a greeting")
 
 TLS_HANDSHAKE = b"\x16\x03"
-"""The first octets of a TLS handshake (RFC 8446, section 5.1). No mail protocol starts a line so.
+"""The first bytes of a TLS handshake (RFC 8446, section 5.1). No mail protocol starts a line
+like that.
 
 A client that is configured for implicit TLS would otherwise wait for us until its timeout.
 """
 
 HALF_CLOSED_SECONDS = 5.0
-"""How long a peer that has closed its sending side may wait for a reply: most of them are gone."""
+"""How long a peer that has closed its sending side may wait for a reply; most have left."""
 
 
 class PeerClosed(Exception):
@@ -46,7 +47,7 @@ class DeadlineExceeded(TimeoutError):
 
 
 class LineLimitExceeded(Exception):
-    """A line is longer than the limit; the stream cannot be read any further."""
+    """A line is longer than the limit. The stream cannot be read any further."""
 
 
 class Stream(Handler):
@@ -90,8 +91,8 @@ class Stream(Handler):
     async def connect(self, address: Any, seconds: float, greets: bool) -> None:
         """Connect to an address; raises OSError (a TimeoutError among them).
 
-        From a server that ``greets`` the greeting is awaited, too, and is then in the buffer. A
-        connection that is closed without a greeting counts as not connected.
+        If the server ``greets``, its greeting is awaited as well and left in the buffer. A
+        connection that is closed without a greeting counts as failed.
         """
         assert isinstance(self.sock, socket.socket)
         with suppress(BlockingIOError):
@@ -109,9 +110,11 @@ class Stream(Handler):
     async def read_line(self, limit: int) -> bytes:
         """Return the next line without its CR LF or LF.
 
-        Raises LineLimitExceeded if it has more than ``limit`` octets.
+        Raises LineLimitExceeded if it has more than ``limit`` bytes.
         """
-        if self.loop.now >= self.deadline:  # lines that are in the buffer already need no wait
+        if (
+            self.loop.now >= self.deadline
+        ):  # a line that is in the buffer already is read without a wait
             raise DeadlineExceeded
         searched = 0
         while True:
@@ -130,37 +133,37 @@ class Stream(Handler):
         return line.removesuffix(b"\r")
 
     async def read_exactly(self, count: int) -> bytes:
-        """Return the next ``count`` octets."""
+        """Return the next ``count`` bytes."""
         while len(self.buffer) < count:
             await self.fill(self.timeout)
-        octets = bytes(self.buffer[:count])
+        data = bytes(self.buffer[:count])
         del self.buffer[:count]
-        return octets
+        return data
 
     async def fill(self, seconds: float) -> None:
-        """Wait for more octets and add them to the buffer.
+        """Wait for more bytes and add them to the buffer.
 
-        It waits first: input has seldom arrived already, and the attempt costs a system call.
+        It waits first: input has rarely arrived yet, and an attempt to read costs a system call.
         """
         while True:
             if not (self.tls and self.tls.pending()):
                 await self.wait(READ, seconds)
             try:
-                octets = self.sock.recv(CHUNK)
+                data = self.sock.recv(CHUNK)
             except NOT_NOW:
                 continue
             except OSError as error:
                 raise PeerClosed from error
-            if not octets:
+            if not data:
                 raise PeerClosed
-            self.buffer += octets
+            self.buffer += data
             return
 
-    async def write(self, octets: bytes) -> None:
-        """Send all of the octets."""
-        while octets:
+    async def write(self, data: bytes) -> None:
+        """Send all of the bytes."""
+        while data:
             try:
-                octets = octets[self.sock.send(octets) :]
+                data = data[self.sock.send(data) :]
             except WantRead:
                 await self.wait(READ, self.timeout)
             except NOT_NOW:
@@ -173,7 +176,7 @@ class Stream(Handler):
     ) -> None:
         """Negotiate TLS; ``security`` is what the log calls it. Raises TLSHandshakeFailed.
 
-        Octets that were read before are discarded, because anyone may have injected them.
+        Bytes that were read before are discarded, because an attacker may have injected them.
         """
         assert isinstance(self.sock, socket.socket)
         self.buffer.clear()
@@ -211,14 +214,14 @@ class Stream(Handler):
         await suspend(arm)
 
     def disarm(self) -> None:
-        """Cancel the wait. The socket stays watched, because most likely another wait follows."""
+        """Cancel the wait. The socket stays watched, because another wait most likely follows."""
         self.task = None
         if self.timer:
             self.loop.timers.cancel(self.timer)
             self.timer = None
 
     def ready(self, events: int) -> None:
-        """Continue the task that waits. If none does, stop watching the socket."""
+        """Continue the waiting task. If there is none, stop watching the socket."""
         if task := self.task:
             self.disarm()
             task.wake()
@@ -228,7 +231,7 @@ class Stream(Handler):
             self.detach()
 
     def fail(self) -> None:
-        """End the task that waits, after an internal error."""
+        """End the waiting task after an internal error."""
         self.detach()
         if task := self.task:
             self.disarm()
@@ -255,25 +258,25 @@ class Stream(Handler):
             await self.loop.sleep(seconds)
 
     def read_ahead(self, guard: Task) -> None:
-        """Read input that arrives while a task works for the peer: more octets, or the end.
+        """Read input that arrives while a task works for the peer: more bytes, or the end.
 
-        A peer that has closed its sending side only gets HALF_CLOSED_SECONDS more.
+        A peer that has closed its sending side gets only HALF_CLOSED_SECONDS more.
         """
         try:
-            octets = self.sock.recv(CHUNK)
+            data = self.sock.recv(CHUNK)
         except NOT_NOW:
             return
         except OSError:
             guard.answer(error=Abandoned())
             return
         self.detach()
-        self.buffer += octets
-        if not octets:
+        self.buffer += data
+        if not data:
             give_up = partial(guard.answer, error=Abandoned())
             self.half_close_timer = self.loop.call_later(HALF_CLOSED_SECONDS, give_up)
 
     def time_out(self) -> None:
-        """Raise TimeoutError or DeadlineExceeded in the task that waits."""
+        """Raise TimeoutError or DeadlineExceeded in the waiting task."""
         if task := self.task:
             self.disarm()
             expired = self.loop.now >= self.deadline
@@ -285,10 +288,10 @@ class Stream(Handler):
             self.events = 0
             self.loop.watch(self.sock.fileno(), 0, self)
 
-    def send_last(self, octets: bytes) -> None:
-        """Send octets before the connection is closed, if that is possible without waiting."""
+    def send_last(self, data: bytes) -> None:
+        """Send bytes before the connection is closed, if that is possible without waiting."""
         with suppress(OSError):
-            self.sock.send(octets)
+            self.sock.send(data)
 
     def hand_over(self) -> socket.socket | TLSTransport:
         """Return the connection for another handler, which watches it from now on."""
@@ -311,6 +314,6 @@ class Stream(Handler):
 
 
 def send_close_notify(tls: TLSTransport) -> None:
-    """Send TLS's close_notify; no answer is awaited."""
+    """Send TLS's close_notify without waiting for an answer."""
     with suppress(OSError, ValueError):
         tls.unwrap()

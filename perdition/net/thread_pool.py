@@ -13,11 +13,11 @@ T = TypeVar("T")
 
 
 class ThreadPoolFull(Exception):
-    """The maximum number of calls is waiting already."""
+    """As many calls as allowed are already running or waiting."""
 
 
 class ThreadPool:
-    """Threads for blocking calls; at most ``waiting`` more calls may wait for a thread."""
+    """Threads for blocking calls. At most ``waiting`` more calls may wait for a thread."""
 
     def __init__(self, loop: Loop, name: str, threads: int, waiting: int) -> None:
         self.loop = loop
@@ -28,7 +28,7 @@ class ThreadPool:
 
     @cached_property
     def executor(self) -> "ThreadPoolExecutor":
-        """The threads; they are started, and their module imported, by the first call."""
+        """The threads. The first call imports their module and starts them."""
         from concurrent.futures import ThreadPoolExecutor
 
         return ThreadPoolExecutor(self.threads, self.name)
@@ -37,10 +37,10 @@ class ThreadPool:
         """Return what the function returns, or raise what it raises.
 
         Raises TimeoutError after ``seconds`` (0: never), and ThreadPoolFull at once if too many
-        calls wait. After a timeout the thread stays busy until its call returns.
+        calls are waiting. After a timeout the thread stays busy until its call returns.
         """
         if self.calls >= self.limit:
-            raise ThreadPoolFull(f"{self.calls} calls are waiting already")
+            raise ThreadPoolFull(f"{self.calls} calls are running or waiting (limit {self.limit})")
         self.calls += 1
         future = self.executor.submit(function, *arguments)
         future.add_done_callback(self.call_ended)
@@ -52,7 +52,7 @@ class ThreadPool:
         return future.result()
 
     def call_ended(self, _: "Future[Any]") -> None:
-        """Have the loop's thread count the end of a call; runs in the call's thread."""
+        """Tell the loop that a call has ended; runs in the thread of the call."""
         self.loop.call_soon_from_thread(self.make_room)
 
     def make_room(self) -> None:
@@ -60,7 +60,7 @@ class ThreadPool:
         self.calls -= 1
 
     def await_result(self, task: Task, future: "Future[Any]", seconds: float) -> Callable[[], None]:
-        """Wake the task when the future is done or the time has expired, whichever is first."""
+        """Wake the task when the future is done or the time limit expires."""
         timer: Timer | None = None
         awaited = True
 

@@ -1,6 +1,6 @@
 """TLS with pyOpenSSL: what both sides of perdition have in common.
 
-The standard library's ``ssl`` cannot accept some verification errors of a certificate and not
+The standard library's ``ssl`` cannot accept some verification errors of a certificate and reject
 others, and its reads do not return while a peer keeps sending handshake messages.
 """
 
@@ -66,8 +66,8 @@ def new_context(options: Options, side: str) -> SSL.Context:
 def authority_files(options: Options) -> dict[str, str]:
     """Return the paths of trusted authorities by the options that name them.
 
-    Raises StartupError if a path does not exist. A missing default is left out; then no certificate
-    can be verified.
+    Raises StartupError if a path does not exist. A missing default is left out; without any
+    authority no certificate can be verified.
     """
     chain = options.ssl_ca_chain_file
     trusted = {}
@@ -105,8 +105,8 @@ def load_authorities(
 class TLSConnection:
     """A connection of pyOpenSSL with the interface of an SSLSocket.
 
-    A read returns after each handshake message, because a peer that sends one KeyUpdate after
-    another (TLS 1.3) would otherwise keep the whole worker in a single read.
+    A read returns after each handshake message. Otherwise a peer that sends one KeyUpdate after
+    another (TLS 1.3) would keep the whole worker in a single read.
     """
 
     __slots__ = ("sock", "ssl")
@@ -124,15 +124,15 @@ class TLSConnection:
         return self.sock.fileno()
 
     def recv(self, count: int) -> bytes:
-        octets: bytes = read_or_eof(self.ssl.recv, count, at_eof=b"")
-        return octets
+        data: bytes = read_or_eof(self.ssl.recv, count, at_eof=b"")
+        return data
 
     def recv_into(self, buffer: memoryview) -> int:
         count: int = read_or_eof(self.ssl.recv_into, buffer, at_eof=0)
         return count
 
-    def send(self, octets: bytes | memoryview) -> int:
-        count: int = translate_errors(self.ssl.send, octets)
+    def send(self, data: bytes | memoryview) -> int:
+        count: int = translate_errors(self.ssl.send, data)
         return count
 
     def pending(self) -> int:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class TLSContexts:
     """TLS with clients and with real servers, as far as the options use it.
 
-    TLS libraries are imported only if the options use TLS. ``files`` are read again at a reload;
-    ``warnings`` are for the log.
+    TLS libraries are imported only if the options use TLS. The ``files`` are read again at a
+    reload; the ``warnings`` are for the log.
     """
 
     def __init__(self) -> None:

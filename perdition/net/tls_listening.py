@@ -32,7 +32,7 @@ from perdition.options.table import Options
 DH_KEY_TOO_SMALL = "dh key too small"
 """OpenSSL's reason for Diffie-Hellman parameters below its security level."""
 SESSION_ID_CONTEXT = b"perdition"
-"""Without one, OpenSSL does not resume sessions if it verifies client certificates."""
+"""Required by OpenSSL to resume sessions if it verifies client certificates."""
 
 
 class Identity(NamedTuple):
@@ -55,7 +55,7 @@ class Identity(NamedTuple):
             return CertificateNames((), ())
 
     def load_into(self, context: SSL.Context) -> None:
-        """Have the context present this identity; raises StartupError."""
+        """Make the context present this identity; raises StartupError."""
         try:
             with memory_file(self.certificates) as certificates:
                 translate_errors(context.use_certificate_chain_file, certificates)
@@ -71,7 +71,7 @@ class Identity(NamedTuple):
     def decrypted_key(self) -> bytes:
         """Return the key in PEM without its passphrase; raises ValueError.
 
-        pyOpenSSL 26 deprecates its ways to take a passphrase, or a key of its own kind.
+        pyOpenSSL 26 deprecates its own methods for passphrases and keys.
         """
         if b"ENCRYPTED" not in self.key:
             return self.key
@@ -83,11 +83,11 @@ class Identity(NamedTuple):
 
 
 @contextmanager
-def memory_file(octets: bytes) -> Iterator[str]:
-    """Return a path that has these octets as its content: some of OpenSSL only reads files."""
+def memory_file(data: bytes) -> Iterator[str]:
+    """Return the path of a file in memory, because some functions of OpenSSL only read files."""
     descriptor = os.memfd_create("perdition", os.MFD_CLOEXEC)
     try:
-        os.write(descriptor, octets)
+        os.write(descriptor, data)
         yield f"/proc/self/fd/{descriptor}"
     finally:
         os.close(descriptor)
@@ -131,7 +131,7 @@ def identities(options: Options, files: dict[str, bytes], passphrase: str) -> li
 def read_passphrase(options: Options) -> str:
     """Return the passphrase of the keys: the first line of its source; raises StartupError.
 
-    If no option names a source, and standard input is a terminal, it is asked for there.
+    If no option names a source and standard input is a terminal, perdition prompts for it.
     """
     path, descriptor = options.ssl_passphrase_file, options.ssl_passphrase_fd
     if not path and descriptor is None and os.isatty(STDIN):
@@ -145,7 +145,9 @@ def read_passphrase(options: Options) -> str:
         ) as source:
             return os.fsdecode(source.readline().rstrip(b"\r\n"))
     except OSError as error:
-        raise StartupError(f"{where}: {error.strerror}; expected a readable one") from error
+        raise StartupError(
+            f"{where}: {error.strerror}; expected a readable file or descriptor"
+        ) from error
 
 
 class ListeningTLS:
@@ -168,7 +170,7 @@ class ListeningTLS:
         self.load(files)
 
     def load(self, files: dict[str, bytes]) -> None:
-        """Use the files for new connections; raises StartupError, and then nothing changes."""
+        """Use the files for new connections; changes nothing if it raises StartupError."""
         contexts, names = [], []
         for identity in identities(self.options, files, self.passphrase):
             context = self.context(files)
@@ -182,7 +184,9 @@ class ListeningTLS:
         """Return a context without an identity, set by the options; raises StartupError."""
         context = new_context(self.options, "listen")
         context.set_session_id(SESSION_ID_CONTEXT)
-        context.set_options(SSL.OP_IGNORE_UNEXPECTED_EOF)  # a half-close awaits a reply
+        context.set_options(
+            SSL.OP_IGNORE_UNEXPECTED_EOF
+        )  # a client that closes its sending side may await a reply
         if not self.options.ssl_no_cipher_server_preference:
             context.set_options(SSL.OP_CIPHER_SERVER_PREFERENCE)
         context.set_alpn_select_callback(self.select_protocol)
@@ -201,14 +205,14 @@ class ListeningTLS:
         except OSError as error:
             if error.strerror == DH_KEY_TOO_SMALL:
                 self.warn_of_short_parameters()
-            elif path:  # they are optional in a certificate's file
+            elif path:  # in the file of a certificate they are optional
                 raise StartupError(
                     f"ssl_dh_params_file {path}: {error_text(error)}; "
                     "expected a file with DH PARAMETERS in PEM"
                 ) from error
 
     def warn_of_short_parameters(self) -> None:
-        """Add a warning; every client of today has ECDHE ciphers."""
+        """Add a warning. It is not an error, because all current clients support ECDHE."""
         path = self.options.ssl_dh_params_file
         source = f"ssl_dh_params_file {path}" if path else "DH PARAMETERS in ssl_cert_file"
         warning = (
@@ -239,9 +243,9 @@ class ListeningTLS:
         )
 
     def select_protocol(self, _: SSL.Connection, offered: list[bytes]) -> bytes:
-        """Return our protocol; refuse a client that only offers others in ALPN (RFC 7301).
+        """Return our protocol; refuse a client that offers only others in ALPN (RFC 7301).
 
-        A browser that was tricked into connecting to a mail port does that.
+        For example a browser that was tricked into connecting to a mail port.
         """
         if self.protocol not in offered:
             raise TLSError("the client asks for another protocol (ALPN)")

@@ -28,7 +28,7 @@ VERIFY_ERRORS = {
     20: "unknown issuer",
     21: "unknown issuer",
 }
-"""OpenSSL's numbers (x509_vfy.h) of errors that options can accept, or that are common."""
+"""Errors that options can accept or that are common, by OpenSSL's number (x509_vfy.h)."""
 
 
 class OutgoingTLS:
@@ -57,12 +57,12 @@ class OutgoingTLS:
     def verify(
         self, connection: SSL.Connection, certificate: Any, number: int, depth: int, ok: int
     ) -> bool:
-        """Accept or refuse a certificate of a chain; store the reason of a refusal."""
+        """Accept or reject a certificate of a chain; store the reason for a rejection."""
         reason = ""
         if depth > self.options.ssl_cert_verify_depth:
             reason = "depth exceeds ssl_cert_verify_depth"
         elif not ok and number not in self.accepted_errors:
-            reason = VERIFY_ERRORS.get(number, f"OpenSSL's verify error {number}")
+            reason = VERIFY_ERRORS.get(number) or verify_error_text(number)
         if reason:
             connection.set_app_data(
                 f"certificate of {certificate.get_subject().CN!r} at depth {depth}: {reason}"
@@ -70,10 +70,16 @@ class OutgoingTLS:
         return not reason
 
     def wrap(self, sock: socket.socket, host: str) -> "ServerConnection":
-        """Return a TLS connection over a real server's socket, before its handshake."""
+        """Return a TLS connection over a real server's socket; the handshake is to follow."""
         return ServerConnection(
             self.context, sock, host, verified_host="" if self.options.ssl_no_cn_verify else host
         )
+
+
+def verify_error_text(number: int) -> str:
+    """Return OpenSSL's text for a verification error."""
+    text = SSL._ffi.string(SSL._lib.X509_verify_cert_error_string(number))
+    return str(text.decode())
 
 
 class ServerConnection(TLSConnection):
@@ -101,16 +107,21 @@ class ServerConnection(TLSConnection):
             if reason := self.ssl.get_app_data():
                 raise TLSError(reason) from None
             raise
-        if self.verified_host and not self.is_for(self.verified_host):
-            raise TLSError(f"the certificate is not for {self.verified_host}")
+        if self.verified_host:
+            self.verify_host(self.verified_host)
 
-    def is_for(self, host: str) -> bool:
-        """Return whether the peer's certificate is for a host; False if it cannot be parsed."""
-        certificate = self.ssl.get_peer_certificate()
-        if not certificate:
-            return False
+    def verify_host(self, host: str) -> None:
+        """Raise TLSError if the peer's certificate is for another host."""
+        names = self.peer_names()
+        if not names.matches(host):
+            listed = ", ".join(dict.fromkeys(names.names + names.addresses)) or "no name"
+            raise TLSError(f"the certificate is not for {host} but for {listed}")
+
+    def peer_names(self) -> CertificateNames:
+        """Return the names that the peer's certificate is for; none if it cannot be parsed."""
         try:
-            names = CertificateNames.of(certificate.to_cryptography())
+            certificate = self.ssl.get_peer_certificate()
+            assert certificate
+            return CertificateNames.of(certificate.to_cryptography())
         except Exception:  # noqa: BLE001 - the library raises many types
-            return False
-        return names.matches(host)
+            return CertificateNames((), ())

@@ -11,11 +11,11 @@ class TLSError(OSError):
 
 
 class WantRead(OSError):
-    """TLS must read before it can continue, also when it was asked to write."""
+    """TLS must read before it can continue, even in a write."""
 
 
 class WantWrite(OSError):
-    """TLS must write before it can continue, also when it was asked to read."""
+    """TLS must write before it can continue, even in a read."""
 
 
 NOT_NOW = (BlockingIOError, WantRead, WantWrite)
@@ -33,7 +33,7 @@ REASONS = {
 
 
 class TLSHandshakeFailed(Exception):
-    """TLS could not be negotiated; the text is the reason, for the log."""
+    """TLS could not be negotiated; the text is the reason for the log."""
 
 
 class Transport(Protocol):
@@ -42,14 +42,14 @@ class Transport(Protocol):
     def fileno(self) -> int: ...
     def recv(self, count: int, /) -> bytes: ...
     def recv_into(self, buffer: memoryview, /) -> int: ...
-    def send(self, octets: bytes | memoryview, /) -> int: ...
+    def send(self, data: bytes | memoryview, /) -> int: ...
     def close(self) -> None: ...
 
 
 class TLSTransport(Transport, Protocol):
     """A non-blocking connection with TLS.
 
-    ``pending`` returns the number of decrypted octets that were not read yet, which no selector
+    ``pending`` returns the number of decrypted bytes that were not read yet, which no selector
     reports. ``unwrap`` sends close_notify. ``version`` returns OpenSSL's name of the negotiated
     version of TLS.
     """

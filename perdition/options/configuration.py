@@ -29,9 +29,9 @@ NAMES = {
 class Configuration:
     """The sources of the options. ``warnings`` are warnings of the last ``read``, for the log.
 
-    ``path`` is the configuration file, "" if none was found so far. The file found at startup is
-    used until perdition ends: if it is missing at a SIGHUP, that is a mistake, or it is in a
-    directory that only root can search.
+    ``path`` is the configuration file, "" if none has been found yet. The file found at startup is
+    used until perdition exits. If it is missing at SIGHUP, that is an error: it was removed, or is
+    in a directory that only root can search.
     """
 
     def __init__(self, name: str, command_line: GivenOptions) -> None:
@@ -99,7 +99,7 @@ class Configuration:
     def read_again(self, current: Options, read: Read) -> Options:
         """Return the options to use after SIGHUP; raises StartupError.
 
-        Options that need a restart keep their current value, with a remark.
+        Options that need a restart keep their current value, with a warning.
         """
         wanted = self.read(read)
         fixed = {
@@ -113,9 +113,9 @@ class Configuration:
 
 
 def no_lookup_warnings(options: Options) -> list[str]:
-    """Return what is wrong with the options for real servers if ``no_lookup`` is set.
+    """Return warnings about names in the options for real servers if ``no_lookup`` is set.
 
-    It is no reason not to start: the popmap may have numbers for all users.
+    They do not prevent the start: the popmap may have numbers for all users.
     """
     if not options.no_lookup:
         return []

@@ -43,7 +43,7 @@ def roff(text: str) -> str:
 
 
 def folded(text: str) -> list[str]:
-    """Wrap a paragraph of roff, and keep its lines from being taken for requests."""
+    """Wrap a paragraph of roff, and prevent its lines from being interpreted as requests."""
     lines = textwrap.wrap(text, MANUAL_WIDTH, break_on_hyphens=False, break_long_words=False)
     return ["\\&" + line if line.startswith(".") else line for line in lines]
 

@@ -24,8 +24,8 @@ T = TypeVar("T")
 class OptionType(NamedTuple, Generic[T]):
     """The type of an option's values.
 
-    ``parse`` raises ValueError whose text says what is expected. ``add`` combines the values of
-    an option that is given several times; without it the last value counts.
+    ``parse`` raises ValueError with a text that says what is expected. ``add`` combines the values
+    of an option that is given several times; without it the last value is used.
     """
 
     argument: str
@@ -120,7 +120,7 @@ def parse_log_password(text: str) -> LogPassword:
 
 
 def parse_ssl_mode(text: str) -> SSLMode:
-    """Parse a list of modes; ``all`` means both sides, ``_force`` overrides the plain mode."""
+    """Parse a list of modes; ``all`` means both sides, ``*_force`` overrides the plain mode."""
     sides: dict[str, set[TLSUse]] = {"listen": set(), "outgoing": set()}
     for name in text.lower().split(",") if text else []:
         if name == "none":

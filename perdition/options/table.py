@@ -70,9 +70,9 @@ class Option(NamedTuple):
     restart: bool = False
     """Whether a change takes effect only after a restart."""
     reread: bool = False
-    """Whether SIGHUP reads the file again, while another file needs a restart."""
+    """Whether SIGHUP rereads the named file, although naming another file needs a restart."""
     in_file: bool = True
-    """Whether the option is used in the configuration file; otherwise it is ignored there."""
+    """Whether the configuration file may set the option; otherwise it is ignored there."""
 
 
 def option(group: Group, kind: OptionType[T], default: T, description: str, **more: Any) -> T:
@@ -261,8 +261,8 @@ class Options:
         Group.LIMITS,
         COUNT,
         0,
-        "Maximum number of simultaneous connections per address. Any further connection is closed "
-        "immediately. 0: unlimited.",
+        "Maximum number of simultaneous connections per address. All IPv6 addresses of a /48 count "
+        "as one. Any further connection is closed immediately. 0: unlimited.",
         restart=True,
     )
     connection_limit: int = option(
@@ -726,7 +726,7 @@ class Options:
 
     @property
     def default_port(self) -> str:
-        """The port of real servers for which neither popmap nor option specifies one."""
+        """The real servers' port, unless the popmap or an option specifies one."""
         return self.outgoing_port or str(self.service.port)
 
     @property
@@ -736,7 +736,7 @@ class Options:
         return announced
 
     def warnings(self) -> list[str]:
-        """Return what is allowed but most likely a mistake, one line each."""
+        """Return warnings about what is allowed but most likely a mistake."""
         protocol = self.service.protocol
         return [
             f"{protocol.capability_option}: {announced} is announced, but refused; remove it"
@@ -796,7 +796,7 @@ class GivenOptions:
         self.where = where
 
     def add(self, name: str, value: str | None) -> None:
-        """Add an option; ``value`` is None if it has none, as flags may. Raises StartupError."""
+        """Add an option; ``value`` is None if it has none, as for a flag. Raises StartupError."""
         option = OPTIONS[name]
         if value and "\0" in value:
             raise StartupError(f"{self.where}{name}: the value contains a NUL character; remove it")

@@ -1,4 +1,4 @@
-"""Popmaps map a user to a real server. The base class of all kinds, a query and its answer."""
+"""Popmaps map users to real servers: the base class of all kinds, queries and answers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
@@ -63,7 +63,7 @@ class PopMap(ABC):
 
     blocks: ClassVar[bool]
     """Whether a lookup may wait for anything but the disk. If so, lookups run in several threads
-    at once, and each must end by itself within about ``map_timeout`` seconds."""
+    at once, and each must end within about ``map_timeout`` seconds."""
 
     wants_password: bool = False
     """Whether queries contain the password. Answers are then never cached."""
@@ -78,13 +78,13 @@ class PopMap(ABC):
     """Logs a warning; set before the first lookup."""
 
     def check(self) -> None:  # noqa: B027 - optional
-        """Raise StartupError if the map can never be used. Called once, at start."""
+        """Raise StartupError if the map can never be used. Called once, at startup."""
 
     def probe(self) -> None:  # noqa: B027 - optional
-        """Raise StartupError if the map is a file that cannot be used; leaves nothing open."""
+        """Raise StartupError if the map is a file that cannot be used. Leaves nothing open."""
 
     def reads_same_file(self, other: "PopMap") -> bool:
-        """Whether another map has the same options and keeps content that stays in force."""
+        """Whether another map has the same options and content that may continue to be used."""
         del other
         return False
 
@@ -92,12 +92,12 @@ class PopMap(ABC):
     def lookup(self, query: Query) -> Destination | None:
         """Return the destination of a key; None if the map does not contain it.
 
-        Raises MapUnavailable if that is unknown, Rejected for a wrong password, and SlowLookup
-        (only maps that do not block) for a key that takes more than a few milliseconds.
+        Raises MapUnavailable if that is unknown, Rejected for a wrong password, and (only maps that
+        do not block) SlowLookup for a key that takes more than a few milliseconds.
         """
 
     def lookup_in_thread(self, query: Query) -> Destination | None:
-        """Do what ``lookup`` does, after it raised SlowLookup; other threads must not wait."""
+        """Repeat a lookup that raised SlowLookup; it must not make other threads wait."""
         return self.lookup(query)
 
     def cache_key(self, query: Query) -> Hashable:
@@ -117,7 +117,7 @@ class PopMap(ABC):
 
 
 class NoMap(PopMap):
-    """The map of a site that has none."""
+    """Used if ``map_library`` is empty."""
 
     blocks = False
 

@@ -15,9 +15,9 @@ from perdition.files import absolute_path
 from perdition.popmap import Destination, PopMap, Query, one_line
 
 SETTLE_SECONDS = 1.0
-"""How long a file must be unchanged before its new content is used."""
+"""How long a file must be unchanged before its new content is used, in seconds."""
 COPY_LIMIT = 32 * 1024 * 1024
-"""Octets: a larger database is used where it is, without a copy."""
+"""Size in bytes above which a database is used without a copy."""
 CHUNK = 1024 * 1024
 
 C = TypeVar("C")
@@ -26,8 +26,8 @@ C = TypeVar("C")
 class Signature(NamedTuple):
     """What changes when a file is replaced or written.
 
-    A write through a memory map, as by gdbm, changes no attribute of a file on tmpfs: there the
-    ``checksum`` of the content tells.
+    On tmpfs a write through a memory map, as by gdbm, changes no attribute of a file. There the
+    ``checksum`` of the content shows the change.
     """
 
     device: int
@@ -53,20 +53,20 @@ class Signature(NamedTuple):
 class FileMap(PopMap, Generic[C]):
     """A map in a file, which is loaded again when the file changes.
 
-    A changed file is used after it has been unchanged for SETTLE_SECONDS. Until then, and as long
-    as the new content is empty or has a mistake, the previous content stays in force. The first
+    A changed file is used after it has been unchanged for SETTLE_SECONDS. Until then, and as
+    long as the new content is empty or has an error, the previous content is used. The first
     content is used at once. A file that is missing or unreadable makes the map unavailable.
     """
 
     blocks = False
 
     writes_through_memory_map: ClassVar[bool] = False
-    """Whether programs that write such files may do that."""
+    """Whether programs that write such files may write through a memory map."""
 
     def __init__(self, path: str, delimiter: str) -> None:
         self.path = absolute_path(path)
         self.needs_checksum = False
-        """Whether the file may change without a change of its attributes."""
+        """Whether the file may change without any change of its attributes."""
         self.checksum = 0
         self.checksum_at = -math.inf
         """When the checksum was computed, by the monotonic clock."""
@@ -74,9 +74,9 @@ class FileMap(PopMap, Generic[C]):
         self.content: C | None = None
         self.loaded: Signature | None = None
         self.changed: Signature | None = None
-        """The signature of a changed file, which is not in force yet."""
+        """The signature of a changed file that is not used yet."""
         self.changed_at = 0.0
-        """When that was noticed, by the monotonic clock."""
+        """When the change was noticed, by the monotonic clock."""
         self.refused: Signature | None = None
         """The signature of a changed file that cannot be used."""
         self.retry_at = 0.0
@@ -84,22 +84,22 @@ class FileMap(PopMap, Generic[C]):
 
     @abstractmethod
     def load(self) -> C:
-        """Return the file's content; raises OSError, or ValueError for content of no use."""
+        """Return the file's content; raises OSError, or ValueError for useless content."""
 
     @abstractmethod
     def is_empty(self, content: C) -> bool:
         """Whether there are no entries; raises ValueError for damaged content."""
 
     def mistake(self, content: C) -> str:
-        """Return a mistake that makes part of the content unusable; "" if there is none."""
+        """Return the error that makes part of the content unusable, or ""."""
         del content
         return ""
 
     def discard(self, content: C) -> None:
-        """Close what belongs to content that is no longer in force."""
+        """Close what belongs to content that is no longer used."""
 
     def current(self) -> C:
-        """Return the content in force; raises MapUnavailable."""
+        """Return the content to use; raises MapUnavailable."""
         try:
             now = self.signature()
             if self.content is None:
@@ -115,7 +115,7 @@ class FileMap(PopMap, Generic[C]):
     def signature(self, *, latest: bool = False) -> Signature:
         """Return the file's signature; raises OSError.
 
-        A checksum is at most SETTLE_SECONDS old, unless the ``latest`` is asked for.
+        The checksum may be up to SETTLE_SECONDS old, unless ``latest`` is set.
         """
         signature = Signature.of(self.path)
         if not self.needs_checksum:
@@ -128,8 +128,8 @@ class FileMap(PopMap, Generic[C]):
     def is_settled(self, now: Signature) -> bool:
         """Whether a changed file has been unchanged long enough.
 
-        Its own times count, so that the first lookup after a quiet hour uses the new content. If
-        they are in the future, the monotonic clock decides.
+        The file's own times are used, so that the first lookup after a quiet hour uses the new
+        content. If they are in the future, the monotonic clock is used.
         """
         if now != self.changed:
             self.changed, self.changed_at = now, time.monotonic()
@@ -139,7 +139,7 @@ class FileMap(PopMap, Generic[C]):
         return now.age() >= SETTLE_SECONDS or noticed >= SETTLE_SECONDS
 
     def may_load(self, now: Signature) -> bool:
-        """Whether a changed file is to be loaded: not if that has failed."""
+        """Whether to load a changed file: not if that has just failed."""
         return now != self.refused or time.monotonic() >= self.retry_at
 
     def try_to_replace(self, now: Signature) -> None:
@@ -159,7 +159,7 @@ class FileMap(PopMap, Generic[C]):
                     f"popmap {self.path}: {one_line(error)}; keeping the previous content"
                 )
             self.refused = now
-            # A mistake stays until the file changes; a lack of descriptors may end.
+            # An error in the file stays until it changes, but a lack of descriptors may end.
             wait = SETTLE_SECONDS if isinstance(error, OSError) else math.inf
             self.retry_at = time.monotonic() + wait
         else:
@@ -183,7 +183,7 @@ class FileMap(PopMap, Generic[C]):
         return content
 
     def replace(self, content: C, signature: Signature) -> None:
-        """Put new content in force."""
+        """Use new content from now on."""
         self.close()
         self.content, self.loaded = content, signature
 
@@ -233,8 +233,8 @@ class OpenDatabase(NamedTuple):
 class DatabaseMap(FileMap[OpenDatabase]):
     """A map in a database file of keys and values, without trailing NULs.
 
-    It is read from a copy in memory: another program may write to the file or truncate it at any
-    time, which would damage what is read, or kill a process that has it mapped.
+    It is read from a copy in memory, because another program may write to the file or truncate it
+    at any time. That could damage what is read, or kill a process that has mapped the file.
     """
 
     errors: ClassVar[tuple[type[Exception], ...]]
@@ -246,7 +246,7 @@ class DatabaseMap(FileMap[OpenDatabase]):
 
     @abstractmethod
     def has_entries(self, database: Database) -> bool:
-        """Whether there is any entry; raises ``errors``."""
+        """Whether there are any entries; raises ``errors``."""
 
     def probe(self) -> None:
         """Only check that the file is readable: opening a damaged one may crash the process."""
@@ -303,15 +303,15 @@ def checksum(path: str) -> int:
     """Return a checksum of a file's content; raises OSError."""
     crc = 0
     with open(path, "rb") as file:
-        while octets := file.read(CHUNK):
-            crc = zlib.crc32(octets, crc)
+        while data := file.read(CHUNK):
+            crc = zlib.crc32(data, crc)
     return crc
 
 
 def may_be_in_memory(path: str) -> bool:
     """Return whether a file is on tmpfs, or on an overlay, which may be on one: see proc(5).
 
-    The device number is that of the directory, because on an overlay that of a file may differ.
+    The device number of the directory is used, because on an overlay that of a file may differ.
     """
     device = os.stat(os.path.dirname(os.path.realpath(path))).st_dev
     number = f"{os.major(device)}:{os.minor(device)}".encode()
@@ -326,7 +326,8 @@ def may_be_in_memory(path: str) -> bool:
 def copy_in_memory(path: str) -> int | None:
     """Return the descriptor of a copy of a file; None if it is too large, or cannot be opened.
 
-    The latter is so without /proc, and may be so under AppArmor. Raises OSError for the file.
+    A copy cannot be opened without /proc, and maybe not under AppArmor. Raises OSError for errors
+    of the file itself.
     """
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size

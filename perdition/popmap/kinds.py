@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint, EntryPoints
 
 ENTRY_POINTS = "perdition.popmaps"
-"""The entry point group of other Python packages' kinds; each is an ``open_map`` function."""
+"""The entry point group for kinds of other Python packages; each is an ``open_map`` function."""
 
 C_LIBRARY = re.compile(r"(?:.*/)?libperditiondb_(\w+)\.so[\d.]*")
 
 
 class MapKind(NamedTuple):
-    """A module with an ``open_map``, and what to install if an import of it is missing."""
+    """A module with an ``open_map``, and what to install if one of its imports is missing."""
 
     module: str
     needs: str = ""
@@ -91,8 +91,8 @@ def open_changed_map(options: Options, previous: Options, log: Log) -> PopMap:
 def open_after_reload(options: Options, previous: PopMap) -> PopMap:
     """Open the popmap again, in a worker; raises StartupError.
 
-    Returns the previous one if it is in a file with the same options: its content stays in force
-    while a changed file has a mistake.
+    Returns the previous one if it is in a file and has the same options, because its content
+    continues to be used while a changed file has an error.
     """
     popmap = open_map(options)
     return previous if popmap.reads_same_file(previous) else popmap
@@ -120,7 +120,7 @@ def open_library(options: Options) -> PopMap:
 
 
 def external_entry_points(library: str) -> "EntryPoints":
-    """Return other packages' kinds of that name. Slow: a third of the start time under inetd."""
+    """Return other packages' kinds of that name. It takes a third of the startup under inetd."""
     from importlib.metadata import entry_points
 
     return entry_points(group=ENTRY_POINTS, name=library)

@@ -1,4 +1,4 @@
-"""Popmaps in child processes, so that crashes and hanging calls affect no session."""
+"""Popmaps in child processes: calls that crash or hang affect no session."""
 
 import os
 import signal
@@ -26,10 +26,10 @@ sys.path.insert(0, {MODULES!r})
 runpy.run_module(sys.argv.pop(1), run_name="__main__")
 """
 PYTHON = (sys.executable, "-IB", "-c", RUN_MODULE)
-"""Runs the module named by the first argument, also if perdition is not on Python's path."""
+"""Runs the module named by the first argument, even if perdition is not on Python's path."""
 MAX_MESSAGE = 65_536
 REQUEST_PREFIX = b"?"
-"""Each request begins with it: an empty message would look like end of file."""
+"""Precedes each request, because an empty message would look like end of file."""
 STATUS = struct.Struct("i")
 
 FOUND = 0
@@ -48,7 +48,8 @@ PROCESS_EXIT_SECONDS = 5.0
 class Child(NamedTuple):
     """A lookup process and the socket to it, which carries one request per message.
 
-    After ``replace_after`` (monotonic clock) the process is replaced if its database is away.
+    After ``replace_after`` (monotonic clock) the process is replaced if it cannot reach its
+    database.
     """
 
     process: "subprocess.Popen[bytes]"

@@ -10,7 +10,7 @@ IN_URL = re.compile(r"(://[^/?#@:]*:)(@/[^@]*)@")
 
 
 READ_AS_ROOT: dict[str, str] = {}
-"""Passwords read at start: after SIGHUP, without root, the file may be unreadable."""
+"""Passwords read at startup: after SIGHUP, without root, the files may be unreadable."""
 
 
 def secret(text: str) -> str:

@@ -15,9 +15,9 @@ C = TypeVar("C")
 class ServerMap(PopMap, Generic[C]):
     """A map on a server, or on the first of several servers that answers.
 
-    Each lookup takes an idle connection or opens one. ``server_timeout`` is the number of seconds
-    that each server has: one failed attempt on a kept connection and then all servers together
-    take ``map_timeout``.
+    Each lookup takes an idle connection or opens one. ``server_timeout`` is the limit in seconds
+    for each server: a failed attempt on a kept connection and then all servers together must not
+    take longer than ``map_timeout``.
     """
 
     blocks = True
@@ -61,7 +61,7 @@ class ServerMap(PopMap, Generic[C]):
         raise MapUnavailable(f"popmap: {'; '.join(reasons)}", reply=reply)
 
     def ask_and_keep(self, connection: C, query: Query) -> Destination | None:
-        """Query, and keep the connection if it is still usable."""
+        """Query a server, and keep the connection if it is still usable."""
         idle = self.idle
         usable = False
         try:
@@ -81,7 +81,7 @@ class ServerMap(PopMap, Generic[C]):
         """Return an idle connection, if there is one."""
         try:
             return self.idle.pop()
-        except IndexError:  # no check before pop: another thread could be faster
+        except IndexError:  # not checked before pop, because another thread could be faster
             return None
 
     def explain(self, error: Exception) -> str:
@@ -93,7 +93,7 @@ class ServerMap(PopMap, Generic[C]):
         return ""
 
     def discard(self, connection: C) -> None:
-        """Close a connection whatever its state."""
+        """Close a connection, ignoring errors."""
         with suppress(Exception):
             self.disconnect(connection)
 

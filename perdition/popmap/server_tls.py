@@ -1,4 +1,4 @@
-"""TLS with a popmap's server, by the standard library."""
+"""TLS with popmap servers, using the standard library."""
 
 import ssl
 
@@ -8,8 +8,8 @@ def client_context(
 ) -> ssl.SSLContext:
     """Return a context that trusts authorities from a file, a folder or memory; else the system's.
 
-    An authority made by plain ``openssl req -x509`` has no key usage, and many a site has one of
-    those. By default Python 3.13 no longer accepts them (VERIFY_X509_STRICT).
+    Many sites have an authority made by plain ``openssl req -x509``, which has no key usage. By
+    default Python 3.13 no longer accepts those (VERIFY_X509_STRICT).
     """
     context = ssl.create_default_context(cafile=authorities, capath=folder, cadata=data)
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT

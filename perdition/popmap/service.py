@@ -14,7 +14,7 @@ LOOKUP_THREADS = 8
 LOOKUP_WAITING = 500
 SLOW_LOOKUP_THREADS = 1
 SLOW_LOOKUP_WAITING = 100
-"""For slow keys of a local map, which may be an attack."""
+"""Few, because slow keys of a local map may be an attack."""
 CACHE_SIZE = 50_000
 """Answers in the cache; the oldest one is dropped first."""
 STALE_SECONDS = 5.0
@@ -49,7 +49,7 @@ class PopMapService:
     async def lookup(self, query: Query) -> Destination | None:
         """Return the popmap's answer, from the cache if it has one.
 
-        Raises MapUnavailable, after ``map_timeout`` seconds at the latest, and Rejected.
+        Raises MapUnavailable (after ``map_timeout`` seconds at the latest) and Rejected.
         """
         if not self.cache_seconds:
             return await self.ask(query)

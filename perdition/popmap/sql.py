@@ -17,7 +17,7 @@ from perdition.popmap.secret import secret
 from perdition.popmap.server import ServerMap
 
 COLON = re.compile(r":(?![^\[]*\])")
-"""Separates the parts of an option, except in an IPv6 address in brackets."""
+"""Separates the parts of an option: a colon outside of brackets, which are for IPv6 addresses."""
 
 
 SIMPLE_NAME = re.compile(r"[A-Za-z_]\w*")

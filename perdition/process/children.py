@@ -15,22 +15,22 @@ from perdition.process.connection_limit import ConnectionLimit
 from perdition.scoreboard import Column, Scoreboard, sessions_text
 
 FORK_RETRY_SECONDS = 1.0
-"""Delay after a fork that the system has refused."""
+"""Delay in seconds after a fork that has failed."""
 
 QUICK_EXIT_SECONDS = 1.0
-"""A child that exits sooner is restarted with back-off."""
+"""A child that exits after less than this number of seconds is restarted with back-off."""
 
 MAX_BACKOFF_SECONDS = 60.0
 
 MAX_MISSED_HEARTBEATS = 5
-"""A worker is stuck when this many checks in a row see no heartbeat.
+"""Number of consecutive checks without a heartbeat after which a worker counts as stuck.
 
-Checks are counted instead of seconds, so that no worker counts as stuck after the whole machine
-has been suspended.
+Checks are counted instead of seconds, because otherwise workers would count as stuck after the
+machine was suspended.
 """
 
 Run = Callable[["Slot", socket.socket], NoReturn]
-"""Runs the process of a slot, which receives new options on the socket."""
+"""Runs the process of a slot. It receives new options on the socket."""
 
 
 class Slot:
@@ -65,7 +65,7 @@ class Slot:
         return delay
 
     def is_stuck(self, heartbeats: int) -> bool:
-        """Check the worker's heartbeat counter; return whether it has been missed too often."""
+        """Check the worker's heartbeat counter; return whether too many heartbeats are missing."""
         self.missed = self.missed + 1 if heartbeats == self.heartbeats else 0
         self.heartbeats = heartbeats
         return self.missed >= MAX_MISSED_HEARTBEATS
@@ -94,11 +94,12 @@ class Children:
         """Whether children that exit are not restarted."""
 
     def start_all(self) -> None:
+        """Fork all children; those whose fork fails are due again, see ``start``."""
         for slot in self.slots:
             self.start(slot)
 
     def start(self, slot: Slot) -> None:
-        """Fork a child; if the system refuses, schedule another attempt."""
+        """Fork a child; if that fails, schedule another attempt."""
         slot.start(time.monotonic(), self.heartbeats(slot))
         if slot.number:
             self.scoreboard.rows[slot.number - 1][Column.STARTED] += 1
@@ -162,7 +163,7 @@ class Children:
 
     def handle_exit(self, slot: Slot, code: int) -> None:
         """Log an exit, release what the child held, and schedule its restart unless stopping."""
-        pid, slot.pid = slot.pid, 0  # first, so that an error below cannot leave a stale pid
+        pid, slot.pid = slot.pid, 0  # first, so that no error below can leave a stale pid
         lost = self.release_resources(slot.number - 1) if slot.number else ""
         if self.stopping:
             if slot.number and code != os.EX_OK:
@@ -177,8 +178,8 @@ class Children:
     def release_resources(self, row: int) -> str:
         """Release what a dead worker held; return the part of the log line about its sessions.
 
-        The row of a worker that went wrong may contain any number, so no more tokens than the
-        limit are released.
+        The row of a broken worker may contain any number, so at most as many tokens as the limit
+        are released.
         """
         counters = self.scoreboard.rows[row]
         lost = counters[Column.SESSIONS]
@@ -221,14 +222,14 @@ class Children:
                 os.kill(slot.pid, number)
 
     def stop(self, number: signal.Signals) -> None:
-        """Have the workers stop as the signal says, and restart no child any more."""
+        """Tell the workers to stop as the signal says, and restart no child any more."""
         self.stopping = True
         for slot in self.slots:
             slot.due = 0.0
         self.signal_workers(number)
 
     def kill_metrics(self) -> None:
-        """Kill the metrics process, which has nothing to finish."""
+        """Kill the metrics process, which has nothing to clean up."""
         if self.metrics.pid:
             os.kill(self.metrics.pid, signal.SIGKILL)
             os.waitpid(self.metrics.pid, 0)
@@ -240,12 +241,12 @@ class Children:
 
 
 def backoff(quick_exits: int) -> float:
-    """Return the delay in seconds after so many quick exits in a row: 0, 1, 2, 4..."""
+    """Return the delay in seconds after that many quick exits in a row: 0, 1, 2, 4..."""
     return min(2.0 ** (quick_exits - 2), MAX_BACKOFF_SECONDS) if quick_exits > 1 else 0.0
 
 
 def describe_exit(code: int) -> str:
-    """Return how a child exited, for the log: with status 0 if somebody else has stopped it."""
+    """Return how a child exited, for the log; status 0 means that somebody else has stopped it."""
     if code == os.EX_OK:
         return "exited with status 0 (stopped from outside)"
     if code == -signal.SIGPROF:

@@ -1,6 +1,6 @@
 """The connection limit, exact over all workers without a lock.
 
-A pipe holds one octet, a token, for each connection that may still be opened.
+A pipe holds one byte, a token, for each connection that may still be opened.
 """
 
 import fcntl
@@ -11,7 +11,7 @@ from perdition.failure import StartupError
 PAGE_SIZE = 4096
 """The kernel reuses a page of a pipe only when the page is empty, so one page must be spare."""
 DEFAULT_PIPE_SIZE = 65536
-"""Default capacity of a pipe, in octets."""
+"""Default capacity of a pipe, in bytes."""
 
 
 class ConnectionLimit:

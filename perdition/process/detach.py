@@ -1,4 +1,4 @@
-"""Detaches the process from the terminal."""
+"""Starts a daemon; the command exits when it serves."""
 
 import os
 import resource
@@ -11,7 +11,7 @@ UMASK = 0o027
 def detach(preserved: Iterable[int]) -> int:
     """Continue in a new process without a terminal; return the argument for ``release_parent``.
 
-    The parent process exits with status 0 when it is released, or with 1 when the new one has
+    The parent process exits with status 0 when it is released, or with 1 if the new process has
     died. All descriptors are closed except those in ``preserved``.
     """
     source, sink = os.pipe2(os.O_CLOEXEC)

@@ -60,7 +60,7 @@ def run(name: str, options: Options, log: Log) -> int:
         signal.signal(number, lambda *_: loop.call_soon_from_thread(site.close_sessions))
     loop.call_soon_from_thread(start_session)
     loop.call_later(0.0, lambda: set_title(name))  # in the next tick, after the greeting
-    gc.freeze()  # what the start has left is never garbage
+    gc.freeze()  # what remains from startup is never garbage
     gc.enable()
     loop.run()
     return os.EX_OK
@@ -85,7 +85,7 @@ def client_socket() -> socket.socket:
 
 
 def start_helper(name: str, options: Options) -> HelperChannel:
-    """Fork the helper, which exits when the pipe is closed by the exit of this process."""
+    """Fork the helper, which exits when this process does, because the pipe is then closed."""
     from perdition.helper import supervisor
 
     channel = HelperChannel([])
@@ -95,7 +95,7 @@ def start_helper(name: str, options: Options) -> HelperChannel:
 
 
 def set_title(name: str) -> None:
-    """Set the process title; the import takes too long to precede the greeting."""
+    """Set the process title, after the greeting because the import takes long."""
     from setproctitle import setproctitle
 
     setproctitle(f"{name}: inetd")

@@ -16,13 +16,13 @@ BACKLOG = 4096
 
 
 class ListeningSockets:
-    """Sockets that were created here, passed by a service manager, or by the predecessor."""
+    """Sockets that were created here, or passed by a service manager or the predecessor."""
 
     def __init__(self, options: Options, owner: Owner, inherited: TakeoverState) -> None:
         """Open all sockets that the options ask for; raises StartupError.
 
-        A socket of the predecessor is used for each address that both listen on, so that no client
-        is refused in between. All others are closed.
+        For each address that both listen on, the predecessor's socket is used, so that no client
+        is refused in between. Its other sockets are closed.
         """
         manager_sockets = service_manager_sockets() or take_service_manager_sockets(inherited)
         self.from_service_manager = bool(manager_sockets)
@@ -32,7 +32,7 @@ class ListeningSockets:
         inherited.close()
 
     def takeover_state(self) -> TakeoverState:
-        """Return what a successor gets."""
+        """Return what a successor receives."""
         state = TakeoverState()
         state.listeners = by_address(self.listeners)
         state.metrics_socket = self.metrics_socket
@@ -95,7 +95,7 @@ def open_metrics_socket(
 def open_connection_limit(limit: int, inherited: TakeoverState) -> ConnectionLimit | None:
     """Return the connection limit, if there is one; raises StartupError.
 
-    With an unchanged limit it is the predecessor's, whose sessions still return their tokens.
+    If the limit is unchanged, the predecessor's is used, because its sessions return their tokens.
     """
     predecessors = inherited.connection_limit
     if predecessors and predecessors.limit == limit:

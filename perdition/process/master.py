@@ -51,10 +51,10 @@ SIGNALS = {
 }
 
 IGNORED_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM)
-"""Their default action would end the master, and administrators send them to other daemons."""
+"""Ignored: administrators send them to other daemons, and the default action ends the process."""
 
 KILL_SECONDS = 5.0
-"""Time after the drain timeout before workers that have not exited are killed."""
+"""Time after drain_timeout at which workers that have not exited are killed."""
 
 START_SECONDS = 10.0
 """Time limit for all workers to start."""
@@ -75,8 +75,8 @@ class Master:
     def __init__(self, configuration: Configuration, options: Options, log: Log) -> None:
         """Do everything that may fail; raises StartupError.
 
-        The order matters: sockets are bound before the pid file's directory is touched, so that a
-        start that fails leaves the running instance as it is.
+        The order matters: sockets are bound before the pid file is touched, so that a start that
+        fails does not affect the running instance.
         """
         self.configuration = configuration
         self.name = configuration.name
@@ -108,7 +108,7 @@ class Master:
     def run(self) -> int:
         """Detach unless in the foreground, serve, and return the exit status."""
         set_resource_limits()
-        self.log.reopen()  # a connection to syslog would not survive the detaching
+        self.log.reopen()  # detaching closes a connection to syslog
         parent = None if self.options.foreground else detach(self.descriptors())
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         for number in IGNORED_SIGNALS:
@@ -117,7 +117,7 @@ class Master:
         log_start(self.options, self.tls, self.log)
         self.write_pid_file()
         self.lifeline = os.pipe2(os.O_CLOEXEC)
-        gc.freeze()  # a collection would copy the pages that children share
+        gc.freeze()  # a garbage collection would copy the pages that children share
         gc.enable()
         self.start_helper()
         self.log.chown(self.owner.uid, self.owner.gid)
@@ -138,7 +138,7 @@ class Master:
         return os.EX_OK if serves else os.EX_UNAVAILABLE
 
     def write_pid_file(self) -> None:
-        """Write the pid file, unless it is a predecessor's for now; raises StartupError."""
+        """Write the pid file, unless it is still a predecessor's; raises StartupError."""
         if not self.predecessor:
             if self.pid_file:
                 self.pid_file.write()
@@ -157,9 +157,9 @@ class Master:
             )
 
     def wait_for_workers(self) -> bool:
-        """Wait until all workers serve; return False if one has died or START_SECONDS are over.
+        """Wait until all workers serve; return False if one has died or START_SECONDS have passed.
 
-        A worker that dies at start would die again: to report the failed start is better.
+        A worker that dies at startup would die again, so it is not restarted.
         """
         deadline = time.monotonic() + START_SECONDS
         while not (self.stopping or self.children.all_serve()):
@@ -203,7 +203,7 @@ class Master:
         self.log.notice("took over from the running instance")
 
     def abort_start(self) -> None:
-        """Stop what has started; a predecessor continues unaffected."""
+        """Stop what was started; a predecessor continues unaffected."""
         if self.predecessor:
             self.predecessor.connection.close()
             self.predecessor = None
@@ -214,7 +214,7 @@ class Master:
         return self.stopping and not (self.children.workers_left() or self.predecessor)
 
     def clean_up(self) -> None:
-        """Stop the other children, and remove files unless they are a successor's now."""
+        """Stop the other children, and remove the files unless they are a successor's now."""
         self.children.kill_metrics()
         if self.is_primary:
             if self.pid_file:
@@ -229,7 +229,7 @@ class Master:
         self.log.notice("perdition has stopped")
 
     def only_masters(self) -> list[socket.socket | PidFile]:
-        """Return what only the master may hold open."""
+        """Return what must not be open in any other process."""
         held: list[socket.socket | PidFile] = []
         if self.takeover_listener:
             held += self.takeover_listener.sockets()
@@ -323,13 +323,13 @@ class Master:
         self.stop(signal.SIGTERM if self.options.drain_timeout else signal.SIGQUIT)
 
     def shut_down(self, reason: str) -> None:
-        """Stop accepting, and have all sessions end within the drain timeout."""
+        """Stop accepting, and end all sessions within ``drain_timeout``."""
         self.log.notice(f"{reason}: stopping")
         self.tell_predecessor(SuccessorMessage.STOP)
         self.stop(signal.SIGTERM)
 
     def tell_predecessor(self, message: SuccessorMessage) -> None:
-        """Send a message to the predecessor, if its sessions have not all ended."""
+        """Send a message to the predecessor, if it is still running."""
         if self.predecessor:
             self.predecessor.send(message)
 
@@ -364,7 +364,7 @@ class Master:
         self.notify("READY=1")
 
     def reopen_log(self) -> None:
-        """Reopen the log, and have the predecessor do so, whose sessions may not have ended."""
+        """Reopen the log, and have the predecessor do the same, if it still drains."""
         self.log.reopen()
         self.tell_predecessor(SuccessorMessage.REOPEN)
 
@@ -378,7 +378,7 @@ class Master:
         self.children.send_options(pickle.dumps(options))
 
     def stop(self, number: signal.Signals) -> None:
-        """Stop accepting, and have the workers stop as the signal says."""
+        """Stop accepting, and tell the workers to stop as the signal says."""
         self.notify("STOPPING=1")
         self.stopping = True
         self.sockets.close()
@@ -409,7 +409,7 @@ class Master:
             self.stop_waiting()
 
     def stop_waiting(self) -> None:
-        """Kill remaining workers; a predecessor ends its sessions by its own drain timeout."""
+        """Kill the remaining workers; a predecessor ends its sessions by its own drain_timeout."""
         if left := self.children.workers_left():
             self.log.error(
                 f"killing {left} workers that have not exited {KILL_SECONDS:g} s after "

@@ -25,11 +25,12 @@ from perdition.scoreboard import Scoreboard
 
 SOCKET_UMASK = 0o117
 MAX_SCRAPES = 8
-"""Maximum number of simultaneous scrapes; one more disconnects the oldest, which must hang."""
+"""Maximum number of simultaneous scrapes. When another arrives, the oldest is disconnected: it
+must be hanging."""
 SCRAPE_SECONDS = 10.0
-"""Idle timeout of a scrape: Prometheus waits no longer by default."""
+"""Idle timeout of a scrape, the same as Prometheus's default."""
 MAX_DESCRIPTORS = 64
-"""Limit of open files: what the process needs, and some to spare."""
+"""Limit of open files: more than the process needs."""
 
 
 def bind(address: Endpoint | str, owner: Owner) -> socket.socket:
@@ -89,7 +90,7 @@ def serve(
 ) -> NoReturn:
     """Serve scrapers until the master has exited. Privileges must have been dropped before."""
     setproctitle(f"{name}: metrics")
-    for number in (signal.SIGINT, signal.SIGHUP):  # from the terminal, and the workers' reload
+    for number in (signal.SIGINT, signal.SIGHUP):  # sent by the terminal, and to reload workers
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     limit = min(MAX_DESCRIPTORS, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
@@ -104,8 +105,6 @@ def serve(
 
 
 class ScrapeHandler(MetricsHandler):
-    """One scraper's request."""
-
     timeout = SCRAPE_SECONDS
 
 
@@ -114,7 +113,7 @@ class MetricsServer(ThreadingMixIn, TCPServer):
 
     daemon_threads = True
     timeout = 0
-    """Do not wait for a connection: ``serve`` has seen one, which may be closed again."""
+    """Do not wait for a connection: the one that ``serve`` has seen may have been closed."""
 
     def __init__(self, sock: socket.socket, collector: ScoreboardCollector, log: Log) -> None:
         registry = CollectorRegistry()

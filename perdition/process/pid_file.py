@@ -26,7 +26,7 @@ class PidFile:
 
     @property
     def takeover_socket(self) -> str:
-        """The path of the socket next to it, which successors connect to."""
+        """The path of the socket next to the file, which successors connect to."""
         return f"{self.path}.takeover"
 
     def prepare(self) -> None:
@@ -107,7 +107,7 @@ class PidFile:
         self.held = -1
 
     def take_over(self) -> None:
-        """Replace the predecessor's process id by our own.
+        """Replace the predecessor's process id with our own.
 
         Raises StartupError if the predecessor has removed the file because it stops.
         """

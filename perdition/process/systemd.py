@@ -18,7 +18,7 @@ def service_manager_sockets() -> list[socket.socket]:
     Raises StartupError for any other descriptor. The variables are removed from the environment,
     because they are not meant for child processes.
     """
-    getproctitle()  # it finds the memory for titles only while the environment is unchanged
+    getproctitle()  # works only if it is first called while the environment is unchanged
     pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
     os.environ.pop("LISTEN_FDNAMES", None)
     if pid != str(os.getpid()) or not is_number(count):

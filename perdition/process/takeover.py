@@ -112,7 +112,7 @@ class TakeoverState:
                 raise ValueError(f"item {item} with number {number}")
 
     def close(self) -> None:
-        """Close the sockets that the successor has not taken out."""
+        """Close the sockets that the successor does not use."""
         for sock in (*self.listeners.values(), self.metrics_socket):
             if sock:
                 sock.close()
@@ -136,7 +136,7 @@ class TakeoverListener:
         self.successor: socket.socket | None = None
 
     def bind(self) -> socket.socket:
-        """Return a listening socket; replaces one that a dead process has left."""
+        """Return a listening socket; replaces the socket of a dead process."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         try:
             with suppress(FileNotFoundError):
@@ -150,11 +150,11 @@ class TakeoverListener:
         return sock
 
     def sockets(self) -> list[socket.socket]:
-        """Return the sockets that no other process may keep open."""
+        """Return the sockets that must not be open in any other process."""
         return [self.sock, *([self.successor] if self.successor else [])]
 
     def enable_sigio(self) -> None:
-        """Send SIGIO to this process on input. A successor that does so gets the signal instead."""
+        """Send SIGIO to this process on input, until a successor does the same."""
         enable_sigio(self.sock)
 
     def receive(self, state: Callable[[], TakeoverState]) -> Iterator[SuccessorMessage]:
@@ -198,9 +198,9 @@ class TakeoverListener:
             self.successor = None
 
     def close(self, taken: bool) -> None:
-        """Accept no more successors; those to come connect to the one that has taken over.
+        """Accept no more successors. Later ones connect to the one that has taken over (``taken``).
 
-        If none has, this master stops, and one that is still starting has to stop too.
+        If none has, this master stops, and a successor that is still starting must stop too.
         """
         if not taken:
             self.drop_successor()
@@ -259,7 +259,7 @@ class Predecessor:
         return state
 
     def replace(self) -> None:
-        """Tell it that this process serves, and get SIGIO when it has exited."""
+        """Tell the predecessor that this process serves, and get SIGIO when it has exited."""
         self.is_taken = True
         self.send(SuccessorMessage.SERVING)
         enable_sigio(self.connection)
@@ -271,7 +271,7 @@ class Predecessor:
                 self.connection.send(bytes([message]))
 
     def has_exited(self) -> bool:
-        """Return whether it has closed the connection; it sends nothing else."""
+        """Return whether the predecessor has closed the connection; it sends nothing more."""
         try:
             return not self.connection.recv(1)
         except BlockingIOError:

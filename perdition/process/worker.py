@@ -1,7 +1,7 @@
 """A worker: one thread with one event loop and thousands of sessions. It never has privileges."""
 
-# Imported before the fork, so that workers share its pages; net.thread_pool itself imports it only
-# when it is used, for the sake of inetd mode.
+# Imported before the fork, so that workers share its pages. net.thread_pool imports it only when it
+# is used, because inetd mode must start fast.
 import concurrent.futures.thread  # noqa: F401
 import errno
 import os
@@ -33,19 +33,20 @@ TITLE_SECONDS = 1.0
 """Minimum interval between two updates of the process title."""
 
 PAUSE_ACCEPTING_SECONDS = 1.0
-"""How long no client is accepted after the system has run out of descriptors or memory."""
+"""How long to accept no clients after running out of descriptors or memory."""
 
 MAX_OPTIONS_SIZE = 262144
-"""Maximum size in octets of the options that the master sends."""
+"""Maximum size in bytes of the options that the master sends."""
 
 LIMIT_LOG_SECONDS = 60.0
 """Minimum interval between two log lines about refused connections."""
 
 RESERVED_DESCRIPTORS = 32
-"""Descriptors for the worker itself; each session needs two, and must get the second one."""
+"""Descriptors for the worker itself. Each session needs two, so enough must be left for both."""
 
 NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
-EXHAUSTED = (*NO_DESCRIPTOR, errno.ENOBUFS, errno.ENOMEM)
+NO_MEMORY = (errno.ENOBUFS, errno.ENOMEM)
+MORE_DESCRIPTORS = "raise LimitNOFILE"
 
 
 class Worker:
@@ -78,8 +79,8 @@ class Worker:
         self.lifeline = Lifeline(lifeline, self)
         self.options_socket = options_socket
         site.client_limits.use_share(number - 1)
-        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self.max_sessions = max(1, (descriptors - RESERVED_DESCRIPTORS) // 2)
+        self.descriptor_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.max_sessions = max(1, (self.descriptor_limit - RESERVED_DESCRIPTORS) // 2)
         self.on_end = self.session_ended  # one bound method for all sessions
         self.limit_logged_until = 0.0
         self.exhausted = False
@@ -122,8 +123,8 @@ class Worker:
     def reload(self) -> None:
         """Reopen the log and apply the options that the master has sent, to new sessions.
 
-        Several SIGHUPs may arrive as one: the latest options count. Without any, the master has
-        found an error, and the configuration stays.
+        Several SIGHUPs may arrive as one; the latest options are used. If there are none, the
+        master has found an error, and the configuration stays unchanged.
         """
         self.log.reopen()
         pickled = b""
@@ -160,15 +161,16 @@ class Worker:
         for listener in self.listeners:
             listener.watch()
 
-    def pause_accepting(self, reason: int) -> None:
-        """Accept no clients for a while, because the event loop would only spin.
-
-        ``reason`` is the error number of what the system has run out of.
-        """
-        self.counters.limit_hit(Limit.DESCRIPTORS if reason in NO_DESCRIPTOR else Limit.MEMORY)
+    def pause_accepting(self, limit: Limit, reason: str, remedy: str) -> None:
+        """Accept no clients for a while, because the event loop would only spin."""
+        self.counters.limit_hit(limit)
         if not self.exhausted:
             self.exhausted = True
-            self.log.error(f"not accepting connections: {os.strerror(reason)}")
+            self.log.error(
+                f"accepting no clients for {PAUSE_ACCEPTING_SECONDS:g} s: {reason}; "
+                f"{sessions_text(self.row[Column.SESSIONS])}, descriptor limit "
+                f"{self.descriptor_limit}; {remedy} or lower connection_limit"
+            )
         for listener in self.listeners:
             listener.unwatch()
         self.loop.call_later(PAUSE_ACCEPTING_SECONDS, self.accept_clients)
@@ -207,7 +209,7 @@ class Worker:
             self.log.notice(f"{limit} {reached}; closing new connections")
 
     def session_ended(self, ends: ConnectionEnds) -> None:
-        """Release what a session has counted for in the limits."""
+        """Release what the session has taken from the limits."""
         self.counters.disconnected(has_token=bool(self.connection_limit))
         if self.site.options.connections_per_client:
             self.site.client_limits.change_connections(ends.source, -1)
@@ -230,7 +232,7 @@ class Worker:
         setproctitle(f"{self.name}: worker {self.number}, {sessions}")
 
     def drain(self, seconds: float | None) -> None:
-        """Stop accepting, and exit after the last session or, if given, after some seconds."""
+        """Stop accepting, and exit after the last session or after ``seconds``, if given."""
         self.draining = True
         for listener in self.listeners:
             listener.unwatch()
@@ -272,15 +274,19 @@ class Listener(Handler):
         self.worker.loop.watch(self.sock.fileno(), 0, self)
 
     def ready(self, events: int) -> None:
-        """Accept one client, and leave others to the other workers and to the next event."""
+        """Accept one client, and leave others to other workers or to the next event."""
         worker = self.worker
         if worker.row[Column.SESSIONS] >= worker.max_sessions:
-            worker.pause_accepting(errno.EMFILE)
+            worker.pause_accepting(
+                Limit.DESCRIPTORS, "as many sessions as descriptors allow", MORE_DESCRIPTORS
+            )
             return
         try:
             client, peer = self.sock.accept()
         except OSError as error:
-            if error.errno in EXHAUSTED:
-                worker.pause_accepting(error.errno)
-            return  # otherwise another worker was faster, or the client has gone
+            if error.errno in NO_DESCRIPTOR:
+                worker.pause_accepting(Limit.DESCRIPTORS, str(error.strerror), MORE_DESCRIPTORS)
+            elif error.errno in NO_MEMORY:
+                worker.pause_accepting(Limit.MEMORY, str(error.strerror), "add memory")
+            return  # any other error: another worker was faster, or the client has left
         worker.start_session(client, peer)

@@ -10,35 +10,35 @@ from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
 
-REDACTED = b"***"  # replaces a password wherever a dialogue is logged
+REDACTED = b"***"  # replaces passwords in the traffic log
 
 
 class LineTooLong(Exception):
-    """Thrown into a dialogue whose peer sent a line over the limit of the read.
+    """Thrown into a dialogue whose peer sent a line over the limit of a ReadLine.
 
-    The rest of the input can no longer be parsed: the dialogue may reply, then it must end.
+    The rest of the input cannot be parsed: the dialogue may reply, then it must end.
     """
 
 
-def unchanged(octets: bytes) -> bytes:
+def unchanged(data: bytes) -> bytes:
     """Show the whole line in the log."""
-    return octets
+    return data
 
 
-def redact_reply(octets: bytes) -> bytes:
+def redact_reply(data: bytes) -> bytes:
     """Show only the first token of a reply: a server that has the password could repeat it."""
-    return octets.partition(b" ")[0] + b" " + REDACTED
+    return data.partition(b" ")[0] + b" " + REDACTED
 
 
 class ReadLine(NamedTuple):
-    """Read a line of at most ``limit`` octets; the result has no CR LF or bare LF."""
+    """Read a line of at most ``limit`` bytes; the result has no CR LF or bare LF."""
 
     limit: int
     redact: Callable[[bytes], bytes] = unchanged
 
 
 class ReadExactly(NamedTuple):
-    """Read ``size`` octets (of a literal); they are never logged."""
+    """Read ``size`` bytes (of a literal); they are never logged."""
 
     size: int
 
@@ -50,18 +50,18 @@ class AwaitInput(NamedTuple):
 
 
 class Write(NamedTuple):
-    """Send ``octets``; the log shows ``log_as`` instead, if it is set."""
+    """Send ``data``; the log shows ``log_as`` instead, if it is set."""
 
-    octets: bytes
+    data: bytes
     log_as: bytes | None = None
 
 
 class Pause:
-    """Delay the reply to an invalid command, for as long as the manual says."""
+    """Delay the reply to an invalid command."""
 
 
 class StartTLS:
-    """Negotiate TLS; discard plain text that was received and not yet used."""
+    """Negotiate TLS; discard plain text that was received but not yet used."""
 
 
 Act = ReadLine | ReadExactly | AwaitInput | Write | Pause | StartTLS
@@ -73,8 +73,9 @@ class Credentials(NamedTuple):
     """What a client sends to log in.
 
     ``user`` is the manual's authentication id, ``authorisation`` its authorisation id (SASL only;
-    empty: the same as ``user``). ``tag`` is the IMAP tag of the reply. ``asked_capability``: the
-    IMAP client has sent CAPABILITY, so it may ignore the response code in greeting and reply.
+    empty: the same as ``user``). ``tag`` is the IMAP tag of the reply. With
+    ``asked_capability`` the IMAP client has sent CAPABILITY, so it may ignore response codes in
+    greeting and reply.
     """
 
     user: str
@@ -90,8 +91,8 @@ class Credentials(NamedTuple):
 class Accepted(NamedTuple):
     """The real server's reply to a successful login.
 
-    ``line`` is the reply without tag and line end, ``untagged`` the whole lines before it,
-    ``capability`` the list that an IMAP server has after the login.
+    ``line`` is the reply without tag and line end, ``untagged`` are the lines before it, and
+    ``capability`` is the list of an IMAP server's capabilities after the login.
     """
 
     line: bytes
@@ -102,7 +103,7 @@ class Accepted(NamedTuple):
 class LoginOffer(NamedTuple):
     """What perdition offers a client before its login, as its capabilities tell.
 
-    ``capability`` is the value of the option, ``starttls`` whether TLS may still be negotiated,
+    ``capability`` is the value of the option, ``starttls`` whether TLS can still be negotiated,
     ``login_disabled`` whether a login would be refused now.
     """
 

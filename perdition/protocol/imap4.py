@@ -29,13 +29,13 @@ from perdition.protocol.refusals import refused
 from perdition.protocol.strings import COMMAND_LIMIT, LITERAL, QUOTABLE, Grammar, Malformed, quote
 
 LINE_LIMIT = 8192
-"""Maximum octets in a client's line (RFC 7162, section 4), except of ID."""
+"""Maximum bytes in a client's line (RFC 7162, section 4), except of ID."""
 UNTAGGED_LIMIT = 65536
-"""Maximum octets in the untagged responses before a tagged one."""
+"""Maximum bytes in the untagged responses before a tagged one."""
 QUOTED_LIMIT = 1000
-"""Maximum octets in a quoted string that we send; some servers limit the line length."""
+"""Maximum bytes in a quoted string that we send; some servers limit the line length."""
 LITERAL_MINUS_LIMIT = 4096
-"""Maximum octets in a non-synchronizing literal with LITERAL- (RFC 7888)."""
+"""Maximum bytes in a non-synchronizing literal with LITERAL- (RFC 7888)."""
 
 GRAMMAR = Grammar(LINE_LIMIT, quoted_limit=LINE_LIMIT, continuation=b"+ go on\r\n", atoms=True)
 TAG = re.compile(rb'(?!\+)[^\0-\x20\x7f-\xff(){%*"\\\]]+')
@@ -45,7 +45,7 @@ ALERT = re.compile(rb"OK \[ALERT\]", re.IGNORECASE)
 STATUS = re.compile(rb"\* (OK|NO|BAD|BYE|PREAUTH)\b", re.IGNORECASE)
 REFUSAL = re.compile(rb"(NO|BAD|BYE)\b(?: \[([^] ]+)[^]]*\])?", re.IGNORECASE)
 LAST_UNTAGGED = re.compile(rb"\* (BYE\b|NO \[AUTHENTICATIONFAILED\])", re.IGNORECASE)
-"""An untagged response after which a tagged one need not come."""
+"""An untagged response after which there may be no tagged one."""
 OUR_TAG = b"perdition"
 UNTAGGED = b"*"
 
@@ -76,12 +76,10 @@ RESPONSE_END = re.compile(
     rb"|\A\+[^\r\n]*\r\n\Z",  # as after IDLE; in a literal, + may begin a line of a patch
     re.IGNORECASE,
 )
-"""A response that may be the last one for a while."""
+"""The end of a complete response, which may be the last one for a while."""
 
 
 class IMAP4(Protocol):
-    """The Internet Message Access Protocol."""
-
     capability_option = "imap_capability"
     alpn = "imap"
     logout_command = OUR_TAG + b" LOGOUT\r\n"
@@ -188,7 +186,7 @@ class IMAP4(Protocol):
     def announced(self, line: bytes = b"") -> Dialogue[set[bytes]]:
         """Return the capabilities in a real server's line, or request them if it has none.
 
-        Without them the server could have LOGINDISABLED, and must then not get a password.
+        A server could have LOGINDISABLED among them, and must then not get a password.
         """
         if code := CAPABILITY_CODE.search(line):
             return set(code[1].upper().split())
@@ -202,7 +200,7 @@ class IMAP4(Protocol):
     def with_capability(self, accepted: Accepted) -> Dialogue[Accepted]:
         """Add the capabilities after the login; request them if the real server has not sent them.
 
-        Clients would otherwise keep the list in our greeting.
+        Otherwise clients would keep using the list in our greeting.
         """
         line, untagged, _ = accepted
         if listed := CAPABILITY_CODE.search(line) or CAPABILITY_LINE.search(untagged):
@@ -260,7 +258,7 @@ class IMAP4(Protocol):
     def response(self) -> Dialogue[tuple[bytes, bytes]]:
         """Return the response to our command without its tag, and the untagged ones before it.
 
-        A continuation request and LAST_UNTAGGED are such a response, too.
+        A continuation request and LAST_UNTAGGED also count as the response to our command.
         """
         untagged = b""
         while True:

@@ -31,14 +31,14 @@ from perdition.protocol.refusals import refused
 from perdition.protocol.strings import LITERAL, QUOTABLE, QUOTED, Grammar, Malformed, quote, unquote
 
 LINE_LIMIT = 4096
-"""Maximum octets in a client's line, literals not included."""
+"""Maximum bytes in a client's line, literals not included."""
 QUOTED_LIMIT = 1024
-"""Maximum octets in a quoted string (RFC 5804, section 4); longer text is sent as a literal."""
+"""Maximum bytes in a quoted string (RFC 5804, section 4); longer text is sent as a literal."""
 ANSWER_LIMIT = 65536
-"""Maximum octets in a real server's response, capabilities included."""
+"""Maximum bytes in a real server's response, capabilities included."""
 
 UNSOLICITED_SECONDS = 5.0
-"""How long a real server may take to send its capabilities after STARTTLS; old ones never do."""
+"""Seconds that a real server has to send its capabilities after STARTTLS; old ones never do."""
 
 GRAMMAR = Grammar(LINE_LIMIT, QUOTED_LIMIT, continuation=b"", atoms=False)
 OUTCOME = re.compile(rb"(OK|NO|BYE)\b", re.IGNORECASE)
@@ -68,15 +68,13 @@ def capabilities(offer: LoginOffer) -> bytes:
 
 
 def string(text: bytes) -> bytes:
-    """Return a text as a quoted string, or as a literal where it cannot be one."""
+    """Return a text as a quoted string if possible, otherwise as a literal."""
     if len(text) <= QUOTED_LIMIT and QUOTABLE.fullmatch(text):
         return quote(text)
     return b"{%d}\r\n%b" % (len(text), text)
 
 
 class ManageSieve(Protocol):
-    """The protocol to manage sieve scripts."""
-
     capability_option = "managesieve_capability"
     alpn = "managesieve"
     logout_command = b"LOGOUT\r\n"
@@ -171,7 +169,9 @@ class ManageSieve(Protocol):
         head = b'AUTHENTICATE "PLAIN" '
         yield Write(head + argument + b"\r\n", log_as=head + REDACTED + b"\r\n")
         lines, line = yield from self.response("AUTHENTICATE")
-        if any(SASL.match(line) for line in lines):  # those after STARTTLS, which came late
+        if any(
+            SASL.match(line) for line in lines
+        ):  # the capabilities after STARTTLS, which came late
             _, line = yield from self.response("AUTHENTICATE")
         if refusal := REFUSAL.match(line):
             code = refusal[2] or (b"" if refusal[1].upper() == b"NO" else b"BYE")

@@ -27,12 +27,12 @@ from perdition.protocol.dialogue import (
 from perdition.protocol.refusals import refused
 
 LINE_LIMIT = 4096
-"""Maximum octets in a client's line; RFC 2449 requires 255, long passwords need more."""
+"""Maximum bytes in a client's line; RFC 2449 requires 255, but long passwords need more."""
 CAPABILITY_LIMIT = 256
 """Maximum lines in a real server's response to CAPA."""
 
 CONTROL_CHARACTERS = bytes((*range(0x20), 0x7F))
-"""Octets that are not printable (RFC 1939, section 3). Octets above 0x7f are used in practice."""
+"""Bytes that are not printable (RFC 1939, section 3), except those above 0x7f."""
 
 USER_REFUSED = re.compile(rb"-ERR \[AUTH\]", re.IGNORECASE)
 REFUSAL = re.compile(rb"-ERR\b(?: \[([^]/ ]+)[^]]*\])?", re.IGNORECASE)
@@ -70,8 +70,6 @@ def cut_command(line: bytes) -> tuple[bytes, bytes | None]:
 
 
 class POP3(Protocol):
-    """The Post Office Protocol."""
-
     capability_option = "pop_capability"
     alpn = "pop3"
     logout_command = b"QUIT\r\n"
@@ -151,9 +149,9 @@ class POP3(Protocol):
         raise unexpected("USER or PASS")
 
     def requires_tls(self) -> Dialogue[bool]:
-        """Return whether the real server has USER only after STLS.
+        """Return whether the real server offers USER only after STLS.
 
-        Such servers refuse USER with the code AUTH, as they do wrong credentials.
+        Such servers refuse USER with the response code AUTH, like wrong credentials.
         """
         announced = yield from self.announced()
         return b"STLS" in announced and b"USER" not in announced
@@ -174,7 +172,7 @@ class POP3(Protocol):
         yield StartTLS()
 
     def announced(self) -> Dialogue[set[bytes]]:
-        """Request the real server's capabilities; without CAPA it has none."""
+        """Request the real server's capabilities; a server without CAPA has none."""
         yield Write(b"CAPA\r\n")
         line = yield ReadLine(SERVER_LINE_LIMIT)
         listed: set[bytes] = set()

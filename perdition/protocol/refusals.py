@@ -9,16 +9,16 @@ from perdition.protocol.dialogue import REDACTED, Credentials
 from perdition.protocol.strings import quote
 
 CREDENTIAL_CODES = (b"", b"AUTH", b"AUTHENTICATIONFAILED")
-"""The credentials are wrong; so they are, for want of another reason, if there is no code."""
+"""Codes of wrong credentials, which are also assumed if there is no code."""
 
 PLAINTEXT_CODES = (b"PRIVACYREQUIRED", b"ENCRYPT-NEEDED")
-"""The real server requires TLS, which is up to the site and not to the client."""
+"""Codes of a server that requires TLS, which the site must configure, not the client."""
 
 LOGGED_LENGTH = 200
-"""Maximum octets of a reply that are logged."""
+"""Maximum bytes of a reply that are logged."""
 
 PREFIX_LENGTH = 8
-"""Of a password with more octets, a server may repeat a part."""
+"""Of a password with more bytes, a server might repeat only a part."""
 
 
 def refused(
@@ -33,7 +33,7 @@ def refused(
 
     ``head`` is the start of the line, up to and including the response code; ``code`` is the
     code's first part, or what stands for it (b"": none). A reply that repeats the password loses
-    its text for a ``placeholder``, since the client need not know a password of the popmap.
+    its text for a ``placeholder``, because a password of the popmap must not reach the client.
     """
     if repeats_password(head, credentials):
         line = head.partition(b" ")[0] + b" " + placeholder
@@ -51,14 +51,14 @@ def refused(
 
 
 def repeats_password(line: bytes, credentials: Credentials) -> bool:
-    """Return whether a line contains the password, or the start of it, in a form that we sent."""
+    """Return whether a line contains the password, or its beginning, in a form that we sent."""
     password = credentials.password
     forms = (password, quote(password)[1:-1], sasl.encode_plain(credentials))
     return any(contains(line.lower(), form.lower()) for form in forms if form)
 
 
 def contains(line: bytes, form: bytes) -> bool:
-    """Return whether a line contains a text; one that is short only as a word of its own."""
+    """Return whether a line contains a text; a short one must be a separate word."""
     if len(form) >= PREFIX_LENGTH:
         return form[:PREFIX_LENGTH] in line
     return bool(re.search(rb"(?<![a-z0-9])%b(?![a-z0-9])" % re.escape(form), line))

@@ -14,7 +14,7 @@ class BadMessage(ValueError):
 def decode_plain(message: bytes) -> Credentials:
     """Decode ``authorisation NUL user NUL password`` in base64; raises BadMessage.
 
-    The user must not be empty; whether the password may be is up to the real server.
+    The user must not be empty. Whether the password may be empty is up to the real server.
     """
     try:
         authorisation, user, password = b64decode(message, validate=True).split(b"\0")

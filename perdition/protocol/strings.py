@@ -13,14 +13,14 @@ from perdition.protocol.dialogue import (
 )
 
 LITERAL_LIMIT = 16384
-"""Maximum octets in a literal of a client; names and passwords are far shorter."""
+"""Maximum bytes in a literal of a client; names and passwords are far shorter."""
 
 COMMAND_LITERALS = 64
 """Maximum literals in a command of a client: ID may have 30 pairs of them (RFC 2971)."""
 
 COMMAND_LIMIT = 65536
-"""Maximum octets in a command of a client, literals included. ID may have 30 pairs of 30 and 1,024
-octets, of which many are escaped."""
+"""Maximum bytes in a command of a client, literals included. ID may have 30 pairs of 30 and 1,024
+bytes, many of them escaped."""
 
 LITERAL = re.compile(rb"(?:^|(?<=[ (]))\{(\d{1,20})(\+?)\}$")
 QUOTED = re.compile(rb'"((?:[^"\\\r\n\0]|\\[^\r\n\0])*)"')
@@ -36,8 +36,8 @@ class Malformed(Exception):
 class Grammar(NamedTuple):
     """How the clients of a protocol write arguments.
 
-    ``continuation`` requests a synchronizing literal (b"": there are none), ``atoms`` says whether
-    arguments may be unquoted.
+    ``continuation`` requests a synchronizing literal (b"": the protocol has none). ``atoms`` says
+    whether arguments may be unquoted.
     """
 
     line_limit: int
@@ -49,13 +49,13 @@ class Grammar(NamedTuple):
         """Read the literals of a command, and the lines between them.
 
         Returns all pieces of the command, in order. Raises Malformed for a literal that is too long
-        and not yet sent, and LineTooLong if the rest of the input cannot be parsed.
+        but was not sent yet, and LineTooLong if the rest of the input cannot be parsed.
         """
         pieces = [line]
         while literal := LITERAL.search(pieces[-1]):
             size, waits = int(literal[1]), self.continuation and not literal[2]
             if size > LITERAL_LIMIT and waits:
-                raise Malformed(f"a literal may have at most {LITERAL_LIMIT} octets")
+                raise Malformed(f"a literal may have at most {LITERAL_LIMIT} bytes")
             total = sum(map(len, pieces)) + size
             if size > LITERAL_LIMIT or total > COMMAND_LIMIT or len(pieces) > 2 * COMMAND_LITERALS:
                 raise LineTooLong
@@ -89,7 +89,7 @@ class Grammar(NamedTuple):
         """Split a line into its first argument, unquoted, and the rest."""
         if quoted := QUOTED.match(rest):
             if len(quoted[1]) > self.quoted_limit:
-                raise Malformed(f"a quoted string may have at most {self.quoted_limit} octets")
+                raise Malformed(f"a quoted string may have at most {self.quoted_limit} bytes")
             return unquote(quoted[1]), rest[quoted.end() :]
         if self.atoms and (atom := ATOM.match(rest)):
             return atom[0], rest[atom.end() :]

@@ -1,4 +1,4 @@
-"""A real server that costs next to nothing: it accepts any login, and sends octets on demand.
+"""A real server that costs next to nothing: it accepts any login, and sends bytes on demand.
 
 Run as `python3 -m tests.bench.stub`; prints the ports of its POP3 and its IMAP4 side.
 """

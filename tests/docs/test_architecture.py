@@ -1,7 +1,14 @@
-"""ARCHITECTURE.md and CONTRIBUTING.md name all modules, and nothing that does not exist."""
+"""ARCHITECTURE.md and CONTRIBUTING.md name all modules, and nothing that does not exist.
+
+Neither do the docstrings of perdition.
+"""
 
 import builtins
+import io
+import keyword
 import re
+import token
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -86,6 +93,47 @@ def test_every_function_and_option_exists(page: Path) -> None:
     names = re.findall(r"`([a-z]+(?:_[a-z]+)+)`", page.read_text())
     assert names
     assert not [name for name in names if not re.search(rf"^ *(def )?{name}\b", CODE, re.MULTILINE)]
+
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+PACKAGE_CODE = "\n".join(path.read_text() for path in MODULES)
+DEFINED = {
+    *re.findall(r"^ *(?:async )?(?:def|class) (\w+)", PACKAGE_CODE, re.MULTILINE),
+    *re.findall(r"^(?: *self\.)?(\w+)(?:: [^=\n]+)? = ", PACKAGE_CODE, re.MULTILINE),
+    *re.findall(r"^    (\w+): ", PACKAGE_CODE, re.MULTILINE),
+    *(path.stem for path in PACKAGE.rglob("*")),
+}
+OF_OTHERS = {"localhost", "ps", "ssl"}
+"""Names in docstrings that are those of other programs and libraries."""
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_every_name_in_a_docstring_exists(module: Path) -> None:
+    """It is in the code of the same module, or defined in another one."""
+    assert not [
+        name
+        for name in names_in_docstrings(module.read_text())
+        if not all(part in known(module) for part in name.split("."))
+    ]
+
+
+def test_names_that_do_not_exist_are_found() -> None:
+    text = '"""See ``arm_later`` and ``Loop.vanish``, not ``host[:port]``."""'
+    assert names_in_docstrings(text) == ["arm_later", "Loop.vanish"]
+    assert not {"arm_later", "vanish"} & known(PACKAGE / "net/loop.py")
+
+
+def names_in_docstrings(text: str) -> list[str]:
+    """The names between double backquotes, without syntax such as ``host[:port]``."""
+    return re.findall(r"``([A-Za-z_]\w*(?:\.\w+)*)``", text)
+
+
+def known(module: Path) -> set[str]:
+    """Every name that a docstring of the module may contain."""
+    tokens = list(tokenize.generate_tokens(io.StringIO(module.read_text()).readline))
+    names = {each.string for each in tokens if each.type == token.NAME}
+    strings = {each.string.strip("\"'") for each in tokens if each.type == token.STRING}
+    return names | strings | DEFINED | OF_OTHERS | set(keyword.kwlist)
 
 
 def has(name: str, member: str | None) -> bool:

@@ -42,7 +42,7 @@ def test_service_that_cannot_tell_now_is_unavailable(service: AuthService) -> No
     popmap.close()
 
 
-def test_user_in_the_octets_of_the_service(service: AuthService) -> None:
+def test_user_in_the_bytes_of_the_service(service: AuthService) -> None:
     popmap = open_map(Options(map_library="http", map_library_opt=service.option()))
     assert popmap.lookup(Query("max", ENDS)) == Destination(Endpoint("north"), "müller")
     popmap.close()

@@ -115,7 +115,7 @@ def test_session_is_counted_from_connection_to_end(
         assert scraper.value(str(name), *map(str, labels)) == count, (name, labels)
 
 
-def test_octets_are_counted_during_a_session(proxy: PerditionProcess, scraper: Scraper) -> None:
+def test_bytes_are_counted_during_a_session(proxy: PerditionProcess, scraper: Scraper) -> None:
     with log_in(proxy) as client:
         client.use()
         scraper.expect(client.sent, "session_bytes_total", "received")

@@ -244,7 +244,7 @@ def test_right_password_after_a_wrong_one(
     connection.ask(command, answer)
 
 
-def test_password_of_any_octets(
+def test_password_of_any_bytes(
     perditions: Perditions, clients: OpenClients, pam_service: Path, folder: Path
 ) -> None:
     """PAM gets them unchanged."""

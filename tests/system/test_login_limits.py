@@ -50,14 +50,14 @@ def front(perditions: Perditions, protocol: str, server: str, *options: str) -> 
 
 
 @contextmanager
-def trickle(wire: RawConnection, octets: bytes) -> Iterator[None]:
-    """Send octets all the time, until the connection is closed."""
+def trickle(wire: RawConnection, data: bytes) -> Iterator[None]:
+    """Send bytes all the time, until the connection is closed."""
     done = threading.Event()
 
     def send() -> None:
         while not done.wait(0.1):
             try:
-                wire.send(octets)
+                wire.send(data)
             except OSError:
                 return
 
@@ -146,10 +146,10 @@ def test_client_that_does_not_log_in_is_closed(protocol: str, perditions: Perdit
         proxy.wait_for_log(f"Close: {client.own_address}->")
 
 
-@pytest.mark.parametrize("octets", [b"x", b"n NOOP\r\n"])
-def test_octets_do_not_extend_the_deadline(octets: bytes, perditions: Perditions) -> None:
+@pytest.mark.parametrize("data", [b"x", b"n NOOP\r\n"])
+def test_bytes_do_not_extend_the_deadline(data: bytes, perditions: Perditions) -> None:
     proxy = front(perditions, "imap4", "127.0.0.1:1", "--login_deadline", str(SECONDS))
-    with connect_and_read_greeting(proxy.address, "imap4") as client, trickle(client, octets):
+    with connect_and_read_greeting(proxy.address, "imap4") as client, trickle(client, data):
         client.read_until(CLOSING["imap4"])
         proxy.wait_for_log(rf"{client.own_address}->.*: login_deadline \({SECONDS} s\) exceeded")
 

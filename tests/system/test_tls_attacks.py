@@ -132,7 +132,7 @@ IMPOSTORS = {
     "self-signed and expired": "(self-signed|expired)",
     "of an unknown root": "self-signed authority that is not trusted",
     "of an issuer that it hides": "unknown issuer",
-    "for another name": "the certificate is not for 127.0.0.1",
+    "for another name": "the certificate is not for 127.0.0.1 but for other.example, 127.0.0.2$",
 }
 """Certificates of real servers, and the log's reason if one is not accepted."""
 
@@ -533,7 +533,7 @@ def test_client_that_never_begins_tls(use: str, shared: SharedPerditions) -> Non
 def test_client_that_disconnects_in_the_handshake(
     said: int, farewell: str, shared: SharedPerditions, authority: Authority
 ) -> None:
-    """Before its first octet, in its ClientHello, or after the server's answer to that."""
+    """Before its first byte, in its ClientHello, or after the server's answer to that."""
     proxy = shared.start("imap4", "ssl_listen")
     hello = client_hello()
     with socket.create_connection(proxy.address) as client:
@@ -550,7 +550,7 @@ def test_client_that_disconnects_in_the_handshake(
     connect_and_read_greeting(proxy.address, "imap4", tls_of(authority, "ssl")).close()
 
 
-def test_handshake_in_single_octets_succeeds_and_delays_no_client(
+def test_handshake_in_single_bytes_succeeds_and_delays_no_client(
     shared: SharedPerditions, authority: Authority
 ) -> None:
     """Other clients of the same worker are served meanwhile."""
@@ -562,12 +562,12 @@ def test_handshake_in_single_octets_succeeds_and_delays_no_client(
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
         def exchange(action: Callable[[], T]) -> T:
-            """Call a function that needs the server's answer, and send its octets one by one."""
+            """Call a function that needs the server's answer, and send its bytes one by one."""
             while True:
                 with suppress(ssl.SSLWantReadError):
                     return action()
-                for count, octet in enumerate(outgoing.read()):
-                    connection.sendall(bytes([octet]))
+                for count, byte in enumerate(outgoing.read()):
+                    connection.sendall(bytes([byte]))
                     if count % 100 == 0:
                         with at_once():
                             connect_and_read_greeting(proxy.address, "imap4", tls).close()
@@ -661,7 +661,7 @@ def test_slow_reader_gets_everything_and_costs_no_memory(
             grown = worker.memory() - before
             assert sink.read_exactly(BIG) == data
             sender.join()
-            assert grown < 1 << 20, f"the worker has grown by {grown} octets"
+            assert grown < 1 << 20, f"the worker has grown by {grown} bytes"
 
     proxy.wait_for_log(f"Close: {client.own_address}->.* received={BIG} sent={BIG}$")
 

@@ -20,20 +20,20 @@ NOBODY = ConnectionEnds("", 0, "", 0)
 
 
 def damages(sound: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield damaged contents with the offset of the damage: changed octets, then a missing end."""
+    """Yield damaged contents with the offset of the damage: changed bytes, then a missing end."""
     offsets = [*range(HEADER), *range(HEADER, len(sound), STRIDE)]
     for offset in offsets:
-        for octet in (0, 0x7F, sound[offset] ^ 0xFF):
-            yield offset, sound[:offset] + bytes([octet]) + sound[offset + 1 :]
+        for byte in (0, 0x7F, sound[offset] ^ 0xFF):
+            yield offset, sound[:offset] + bytes([byte]) + sound[offset + 1 :]
     for end in range(0, len(sound), 509):
         yield end, sound[:end]
 
 
 def main(sound: Path, damaged: Path, keys: list[str]) -> None:
     """Look the keys up in each damaged file; any answer and MapUnavailable will do."""
-    for offset, octets in damages(sound.read_bytes()):
+    for offset, data in damages(sound.read_bytes()):
         os.write(STDOUT, b"%d\n" % offset)
-        damaged.write_bytes(octets)
+        damaged.write_bytes(data)
         popmap = GdbmMap(str(damaged), "@")
         for key in keys:
             try:

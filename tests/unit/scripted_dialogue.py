@@ -22,17 +22,17 @@ from tests.unit.recorded_log import RecordedLog
 T = TypeVar("T")
 
 PIECE = 65536
-"""Octets that are sent at once, at most."""
+"""Bytes that are sent at once, at most."""
 
 
 def has_unread(sock: socket.socket) -> bool:
-    """Tell whether octets wait in a socket."""
+    """Tell whether bytes wait in a socket."""
     readable, _, _ = select([sock], [], [], 0)
     return bool(readable)
 
 
 class ScriptedTLS:
-    """Stands for TLS over a socket: the handshake succeeds at once, and octets stay as they are.
+    """Stands for TLS over a socket: the handshake succeeds at once, and bytes stay as they are.
 
     As with OpenSSL, the handshake fails if unread plain text is in the socket.
     """
@@ -84,12 +84,12 @@ class DialogueUnderTest(Generic[T]):
         self._runner = DialogueRunner(self._stream, "PEER", log, logged=True, wrap=self._wrap)
         self._task = loop.spawn(self._hold(dialogue))
 
-    def receive(self, octets: bytes) -> DialogueUnderTest[T]:
-        """Have the peer send octets until the dialogue waits for more or ends.
+    def receive(self, data: bytes) -> DialogueUnderTest[T]:
+        """Have the peer send bytes until the dialogue waits for more or ends.
 
         Raises what the dialogue raises.
         """
-        self._unsent += octets
+        self._unsent += data
         self._settle()
         while self.waits_for_more and (self._unsent or has_unread(self._sock)):
             with suppress(BlockingIOError):
@@ -128,7 +128,7 @@ class DialogueUnderTest(Generic[T]):
 
     @property
     def buffered(self) -> int:
-        """How many octets perdition has read and not used."""
+        """How many bytes perdition has read and not used."""
         return len(self._stream.unread())
 
     @property
@@ -186,8 +186,8 @@ class DialogueUnderTest(Generic[T]):
 
     def _read_output(self) -> None:
         with suppress(BlockingIOError):
-            while octets := self._peer.recv(PIECE):
-                self.sent += octets
+            while data := self._peer.recv(PIECE):
+                self.sent += data
 
 
 class DialogueStarter:
@@ -198,7 +198,7 @@ class DialogueStarter:
         self.started = ExitStack()
 
     def __call__(self, dialogue: Dialogue[T], received: bytes = b"") -> DialogueUnderTest[T]:
-        """Start a dialogue whose peer sends octets; raises what the dialogue raises."""
+        """Start a dialogue whose peer sends bytes; raises what the dialogue raises."""
         started = DialogueUnderTest(self.loop, dialogue)
         self.started.callback(started.close)
         return started.receive(received)
@@ -225,7 +225,7 @@ class ProtocolUnderTest:
     def client(
         self, received: bytes, offer: LoginOffer | None = None
     ) -> DialogueUnderTest[Credentials | None]:
-        """The dialogue with a client that sends octets."""
+        """The dialogue with a client that sends bytes."""
         return self.start(self.protocol.client_dialogue(offer or self.offer, self.offer), received)
 
     def login(
@@ -234,7 +234,7 @@ class ProtocolUnderTest:
         start_tls: StartTLSPolicy = StartTLSPolicy.NEVER,
         credentials: Credentials | None = None,
     ) -> DialogueUnderTest[Accepted]:
-        """The dialogue with a real server that sends octets."""
+        """The dialogue with a real server that sends bytes."""
         own_greeting = self.protocol.own_greeting("proxy.example")
         login = self.protocol.server_dialogue(
             credentials or self.credentials, own_greeting, start_tls
@@ -244,8 +244,8 @@ class ProtocolUnderTest:
 
 def relay(one: DialogueUnderTest[Any], other: DialogueUnderTest[Any]) -> None:
     """Pass on what each of two dialogues sends to the other, until neither sends more."""
-    while (octets := one.new_output()) or (reply := other.new_output()):
-        if octets:
-            other.receive(octets)
+    while (data := one.new_output()) or (reply := other.new_output()):
+        if data:
+            other.receive(data)
         else:
             one.receive(reply)

@@ -81,8 +81,8 @@ def test_other_hosts_are_no_addresses(host: str) -> None:
 
 
 def test_common_name_is_ignored_beside_names_that_cannot_be_read() -> None:
-    address_of_one_octet = bytes.fromhex("3003870101")
-    unreadable = x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, address_of_one_octet)
+    address_of_one_byte = bytes.fromhex("3003870101")
+    unreadable = x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, address_of_one_byte)
     party = ("mail.example", ec_key())
     found = x509.load_pem_x509_certificate(signed(party, party, VALID, [(unreadable, False)]))
     with pytest.raises(ValueError):  # noqa: PT011 - the library's own text

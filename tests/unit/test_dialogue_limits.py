@@ -45,7 +45,7 @@ def login(protocol: Protocol) -> Dialogue[Any]:
 class Side(NamedTuple):
     """One dialogue of a protocol, and what its peer sends in the tests.
 
-    A line that begins with ``line`` may have up to ``limit`` octets; ``answer`` is what is sent
+    A line that begins with ``line`` may have up to ``limit`` bytes; ``answer`` is what is sent
     then. ``plain`` is what the peer sends until TLS starts, ``injected`` what an attacker adds to
     that, and ``secured`` what leads to ``outcome`` after the handshake.
     """
@@ -137,22 +137,22 @@ every_side = pytest.mark.parametrize("side", SIDES.values(), ids=SIDES)
 
 
 def line_of(side: Side, length: int) -> bytes:
-    """The peer's line with that many octets, without its line end."""
+    """The peer's line with that many bytes, without its line end."""
     *_, begun = side.line.split(b"\n")
     return side.line + b"x" * (length - len(begun))
 
 
 def assert_ends(
-    dialogue: DialogueUnderTest[Any], begin: Begin, octets: bytes, error: type[Exception]
+    dialogue: DialogueUnderTest[Any], begin: Begin, data: bytes, error: type[Exception]
 ) -> None:
-    """Check that octets end the dialogue: a client gets an answer, a login raises an error."""
+    """Check that bytes end the dialogue: a client gets an answer, a login raises an error."""
     if begin is client:
-        dialogue.receive(octets)
+        dialogue.receive(data)
         assert dialogue.outcome is None
         assert dialogue.answers[-1] in (b"-ERR", b"*", b"BYE")
     else:
         with pytest.raises(error):
-            dialogue.receive(octets)
+            dialogue.receive(data)
 
 
 @every_side
@@ -220,8 +220,8 @@ def test_literal_over_the_limit_ends_the_dialogue(
     start_dialogue: DialogueStarter, protocol: Protocol, begin: Begin, line: bytes, limit: int
 ) -> None:
     dialogue = start_dialogue(begin(protocol))
-    octets = line % (limit + 1) + b"x" * (limit + 1) + b"\r\n"
-    assert_ends(dialogue, begin, octets, NegotiationFailed)
+    data = line % (limit + 1) + b"x" * (limit + 1) + b"\r\n"
+    assert_ends(dialogue, begin, data, NegotiationFailed)
 
 
 def test_synchronizing_literal_over_the_limit_is_not_invited(

@@ -71,7 +71,7 @@ def log_in_at_ourselves(
         pytest.param(b'"joe\\"', b'\\"\\\\""', id="quotes"),
         pytest.param(b"{3}", b"{3+}", id="braces"),
         pytest.param(b"j\xf6e\x80", b"\xff\xfe", id="8-bit"),
-        pytest.param(b"joe", bytes(set(range(0x20, 256)) - {0x7F}), id="all octets"),
+        pytest.param(b"joe", bytes(set(range(0x20, 256)) - {0x7F}), id="all bytes"),
         pytest.param(b"joe", b"x" * 4000, id="long"),
     ],
 )
@@ -154,7 +154,7 @@ def test_connection_to_ourselves_is_detected(
         (SIEVE, b'NOOP {1+}\r\nx\r\nAUTHENTICATE "PLAIN" {16+}\r\nAGpvZQBzZWNyZXQ=\r\nNOOP\r\n'),
     ],
 )
-def test_octets_may_arrive_in_any_pieces(
+def test_bytes_may_arrive_in_any_pieces(
     start_dialogue: DialogueStarter, protocol: Protocol, received: bytes, size: int
 ) -> None:
     whole = start_dialogue(protocol.client_dialogue(NOTHING, NOTHING), received)
@@ -173,8 +173,8 @@ MESSAGE_START = MESSAGE[:24]
 
 def leaks(text: bytes | str) -> bool:
     """Whether a text contains the password."""
-    octets = text if isinstance(text, bytes) else text.encode(errors="surrogateescape")
-    return SECRET in octets or MESSAGE_START in octets
+    data = text if isinstance(text, bytes) else text.encode(errors="surrogateescape")
+    return SECRET in data or MESSAGE_START in data
 
 
 @pytest.mark.parametrize(

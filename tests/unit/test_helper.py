@@ -130,7 +130,7 @@ def test_supervisor_starts_the_helper_again_if_fork_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "certificate"
-    file.write_bytes(b"octets")
+    file.write_bytes(b"content")
     monkeypatch.setattr(os, "fork", fork_that_fails(2))
     line = HelperChannel([str(file)])
     lifeline = os.pipe()
@@ -138,7 +138,7 @@ def test_supervisor_starts_the_helper_again_if_fork_fails(
     supervisor = fork_supervisor("test", [line], lifeline, [], 1.0)
 
     try:
-        assert line.read_file(str(file)) == b"octets"
+        assert line.read_file(str(file)) == b"content"
     finally:
         for descriptor in lifeline:
             os.close(descriptor)

@@ -155,7 +155,7 @@ def test_entry_is_one_line_whatever_it_contains(path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(("text", "shown"), [("jöe", "jöe"), ("j\udcf6e", r"j\xf6e")])
-def test_characters_are_kept_and_other_octets_escaped(path: Path, text: str, shown: str) -> None:
+def test_characters_are_kept_and_other_bytes_escaped(path: Path, text: str, shown: str) -> None:
     Log("perdition", File(str(path))).info(text)
     assert path.read_bytes().endswith(f": {shown}\n".encode())
 

@@ -118,11 +118,11 @@ def test_failure_leaves_no_temporary_file(makegdbm: MakeGDBM, path: Path) -> Non
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize("octets", [b"", b"joe:mx\n", b"\0" * 9000])
+@pytest.mark.parametrize("data", [b"", b"joe:mx\n", b"\0" * 9000])
 def test_undo_of_another_kind_of_file_fails(
-    makegdbm: MakeGDBM, path: Path, capsys: pytest.CaptureFixture[str], octets: bytes
+    makegdbm: MakeGDBM, path: Path, capsys: pytest.CaptureFixture[str], data: bytes
 ) -> None:
-    path.write_bytes(octets)
+    path.write_bytes(data)
     assert makegdbm(b"", "-u", path) == 255
     assert str(path) in capsys.readouterr().err
 

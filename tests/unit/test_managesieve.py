@@ -237,7 +237,7 @@ class TestRealServer:
         assert dialogue.sent == b'AUTHENTICATE "PLAIN" "%b"\r\n' % MESSAGE
         assert dialogue.receive(b'OK "in"\r\n').outcome == Accepted(b'OK "in"')
 
-    def test_authorisation_and_exact_octets_are_sent(self, managesieve: ProtocolUnderTest) -> None:
+    def test_authorisation_and_exact_bytes_are_sent(self, managesieve: ProtocolUnderTest) -> None:
         dialogue = managesieve.login(
             capabilities(), credentials=Credentials("j\udcf6e", b"\xff ", "ann")
         )
@@ -258,7 +258,7 @@ class TestRealServer:
             Credentials("joe", b"secret", "a\0nn"),
         ],
     )
-    def test_octets_that_break_messages_are_never_sent(
+    def test_bytes_that_break_messages_are_never_sent(
         self, managesieve: ProtocolUnderTest, credentials: Credentials
     ) -> None:
         dialogue = managesieve.login(credentials=credentials)

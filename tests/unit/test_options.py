@@ -401,7 +401,7 @@ class TestFile:
         with pytest.raises(StartupError, match=str(tmp_path)):
             read_options("perdition", parse(["-f", str(tmp_path)]))
 
-    def test_octets_of_any_encoding_are_preserved(self, config: Path) -> None:
+    def test_bytes_of_any_encoding_are_preserved(self, config: Path) -> None:
         config.write_bytes(b"O h\xf6h")
         found, _ = read_options("perdition", parse(["-f", str(config)]))
         assert found.ok_line == "h\udcf6h"

@@ -191,18 +191,18 @@ class TestRealServer:
         dialogue = pop3.login(b"+OK\r\n+OK\r\n+OK\r\n", credentials=credentials)
         assert dialogue.sent == b"USER %b\r\nPASS %b\r\n" % (user, password)
 
-    @pytest.mark.parametrize("octet", [b"\r", b"\n", b"\0", b"\t", b"\x1b", b"\x7f"])
+    @pytest.mark.parametrize("byte", [b"\r", b"\n", b"\0", b"\t", b"\x1b", b"\x7f"])
     @pytest.mark.parametrize(("user", "password"), [(b"j%boe", b"pw"), (b"joe", b"p%bw")])
-    def test_octets_that_break_commands_are_never_sent(
-        self, pop3: ProtocolUnderTest, user: bytes, password: bytes, octet: bytes
+    def test_bytes_that_break_commands_are_never_sent(
+        self, pop3: ProtocolUnderTest, user: bytes, password: bytes, byte: bytes
     ) -> None:
-        user, password = (text.replace(b"%b", octet) for text in (user, password))
+        user, password = (text.replace(b"%b", byte) for text in (user, password))
         dialogue = pop3.login(credentials=Credentials(fsdecode(user), password))
         with pytest.raises(Rejected):
             dialogue.receive(b"+OK hi\r\n+OK\r\n")
         assert dialogue.sent == b""
 
-    def test_octets_after_the_ok_are_left_for_the_client(self, pop3: ProtocolUnderTest) -> None:
+    def test_bytes_after_the_ok_are_left_for_the_client(self, pop3: ProtocolUnderTest) -> None:
         assert pop3.login(b"+OK\r\n+OK\r\n+OK in\r\n+OK early").unread == b"+OK early"
 
     def test_own_greeting_is_a_loop(self, pop3: ProtocolUnderTest) -> None:

@@ -208,9 +208,9 @@ class TestGdbm:
         with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
             self.test_open_map_does_not_lock_writers_out(Path(folder, "popmap"))
 
-    @pytest.mark.parametrize("octets", [b"", b"joe:mx\n", b"\0" * 20_000])
-    def test_another_kind_of_file_is_unavailable(self, path: Path, octets: bytes) -> None:
-        path.write_bytes(octets)
+    @pytest.mark.parametrize("data", [b"", b"joe:mx\n", b"\0" * 20_000])
+    def test_another_kind_of_file_is_unavailable(self, path: Path, data: bytes) -> None:
+        path.write_bytes(data)
         with pytest.raises(MapUnavailable, match=str(path)):
             lookup(open_map(GDBM, str(path), "@"), "joe")
 

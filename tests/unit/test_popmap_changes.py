@@ -80,20 +80,20 @@ class MapFile:
         return open_after_reload(self.options(), self.popmap)
 
     def content(self, lines: str) -> bytes:
-        """The octets of a file with these entries."""
+        """The bytes of a file with these entries."""
         new = self.path.with_name("new")
         KINDS[self.kind](new, lines)
-        octets = new.read_bytes()
+        data = new.read_bytes()
         new.unlink()
-        return octets
+        return data
 
-    def write(self, octets: bytes, how: str) -> None:
+    def write(self, data: bytes, how: str) -> None:
         """Write the file in place, or put another one in its place."""
         if how == "in place":
-            self.path.write_bytes(octets)
+            self.path.write_bytes(data)
         else:
             new = self.path.with_name("new")
-            new.write_bytes(octets)
+            new.write_bytes(data)
             new.replace(self.path)
 
     def host(self, key: str = "joe") -> str | None:
@@ -189,11 +189,11 @@ def test_first_content_that_is_useless_makes_the_map_unavailable(file: MapFile, 
 
 def test_missing_file_is_unavailable_and_may_come_back(file: MapFile, clock: Clock) -> None:
     assert file.host() == "old"
-    octets = file.path.read_bytes()
+    data = file.path.read_bytes()
     file.path.unlink()
     with pytest.raises(MapUnavailable, match="No such file"):
         file.host()
-    file.path.write_bytes(octets[:1])
+    file.path.write_bytes(data[:1])
     assert file.host() == "old"
     clock.moved += 1.0
     assert file.host() == "old"

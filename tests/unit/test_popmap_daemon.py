@@ -85,7 +85,7 @@ def test_answer_gives_the_destination(
 
 
 def test_request_has_the_documented_format() -> None:
-    """The expected octets are written by hand."""
+    """The expected bytes are written by hand."""
     assert request(Query("joe", ENDS), "@") == (
         b"\x07\x07\x07\x07\x00\x01\x00\x01\x00\x20\x00\x00"
         b"\xc0\x00\x02\x01\xc0\x00\x02\x09\x10\x92\x00\x8f"

@@ -198,7 +198,7 @@ def test_full_pool_refuses_at_once(start: StartService, monkeypatch: pytest.Monk
 
     *_, refused = service.run(service.service.lookup(JOE), service.service.lookup(JOE), last())
     assert isinstance(refused, MapUnavailable)
-    assert refused.detail == "popmap: 2 calls are waiting already"
+    assert refused.detail == "popmap: 2 calls are running or waiting (limit 2)"
     assert service.ask() == NORTH
 
 

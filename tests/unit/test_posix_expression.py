@@ -10,7 +10,7 @@ from perdition.popmap.backends.posix_expression import CLASSES, ExpressionError,
 GROUPS = 10
 REG_EXTENDED = 1
 SIZE_OF_REGEX_T = 256
-"""Octets; more than any machine needs."""
+"""Bytes; more than any machine needs."""
 
 C_LIBRARY = ctypes.CDLL(None)
 INVALID = "invalid"
@@ -94,9 +94,9 @@ def test_classes_have_the_members_that_they_have_in_the_c_library(name: str) -> 
         ("[[:alpha:", r"unmatched \["),
         ("[[:letter:]]", "no such character class"),
         ("[[.space.]]", "single character"),
-        ("[z-a]", "no valid range"),
-        ("[a-c-e]", "no range"),
-        ("[[:alpha:]-z]", "no valid range"),
+        ("[z-a]", "not a valid range"),
+        ("[a-c-e]", "neither first, last nor part of a range"),
+        ("[[:alpha:]-z]", "not a valid range"),
         (r"\1(a)", "no such group"),
         (r"(a\1)", "no such group"),
         ("a\\", "backslash"),

@@ -7,9 +7,9 @@ import pytest
 from perdition import scoreboard
 from perdition.failure import FAILURES, LoginDisabled, MapUnavailable, TLSNotPresent
 from perdition.scoreboard import (
+    BYTES,
     GAUGES,
     LOGINS,
-    OCTETS,
     TIMES,
     TLS_LOGINS,
     WIDTH,
@@ -51,7 +51,7 @@ def test_other_processes_see_what_a_worker_counts(board: Scoreboard) -> None:
 
 def test_each_column_has_one_use() -> None:
     families = [
-        *(scoreboard.LOGINS, scoreboard.POPMAP_ANSWERS, scoreboard.LIMITS, scoreboard.OCTETS),
+        *(scoreboard.LOGINS, scoreboard.POPMAP_ANSWERS, scoreboard.LIMITS, scoreboard.BYTES),
         *(scoreboard.TOTAL_TIMES, *TLS_LOGINS.values()),
     ]
     columns = [
@@ -91,12 +91,12 @@ def test_login_and_end_of_a_session_are_counted(board: Scoreboard) -> None:
     assert sum(board.total(column) for column in TLS_LOGINS[Peer.REAL_SERVER].values()) == 1
 
 
-def test_octets_are_counted_by_direction(board: Scoreboard) -> None:
-    received, sent = WorkerCounters(board.rows[0]).octets
+def test_bytes_are_counted_by_direction(board: Scoreboard) -> None:
+    received, sent = WorkerCounters(board.rows[0]).transferred
     received[0] += 5
     sent[0] += 6
-    assert board.total(OCTETS[Direction.RECEIVED]) == 5
-    assert board.total(OCTETS[Direction.SENT]) == 6
+    assert board.total(BYTES[Direction.RECEIVED]) == 5
+    assert board.total(BYTES[Direction.SENT]) == 6
 
 
 def test_each_popmap_answer_and_limit_has_its_column(board: Scoreboard) -> None:

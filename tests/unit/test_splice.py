@@ -1,4 +1,4 @@
-"""The splice: an established session's octets in both directions."""
+"""The splice: an established session's bytes in both directions."""
 
 import errno
 import gc
@@ -28,7 +28,7 @@ DEADLINE = 20.0
 CHUNK = 200_000
 KERNEL_BUFFER = 256 << 10
 BIG = 8 << 20
-"""Octets: more than the kernel buffers for both connections of a session."""
+"""Bytes: more than the kernel buffers for both connections of a session."""
 
 
 def connected_pair(tls: bool = False) -> tuple[Transport, Transport]:
@@ -77,7 +77,7 @@ def narrow(source: Transport, sink: Transport) -> None:
 class SplicePeer:
     """A client or real server; it keeps what it receives.
 
-    ``reads`` is whether it reads at all, ``piece`` how many octets at once.
+    ``reads`` is whether it reads at all, ``piece`` how many bytes at once.
     """
 
     def __init__(self, sock: Transport) -> None:
@@ -88,12 +88,12 @@ class SplicePeer:
         self.piece = CHUNK
         self.received_end = False
 
-    def queue(self, octets: bytes) -> None:
-        """Queue octets to be sent."""
-        self.unsent = memoryview(bytes(self.unsent) + octets)
+    def queue(self, data: bytes) -> None:
+        """Queue bytes to be sent."""
+        self.unsent = memoryview(bytes(self.unsent) + data)
 
     def move(self) -> int:
-        """Send and receive without waiting; return how many octets moved."""
+        """Send and receive without waiting; return how many bytes moved."""
         moved = 0
         if self.unsent:
             with suppress(*NOT_NOW):
@@ -101,12 +101,12 @@ class SplicePeer:
             self.unsent = self.unsent[moved:]
         if self.reads and not self.received_end:
             try:
-                octets = self.sock.recv(self.piece)
+                data = self.sock.recv(self.piece)
             except NOT_NOW:
                 return moved
-            self.received_end = not octets
-            self.received += octets
-            moved += len(octets)
+            self.received_end = not data
+            self.received += data
+            moved += len(data)
         return moved
 
     def send_end(self) -> None:
@@ -161,7 +161,7 @@ class SpliceUnderTest:
         self.events = self.splice.events
 
     def turn(self) -> int:
-        """Run the peers and the loop once; return how many octets the peers moved."""
+        """Run the peers and the loop once; return how many bytes the peers moved."""
         moved = self.client.move() + self.server.move()
         self.run_loop()
         return moved
@@ -181,11 +181,11 @@ class SpliceUnderTest:
         return self.until_received(self.server, count)
 
     def until_received(self, peer: SplicePeer, count: int) -> bytes:
-        """Run until a peer has that many octets; return all that it has."""
+        """Run until a peer has that many bytes; return all that it has."""
         deadline = time.monotonic() + DEADLINE
         while len(peer.received) < count:
             assert time.monotonic() < deadline, (
-                f"{len(peer.received)} of {count} octets; {self.events}"
+                f"{len(peer.received)} of {count} bytes; {self.events}"
             )
             self.turn()
         return bytes(peer.received)
@@ -235,18 +235,18 @@ def tls_session(loop: Loop) -> Iterator[SpliceUnderTest]:
         yield session
 
 
-def octets(count: int, seed: int = 1) -> bytes:
-    """Random octets."""
+def random_bytes(count: int, seed: int = 1) -> bytes:
+    """Random bytes."""
     return random.Random(seed).randbytes(count)
 
 
 def counts(splice: Splice) -> tuple[int, int]:
-    """Octets received from the client and sent to it, as the Close line has them."""
-    return splice.up.octets, splice.down.octets
+    """Bytes received from the client and sent to it, as the Close line has them."""
+    return splice.up.transferred, splice.down.transferred
 
 
-def held_octets(flow: Flow) -> int:
-    """How many octets the splice holds for one direction."""
+def held_bytes(flow: Flow) -> int:
+    """How many bytes the splice holds for one direction."""
     return len(flow.held) + flow.piped
 
 
@@ -264,8 +264,8 @@ def test_welcome_is_not_counted(session: SpliceUnderTest) -> None:
 
 
 @pytest.mark.parametrize("count", [1, len(BUFFER) - 1, len(BUFFER), len(BUFFER) + 1, BIG])
-def test_every_octet_arrives_both_ways_at_once(session: SpliceUnderTest, count: int) -> None:
-    up, down = octets(count, 1), octets(count, 2)
+def test_every_byte_arrives_both_ways_at_once(session: SpliceUnderTest, count: int) -> None:
+    up, down = random_bytes(count, 1), random_bytes(count, 2)
     session.client.queue(up)
     session.server.queue(down)
     session.splice.start(b"", b"", b"")
@@ -280,14 +280,14 @@ def test_every_octet_arrives_both_ways_at_once(session: SpliceUnderTest, count: 
 
 
 def test_slow_reader_delays_only_its_own_direction(session: SpliceUnderTest) -> None:
-    down = octets(BIG)
+    down = random_bytes(BIG)
     session.client.reads = False
     session.server.queue(down)
     session.splice.start(b"", b"", b"")
     session.until_stuck()
 
     assert session.server.unsent, "the real server must feel the back-pressure"
-    assert held_octets(session.splice.down) <= len(BUFFER) + BULK_PIPE_SIZE
+    assert held_bytes(session.splice.down) <= len(BUFFER) + BULK_PIPE_SIZE
 
     session.client.queue(b"DONE\r\n")
     assert session.until_server_has(6) == b"DONE\r\n"
@@ -297,7 +297,7 @@ def test_slow_reader_delays_only_its_own_direction(session: SpliceUnderTest) -> 
 
 
 def test_large_leftovers_are_held_for_a_slow_reader(session: SpliceUnderTest) -> None:
-    leftover = octets(BIG)
+    leftover = random_bytes(BIG)
     session.client.reads = False
     session.server.queue(b"last")
     session.splice.start(b"OK\r\n", b"", leftover)
@@ -315,7 +315,7 @@ def test_half_closed_client_still_gets_its_answer(session: SpliceUnderTest) -> N
         session.turn()
     assert not session.splice.closed
 
-    answer = octets(1_000_000)
+    answer = random_bytes(1_000_000)
     session.server.queue(answer)
     assert session.until_client_has(len(answer)) == answer
     session.server.send_end()
@@ -323,8 +323,8 @@ def test_half_closed_client_still_gets_its_answer(session: SpliceUnderTest) -> N
     assert session.events == ["closed"]
 
 
-def test_last_octets_of_the_real_server_reach_a_slow_client(session: SpliceUnderTest) -> None:
-    sent = octets(BIG)
+def test_last_bytes_of_the_real_server_reach_a_slow_client(session: SpliceUnderTest) -> None:
+    sent = random_bytes(BIG)
     session.client.reads = False
     session.server.queue(sent)
     session.splice.start(b"", b"", b"")
@@ -341,14 +341,14 @@ def test_last_octets_of_the_real_server_reach_a_slow_client(session: SpliceUnder
 
 
 @pytest.mark.parametrize("count", [1, 16384, 16385, 200_000, BIG])
-def test_every_octet_arrives_over_tls(tls_session: SpliceUnderTest, count: int) -> None:
-    test_every_octet_arrives_both_ways_at_once(tls_session, count)
+def test_every_byte_arrives_over_tls(tls_session: SpliceUnderTest, count: int) -> None:
+    test_every_byte_arrives_both_ways_at_once(tls_session, count)
 
 
 @pytest.mark.parametrize("count", [70_000, 75_000, 80_000, 85_000])
-def test_last_octets_over_tls_reach_a_slow_client(tls_session: SpliceUnderTest, count: int) -> None:
+def test_last_bytes_over_tls_reach_a_slow_client(tls_session: SpliceUnderTest, count: int) -> None:
     """They arrive together with the end, and the client reads them in small pieces."""
-    session, sent = tls_session, octets(count)
+    session, sent = tls_session, random_bytes(count)
     narrow(session.splice.client, session.client.sock)
     session.client.piece = 3000
     session.server.queue(sent)
@@ -365,7 +365,7 @@ def test_last_octets_over_tls_reach_a_slow_client(tls_session: SpliceUnderTest, 
 
 
 def test_tls_records_may_come_in_pieces(tls_session: SpliceUnderTest) -> None:
-    sent = octets(200_000)
+    sent = random_bytes(200_000)
     narrow(tls_session.server.sock, tls_session.splice.server)
     tls_session.server.queue(sent)
     tls_session.splice.start(b"", b"", b"")
@@ -373,7 +373,7 @@ def test_tls_records_may_come_in_pieces(tls_session: SpliceUnderTest) -> None:
 
 
 @pytest.mark.parametrize("leftover", [b"", bytes(BIG)])
-def test_octets_already_decrypted_are_forwarded(
+def test_bytes_already_decrypted_are_forwarded(
     tls_session: SpliceUnderTest, leftover: bytes
 ) -> None:
     session = tls_session
@@ -524,7 +524,7 @@ def test_last_notice_is_not_sent_within_a_response(
     assert session.client.received == b"a1 OK in\r\n" + from_server
 
 
-def test_last_notice_is_not_sent_amid_other_octets(session: SpliceUnderTest) -> None:
+def test_last_notice_is_not_sent_amid_other_bytes(session: SpliceUnderTest) -> None:
     anything = re.compile(b"")
     session.splice.start(b"", b"", b"")
     session.splice.send_notice(b'BYE "idle"\r\n', anything)

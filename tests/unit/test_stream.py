@@ -56,14 +56,14 @@ def stream(loop: Loop, ends: tuple[socket.socket, socket.socket]) -> Stream:
 def test_lines_and_literals_are_read_from_any_pieces(
     loop: Loop, stream: Stream, peer: socket.socket
 ) -> None:
-    octets = b"one\r\ntwo\n\r\n{3}\r\n\r\n!four\r\nrest"
+    data = b"one\r\ntwo\n\r\n{3}\r\n\r\n!four\r\nrest"
 
     def send(piece: bytes) -> None:
         peer.send(piece)
 
     async def listen() -> list[bytes]:
-        for start in range(0, len(octets), 4):
-            loop.call_soon_from_thread(partial(send, octets[start : start + 4]))
+        for start in range(0, len(data), 4):
+            loop.call_soon_from_thread(partial(send, data[start : start + 4]))
         found = [await stream.read_line(LIMIT) for _ in range(4)]
         found.append(await stream.read_exactly(3))
         found.append(await stream.read_line(LIMIT))
@@ -93,11 +93,11 @@ def test_longer_line_is_not_waited_for(
 
 
 @every_read
-@pytest.mark.parametrize("octets", [b"", b"half"])
+@pytest.mark.parametrize("data", [b"", b"half"])
 def test_end_of_the_connection_raises_peer_closed(
-    loop: Loop, stream: Stream, peer: socket.socket, octets: bytes, read: Read
+    loop: Loop, stream: Stream, peer: socket.socket, data: bytes, read: Read
 ) -> None:
-    peer.send(octets)
+    peer.send(data)
     peer.close()
     with pytest.raises(PeerClosed):
         run(loop, read(stream))
@@ -126,14 +126,14 @@ def test_write_to_a_closed_connection_raises_peer_closed(
 def test_large_output_is_written_completely(
     loop: Loop, stream: Stream, peer: socket.socket
 ) -> None:
-    octets = bytes(range(256)) * 20_000
+    data = bytes(range(256)) * 20_000
     reader = Stream(loop, peer, timeout=0)
 
     async def send_and_read() -> bytes:
-        loop.spawn(stream.write(octets))
-        return await reader.read_exactly(len(octets))
+        loop.spawn(stream.write(data))
+        return await reader.read_exactly(len(data))
 
-    assert run(loop, send_and_read()) == octets
+    assert run(loop, send_and_read()) == data
 
 
 def test_tls_instead_of_plain_text_is_reported_at_once(
@@ -144,7 +144,7 @@ def test_tls_instead_of_plain_text_is_reported_at_once(
         run(loop, stream.read_line(LIMIT))
 
 
-def test_unused_octets_are_handed_over(loop: Loop, stream: Stream, peer: socket.socket) -> None:
+def test_unused_bytes_are_handed_over(loop: Loop, stream: Stream, peer: socket.socket) -> None:
     peer.send(b"OK\r\n* early")
     assert run(loop, stream.read_line(LIMIT)) == b"OK"
     assert stream.unread() == b"* early"

@@ -145,7 +145,7 @@ def test_peer_that_requests_new_keys_and_reads_none_is_dropped(
 def test_write_may_be_repeated_from_another_buffer(
     begin: Callable[[socket.socket, Certificate], TLSConnection], certificate: Certificate
 ) -> None:
-    """A splice may have copied the octets since the first try."""
+    """A splice may have copied the bytes since the first try."""
     with connected(begin, certificate) as (connection, peer):
         data = bytes(range(256)) * 4096
         with pytest.raises(WantWrite):

@@ -73,10 +73,10 @@ class Servers:
         """What a server has received until the connection was closed."""
         client = self.accepted[number]
         client.settimeout(20)
-        octets = b""
+        data = b""
         while piece := client.recv(4096):
-            octets += piece
-        return octets
+            data += piece
+        return data
 
 
 @pytest.fixture

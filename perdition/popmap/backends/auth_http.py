@@ -21,7 +21,7 @@ from perdition.popmap.server_tls import client_context
 
 MAX_BODY = 65_536
 MAX_REPLY_LENGTH = 400
-"""Maximum characters of an Auth-Status in a reply; a POP3 reply has 512 octets (RFC 2449)."""
+"""Maximum characters of an Auth-Status in a reply; a POP3 reply has 512 bytes (RFC 2449)."""
 
 PLAIN = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
 """What nginx does not percent-encode in a header's value."""
@@ -54,7 +54,7 @@ def header(word: str) -> tuple[str, str]:
 
 
 class TemporaryFailure(HTTPException):
-    """The service cannot decide now; the text is for the client."""
+    """The service cannot answer now; the text is for the client."""
 
 
 def printable_ascii(text: str) -> bool:
@@ -96,8 +96,6 @@ class AuthServer(NamedTuple):
 
 
 class ServiceConnection(NamedTuple):
-    """A connection to a service."""
-
     service: AuthServer
     connection: HTTPConnection
 
@@ -105,7 +103,7 @@ class ServiceConnection(NamedTuple):
 class HTTPMap(ServerMap[ServiceConnection]):
     """A service that answers a GET with the headers Auth-Status, Auth-Server and Auth-Port.
 
-    With ``Auth-Pass`` the service verifies the password and may return another for the server.
+    With ``Auth-Pass`` the service verifies the password and may return another one for the server.
     """
 
     errors = (OSError, HTTPException)
@@ -157,7 +155,7 @@ class HTTPMap(ServerMap[ServiceConnection]):
         http.request("GET", service.target, headers=headers)
         response = http.getresponse()
         if len(response.read(MAX_BODY + 1)) > MAX_BODY:
-            raise HTTPException(f"body of more than {MAX_BODY} octets")
+            raise HTTPException(f"body of more than {MAX_BODY} bytes")
         return self.destination(response)
 
     def destination(self, response: HTTPResponse) -> Destination | None:
@@ -180,7 +178,7 @@ class HTTPMap(ServerMap[ServiceConnection]):
         host = value(response, "Auth-Server").removeprefix("[").removesuffix("]")
         server = Endpoint(host, value(response, "Auth-Port"))
         password = None
-        if self.wants_password:  # unverified, any client password would do
+        if self.wants_password:  # otherwise any client password would be accepted
             password = fsencode(value(response, PASS)) or None
         return Destination(server, value(response, "Auth-User"), password)
 

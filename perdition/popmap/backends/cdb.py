@@ -57,7 +57,7 @@ class ConstantDatabase:
         The pointers are written last: until then they are zero.
         """
         size = os.fstat(self.file.fileno()).st_size
-        tables = list(PAIR.iter_unpack(self.octets(0, TABLES * PAIR.size)))
+        tables = list(PAIR.iter_unpack(self.read_bytes(0, TABLES * PAIR.size)))
         for position, slots in tables:
             if not TABLES * PAIR.size <= position <= size - slots * PAIR.size:
                 raise ValueError("a hash table is outside of the file")
@@ -75,22 +75,22 @@ class ConstantDatabase:
             if entry_hash == hashed:
                 key_length, value_length = self.pair(record)
                 record += PAIR.size
-                if key_length == len(key) and self.octets(record, key_length) == key:
-                    return self.octets(record + key_length, value_length)
+                if key_length == len(key) and self.read_bytes(record, key_length) == key:
+                    return self.read_bytes(record + key_length, value_length)
         return None
 
     def pair(self, offset: int) -> tuple[int, int]:
-        first, second = PAIR.unpack(self.octets(offset, PAIR.size))
+        first, second = PAIR.unpack(self.read_bytes(offset, PAIR.size))
         return first, second
 
-    def octets(self, offset: int, count: int) -> bytes:
-        """Return octets of the file; raises ValueError at its end."""
+    def read_bytes(self, offset: int, count: int) -> bytes:
+        """Return bytes of the file; raises ValueError at its end."""
         if count > MAX_VALUE:
-            raise ValueError(f"value of {count} octets")
-        octets = os.pread(self.file.fileno(), count, offset)
-        if len(octets) < count:
+            raise ValueError(f"value of {count} bytes")
+        data = os.pread(self.file.fileno(), count, offset)
+        if len(data) < count:
             raise ValueError("file is too short")
-        return octets
+        return data
 
     def close(self) -> None:
         self.file.close()
@@ -98,4 +98,4 @@ class ConstantDatabase:
 
 def hash_of(key: bytes) -> int:
     """Return cdb's hash of a key."""
-    return reduce(lambda total, octet: (total * 33 & 0xFFFFFFFF) ^ octet, key, 5381)
+    return reduce(lambda total, byte: (total * 33 & 0xFFFFFFFF) ^ byte, key, 5381)

@@ -27,12 +27,12 @@ VERSION = 1
 REQUEST = 1
 RESPONSE = 2
 REQUEST_WITH_ADDRESSES = 3
-"""A request with the addresses as text in the body, for those that do not fit the header."""
+"""Flag of a request with the addresses as text in its body: they do not fit the header."""
 NO_CHECKSUM = 0
 
 MAX_DATAGRAM = 65_535
 MAX_PATH = 107
-"""Octets in the path of a Unix socket."""
+"""Bytes in the path of a Unix socket."""
 NUMBER = re.compile("[0-9]{0,9}")
 DEFAULT_SOCKET = "/var/run/perdition.db"
 DEFAULT_SECONDS = 1
@@ -125,8 +125,8 @@ def header(flags: int, body: bytes, addresses: tuple[int, int], ports: tuple[int
 
 def strings(*values: str) -> bytes:
     """Return strings, each after its length."""
-    octets = map(fsencode, values)
-    return b"".join(LENGTH.pack(len(value)) + value for value in octets)
+    encoded = map(fsencode, values)
+    return b"".join(LENGTH.pack(len(value)) + value for value in encoded)
 
 
 def answers(own: socket.socket, deadline: float) -> Iterator[list[str]]:

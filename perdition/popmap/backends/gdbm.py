@@ -14,7 +14,7 @@ READ_UNLOCKED = "ru"
 """A reader's lock would keep perdition 2.2's makegdbm from writing while the map is open."""
 
 HEADER = struct.Struct("=I28xq")
-"""The magic number and the number of octets in use, in files of 64-bit systems."""
+"""The magic number and the number of bytes in use, in files of 64-bit systems."""
 WIDE_MAGIC = (0x13579ACF, 0x13579AD1)
 """The standard and the extended format."""
 
@@ -29,8 +29,8 @@ def open_map(options: Options) -> "GdbmMap":
 class GdbmMap(DatabaseMap):
     """A gdbm file.
 
-    With ``by_default``, no option names the map. If there is no file then, the site has no popmap:
-    nobody is in it until the file is created.
+    ``by_default`` means that no option names the map. If the file does not exist, there is no
+    popmap, and no user is found until it is created.
     """
 
     errors = (dbm.gnu.error,)
@@ -55,7 +55,7 @@ class GdbmMap(DatabaseMap):
             super().probe()
 
     def has_no_file(self) -> bool:
-        """Whether the site has no popmap: no option names one, and no file was ever there."""
+        """Whether there is no popmap: no option names one, and the file has never existed."""
         return self.may_be_missing and self.content is None and is_missing(self.path)
 
     def lookup(self, query: Query) -> Destination | None:
@@ -72,7 +72,7 @@ def refuse_truncated(path: str) -> None:
     if len(header) == HEADER.size:
         magic, next_block = HEADER.unpack(header)
         if magic in WIDE_MAGIC and size < next_block:
-            raise ValueError(f"truncated: {size} of {next_block} octets")
+            raise ValueError(f"truncated: {size} of {next_block} bytes")
 
 
 def is_missing(path: str) -> bool:

@@ -33,8 +33,8 @@ SCOPES = {
 START_TLS = {"starttls", "x-starttls", "1.3.6.1.4.1.1466.20037"}
 
 KEY_MARK = re.compile("\ue000([0-9]*)\ue001")
-"""The position of the key in a parsed URL, in private use characters, which no URL contains. The
-number is the width to which the key is padded on the left."""
+"""Marks the position of the key in a parsed URL, in private use characters, which no URL contains.
+The number is the width to which the key is padded on the left."""
 
 
 def open_map(options: Options) -> "LDAPMap":
@@ -124,7 +124,7 @@ class LDAPMap(ServerMap[LDAPObject]):
             )
         except (ldap.NO_SUCH_OBJECT, ldap.INVALID_DN_SYNTAX):
             if base != directory.base:
-                return None  # the key is part of a name that does not exist
+                return None  # the base contains the key, and there is no such name
             raise
         entries = [attributes for name, attributes in results if name]  # the others are referrals
         return self.destination(entries[0]) if entries else None

@@ -1,6 +1,6 @@
 """A popmap in a table of an ODBC data source.
 
-Some ODBC drivers have no time limit and hang with their server, so they run in child processes.
+Some ODBC drivers have no time limit and hang if their server hangs, so they run in child processes.
 """
 
 import re

@@ -25,7 +25,7 @@ ESCAPES = {
     "s": r"[[:space:]]",
     "S": r"[^[:space:]]",
 }
-"""What follows a backslash and is not the character itself."""
+"""Escapes that stand for a class of characters."""
 ANCHORS = "<>bB`'"
 """Escapes that match no character; they cannot be repeated."""
 
@@ -185,14 +185,14 @@ class Translator:
         begin = self.at
         start = self.read_element()
         if self.text[begin] == "-" and not first and not self.text.startswith("]", self.at):
-            raise ExpressionError("a - between other characters in [] that is no range")
+            raise ExpressionError("a - in [] that is neither first, last nor part of a range")
         rest = self.text[self.at : self.at + 2]
         if not rest.startswith("-") or rest == "-]":
             return start if len(start) > 1 else literal(start)
         self.at += 1
         end = self.read_element()
         if len(start) > 1 or len(end) > 1 or start > end:
-            raise ExpressionError(f"{start}-{end}: no valid range")
+            raise ExpressionError(f"{start}-{end}: not a valid range")
         return f"{literal(start)}-{literal(end)}"
 
     def read_element(self) -> str:

@@ -29,7 +29,7 @@ def open_map(options: Options) -> "PosixRegexMap":
 class Rule(NamedTuple):
     """An expression and its substitution: ``$0`` is the match, ``$1`` to ``$9`` are the groups.
 
-    A rule with a mistake has no expression and says in ``mistake`` what is wrong in which line.
+    A rule with an error has no expression; ``mistake`` describes the error and names its line.
     """
 
     expression: Any
@@ -40,16 +40,16 @@ class Rule(NamedTuple):
 class PosixRegexMap(FileMap[list[Rule]]):
     """A line is ``<regular expression>[:] <substitution>``, quoted as in the configuration file.
 
-    A mistake in a line affects only the keys that no line before it matches.
+    An error in a line affects only the keys that no earlier line matches.
     """
 
     must_be_valid = True
 
     def load(self) -> list[Rule]:
-        octets = Path(self.path).read_bytes()
-        if not octets and Signature.of(self.path).age() < SETTLE_SECONDS:
+        data = Path(self.path).read_bytes()
+        if not data and Signature.of(self.path).age() < SETTLE_SECONDS:
             raise ValueError("empty, and changed a moment ago")
-        return list(rules(octets.decode(errors="surrogateescape")))
+        return list(rules(data.decode(errors="surrogateescape")))
 
     def is_empty(self, content: list[Rule]) -> bool:
         return not content
@@ -79,8 +79,8 @@ class PosixRegexMap(FileMap[list[Rule]]):
     ) -> Destination | None:
         """Return the destination from the first rule that matches.
 
-        Raises TimeoutError, and MapUnavailable at a rule with a mistake. ``concurrent`` releases
-        the interpreter lock.
+        Raises TimeoutError, and MapUnavailable at a rule with an error. ``concurrent`` releases the
+        interpreter lock.
         """
         deadline = time.monotonic() + seconds
         for rule in content:

@@ -18,7 +18,7 @@ DEFAULT_NAME = "perdition:%s"
 
 
 class TLSConnection(redis.SSLConnection):  # type: ignore[misc]
-    """A connection whose context is ours: the library's is as strict as Python's version."""
+    """A connection with our context; how strict the library's is depends on Python's version."""
 
     def _connect(self) -> Any:
         if self.ssl_validate_ocsp or self.ssl_validate_ocsp_stapled:

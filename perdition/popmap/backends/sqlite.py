@@ -37,9 +37,9 @@ def open_map(options: Options) -> "SQLiteMap":
 class SQLiteMap(SQLMap):
     """A table of an SQLite file; a lookup may have to wait while the file is written.
 
-    Transactions show what is in force while a file is written. If another file replaces it, that
-    is used once it has the table with rows; until then the open file stays in use, and for that
-    all lookups share one connection.
+    Transactions isolate lookups from a write that is in progress. A file that replaces the one in
+    use is used once it has the table with rows; until then the old file stays open. For that
+    reason all lookups share one connection.
     """
 
     errors = (sqlite3.Error,)
@@ -52,7 +52,7 @@ class SQLiteMap(SQLMap):
         self.file: tuple[int, int] | None = None
         """Device and inode of the file in use."""
         self.refused: Signature | None = None
-        """The signature of another file that is not usable yet."""
+        """The signature of a replacement that is not usable yet."""
         self.retry_at = 0.0
 
     def lookup(self, query: Query) -> Destination | None:
@@ -61,7 +61,7 @@ class SQLiteMap(SQLMap):
             return super().lookup(query)
 
     def follow_file(self) -> None:
-        """Use the file that is there now, unless it replaces another one and is not usable."""
+        """Use the current file, unless it has replaced another one and is not usable yet."""
         now = None
         with suppress(OSError):
             now = Signature.of(self.path)

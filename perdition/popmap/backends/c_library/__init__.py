@@ -1,4 +1,4 @@
-"""A site's own popmap in C: a shared library as in perditiondb(5)."""
+"""A custom popmap in C: a shared library as in perditiondb(5)."""
 
 import subprocess
 from collections.abc import Hashable
@@ -16,8 +16,6 @@ def open_map(path: str, options: Options) -> "CLibraryMap":
 
 
 class CLibraryMap(ProcessMap):
-    """A library in lookup processes."""
-
     def __init__(self, path: str, options: Options) -> None:
         command = (*PYTHON, "perdition.popmap.backends.c_library.process", path)
         super().__init__(path, command, options.map_library_opt, options)

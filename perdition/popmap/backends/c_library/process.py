@@ -23,7 +23,7 @@ FREE.argtypes = [c_void_p]
 
 SOCKADDR_STORAGE = 128
 UTSNAME = 512
-"""At least the size of that structure in octets."""
+"""At least the size of that structure in bytes."""
 FLOW_SIZE = 4
 NUMERIC = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
 
@@ -124,9 +124,9 @@ def copy_and_free(pointer: c_void_p, length: int = -1) -> bytes:
     """Return a copy of a string that the library allocated, and free it; b"" for NULL."""
     if not pointer:
         return b""
-    octets = ctypes.string_at(pointer, length)
+    data = ctypes.string_at(pointer, length)
     FREE(pointer)
-    return octets.partition(b"\0")[0]  # some libraries include the NUL in the length
+    return data.partition(b"\0")[0]  # some libraries include the NUL in the length
 
 
 def main(path: str, descriptor: str = "") -> int:

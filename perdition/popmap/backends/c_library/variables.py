@@ -27,7 +27,7 @@ ENTRY = struct.Struct("PP")
 SYMBOL = struct.Struct("IBBHPP" if IS_WIDE else "IPPBBH")
 HASH_NUMBER = "Q" if os.uname().machine in ("s390x", "alpha") else "I"
 LARGEST_PAGE = 0x10000
-"""The largest page size of any machine in octets, which suits all of them as alignment."""
+"""The largest page size of any machine in bytes, used as the alignment on all machines."""
 
 
 def define(*names: str) -> list[ctypes.c_void_p]:
@@ -66,7 +66,7 @@ def shared_object(names: Sequence[str]) -> bytes:
         (DT_SYMENT, SYMBOL.size),
         (DT_NULL, 0),
     ]
-    octets = b"".join(
+    data = b"".join(
         [
             elf_header(),
             segment(PT_LOAD, 0, end, LARGEST_PAGE),
@@ -82,7 +82,7 @@ def shared_object(names: Sequence[str]) -> bytes:
             texts,
         ]
     )
-    return octets.ljust(end, b"\0")
+    return data.ljust(end, b"\0")
 
 
 def elf_header() -> bytes:
