@@ -81,7 +81,7 @@ def lookups(folder: Path, name: str, keys: list[str]) -> dict[str, object]:
     return dict(map(json.loads, done.stdout.splitlines()))
 
 
-def test_answers_and_injections(folder: Path) -> None:
+def test_keys_are_found_and_injections_are_not(folder: Path) -> None:
     found = {
         "joe": ["", "north", ""],
         "ann": ["", "south", "1143"],

@@ -210,5 +210,5 @@ def test_connection_is_closed_after_max_login_attempts(
         ("authenticate_timeout", 1800),
     ],
 )
-def test_default_limits(name: str, default: int) -> None:
+def test_limits_have_defaults(name: str, default: int) -> None:
     assert OPTIONS[name].default == default
