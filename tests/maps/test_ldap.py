@@ -70,7 +70,7 @@ def test_version_2_is_supported(server: OpenLDAP) -> None:
 
 
 def test_base_may_contain_the_key(server: OpenLDAP) -> None:
-    """The key is a part of the entry's name: who is not there is no fault of the directory."""
+    """The key is part of the entry's name: a missing entry is an unknown user, not an error."""
     option = server.option()
     option = option.replace(f"/{server.base}", f"/uid=%s,{server.base}").replace("?one?", "?base?")
     option = option.replace("(uid=%s)", "")

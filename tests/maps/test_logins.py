@@ -26,7 +26,7 @@ UNAVAILABLE = 'status="failed: Could not determine server: popmap unavailable"'
 
 
 class LoginResult(NamedTuple):
-    """A login: when it began, by the monotonic clock, and what the client was told."""
+    """A login: its start by the monotonic clock, and the reply to the client."""
 
     began: float
     answer: str
@@ -148,7 +148,7 @@ def test_server_may_be_restarted_under_load(kind: type[MapServer], real_server: 
 def test_hung_server_delays_only_users_who_need_it(
     hanging: MapServer, real_server: RealServer, folder: Path
 ) -> None:
-    """Sessions go on, and users who name their server log in, while forty lookups hang."""
+    """Sessions continue, and users who specify their server log in, while forty lookups hang."""
     options = ("--workers", "1", "--map_timeout", "4", "-c")
     with proxy_with(hanging, folder, *options) as proxy:
         session = LoggedInClient(proxy.address, "imap4", "joe", "secret")
@@ -203,7 +203,7 @@ def test_password_of_the_map_is_not_visible(redis: Redis, folder: Path) -> None:
 
 
 def test_password_file_may_be_readable_by_root_only(redis: Redis, folder: Path) -> None:
-    """The master reads it; the workers, who are nobody, need not."""
+    """The master reads it; the workers, which run as nobody, need not."""
     redis.password_file.chmod(0o600)
     with proxy_with(redis, folder) as proxy:
         assert log_in(proxy, "joe").ok

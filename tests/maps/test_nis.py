@@ -1,4 +1,4 @@
-"""A popmap in NIS: the real servers, in namespaces of their own, where nobody else is bothered."""
+"""A popmap in NIS, on real NIS servers in separate namespaces."""
 
 import json
 import shutil

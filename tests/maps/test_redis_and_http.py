@@ -91,7 +91,7 @@ def test_next_service_is_asked_if_the_first_fails_temporarily(service: AuthServi
 
 
 def test_service_without_auth_headers_is_unavailable() -> None:
-    """An HTTP server that knows nothing of the convention does not say that nobody is there."""
+    """A reply without the headers of auth_http does not mean that the user is unknown."""
     with public_folder() as folder, AuthService(folder) as running:
         running.load("joe:north\n")
         (folder / "users").unlink()  # the service fails, its connection is closed
@@ -193,7 +193,7 @@ def test_redis_option_must_be_a_url() -> None:
 
 @pytest.mark.usefixtures("strict_python")
 def test_redis_can_use_tls() -> None:
-    """A certificate from a known authority, and for the right name; else nobody is asked."""
+    """The certificate must be from a trusted authority and for the right name."""
     if reason := RedisWithTLS.missing():
         pytest.skip(reason)
     with public_folder() as folder, RedisWithTLS(folder) as running:

@@ -136,7 +136,7 @@ def test_lookups_may_run_at_once(popmap: PopMap) -> None:
 
 
 def test_lookups_succeed_after_a_restart_of_the_server(server: MapServer, popmap: PopMap) -> None:
-    """A kept connection that has died is replaced within the lookup; nobody notices."""
+    """A kept connection that has died is replaced within the lookup, without a failure."""
     popmap.lookup(Query("joe", ENDS))
     server.restart()
     assert popmap.lookup(Query("joe", ENDS)) == ANSWERS["joe"]

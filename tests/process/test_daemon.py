@@ -68,7 +68,7 @@ def test_daemon_starts_without_standard_streams(
 
 
 def test_master_cannot_get_a_terminal(perditions: Perditions) -> None:
-    """It is no session leader: a terminal that it opens does not become its controlling one."""
+    """It is not a session leader: a terminal that it opens does not become its controlling one."""
     daemon = perditions.start_daemon("imap4", *FEW)
 
     assert os.getsid(daemon.pid) != daemon.pid
@@ -631,7 +631,7 @@ def test_truncated_log_begins_at_offset_zero(perditions: Perditions, clients: Op
 
 
 def test_log_file_is_private(perditions: Perditions) -> None:
-    """Others cannot see who reads mail when."""
+    """Other users cannot see who reads mail and when."""
     daemon = perditions.start_daemon("imap4", *FEW)
 
     assert daemon.log.stat().st_mode & 0o007 == 0

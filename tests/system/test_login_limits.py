@@ -33,7 +33,7 @@ TEMPORARY = {
     "managesieve": rb"NO \(TRYLATER\).*\r\n",
 }
 CLOSING = {"pop3": rb"", "imap4": rb"\* BYE .*\r\n", "managesieve": rb'BYE ".*"\r\n'}
-"""What a client is told before its connection is closed; POP3 has nothing (RFC 1939)."""
+"""What a client gets before its connection is closed; POP3 has no such notice (RFC 1939)."""
 SECONDS = 1
 LONG = 60
 
