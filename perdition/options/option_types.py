@@ -151,6 +151,7 @@ def one_use(side: str, uses: set[TLSUse]) -> TLSUse:
 
 
 def parse_formats(text: str) -> tuple[str, ...]:
+    """Parse a list for ``query_key``; unknown codes are errors, so that lookups need not check."""
     for code in re.findall(r"\\(.?)", text):
         if code not in tuple(QUERY_KEY_CODES):
             raise ValueError(f"formats with one of {' '.join(QUERY_KEY_CODES)} after each \\")

@@ -268,6 +268,7 @@ class Listener(Handler):
         self.worker = worker
 
     def watch(self) -> None:
+        """Start accepting. All workers watch the same sockets, so ``ready`` may find no client."""
         self.worker.loop.watch(self.sock.fileno(), READ, self)
 
     def unwatch(self) -> None:

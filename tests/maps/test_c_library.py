@@ -176,7 +176,7 @@ def opened(library: str, option: str = "", seconds: int = 10) -> PopMap:
     return open_map(Options(map_library=library, map_library_opt=option, map_timeout=seconds))
 
 
-def test_get(library: str, tmp_path: Path) -> None:
+def test_library_returns_a_value(library: str, tmp_path: Path) -> None:
     library_map = LibraryMap(library, tmp_path / "notes")
     assert isinstance(library_map.popmap, CLibraryMap)
     assert library_map.popmap.blocks
@@ -191,7 +191,7 @@ def test_get(library: str, tmp_path: Path) -> None:
     assert library_map.notes() == ["init", "fini"]
 
 
-def test_get2(tmp_path: Path) -> None:
+def test_library_returns_user_server_and_port(tmp_path: Path) -> None:
     popmap = opened(compiled(tmp_path, GET2))
     assert popmap.lookup(Query("joe", ENDS)) == Destination(Endpoint("north"), "max")
     assert popmap.lookup(Query("six", ENDS)) == Destination(Endpoint("2001:db8::1", "1143"))
@@ -199,7 +199,7 @@ def test_get2(tmp_path: Path) -> None:
     popmap.close()
 
 
-def test_variables_of_the_program(tmp_path: Path) -> None:
+def test_library_can_read_variables_of_the_program(tmp_path: Path) -> None:
     """A library knows the system, and at each lookup whose login it is for."""
     popmap = opened(compiled(tmp_path, VARIABLES, "-D_GNU_SOURCE", "-Wl,-z,now"))
     popmap.check()
@@ -226,7 +226,9 @@ def test_variables_of_the_program(tmp_path: Path) -> None:
         ("crash", "the lookup process was killed by SIGABRT"),
     ],
 )
-def test_failures_hurt_nobody(library: str, tmp_path: Path, key: str, complaint: str) -> None:
+def test_failures_affect_no_other_lookup(
+    library: str, tmp_path: Path, key: str, complaint: str
+) -> None:
     library_map = LibraryMap(library, tmp_path / "notes")
     library_map.lookup("joe")
     with pytest.raises(MapUnavailable, match=complaint):
@@ -235,7 +237,7 @@ def test_failures_hurt_nobody(library: str, tmp_path: Path, key: str, complaint:
     library_map.close()
 
 
-def test_waiting_costs_the_time_limit_and_no_more(library: str, tmp_path: Path) -> None:
+def test_hanging_library_ends_at_the_time_limit(library: str, tmp_path: Path) -> None:
     library_map = LibraryMap(library, tmp_path / "notes", seconds=2)
     began = time.monotonic()
     with pytest.raises(MapUnavailable, match="timed out"):
@@ -260,7 +262,7 @@ def test_library_that_cannot_start_is_unavailable(library: str) -> None:
         opened(library, "no").lookup(Query("joe", ENDS))
 
 
-def test_process_ends_with_whoever_asked(library: str, tmp_path: Path) -> None:
+def test_process_exits_with_its_parent(library: str, tmp_path: Path) -> None:
     """A worker that is killed leaves no library behind, not even one that waits."""
     program = (
         "import sys\n"
@@ -296,14 +298,14 @@ def test_process_ends_with_whoever_asked(library: str, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_is_no_library_stops_the_start(
+def test_file_that_is_not_a_library_prevents_the_start(
     tmp_path: Path, source: str, arguments: tuple[str, ...], complaint: str
 ) -> None:
     with pytest.raises(StartupError, match=complaint):
         opened(compiled(tmp_path, source, *arguments)).check()
 
 
-def test_missing_file_stops_the_start() -> None:
+def test_missing_file_prevents_the_start() -> None:
     with pytest.raises(StartupError, match="No such file or directory; expected a library"):
         opened("/usr/lib/libperditiondb_site.so.0").check()
 
@@ -351,7 +353,7 @@ def test_python_package_offers_a_kind(package: Callable[[str, str], None]) -> No
         ),
     ],
 )
-def test_python_package_that_cannot_be_used_is_told_of(
+def test_unusable_python_package_is_reported(
     module: str, entry_point: str, complaint: str, package: Callable[[str, str], None]
 ) -> None:
     """In one line, at the start as at SIGHUP, which then changes nothing."""
@@ -360,6 +362,6 @@ def test_python_package_that_cannot_be_used_is_told_of(
         opened("broken")
 
 
-def test_unknown_kind_stops_the_start() -> None:
+def test_unknown_kind_prevents_the_start() -> None:
     with pytest.raises(StartupError, match="map_library none: unknown kind of popmap; expected"):
         opened("none")

@@ -40,7 +40,7 @@ def answer(option: str, key: str = "joe") -> Destination | None:
         popmap.close()
 
 
-def test_ldaps(server: OpenLDAP) -> None:
+def test_directory_can_be_reached_by_ldaps(server: OpenLDAP) -> None:
     where = f"ldaps://127.0.0.1:{server.tls_port}"
     authorities = f"x-cacertfile={server.authority}"
     assert answer(server.url(where, authorities)) == ANSWERS["joe"]
@@ -50,7 +50,7 @@ def test_ldaps(server: OpenLDAP) -> None:
         answer(server.url(f"ldaps://localhost:{server.tls_port}", authorities))
 
 
-def test_start_tls(server: OpenLDAP) -> None:
+def test_directory_can_be_reached_with_start_tls(server: OpenLDAP) -> None:
     where = f"ldap://127.0.0.1:{server.port}"
     authorities = f"x-cacertfile={server.authority}"
     assert answer(server.url(where, "!StartTLS", authorities)) == ANSWERS["joe"]
@@ -58,19 +58,19 @@ def test_start_tls(server: OpenLDAP) -> None:
         answer(server.url(where, "x-starttls"))
 
 
-def test_wrong_password_is_unavailable_and_not_told(server: OpenLDAP) -> None:
+def test_wrong_password_is_unavailable_and_not_logged(server: OpenLDAP) -> None:
     option = server.option().replace(f"@{server.password_file}", "wr0ng")
     with pytest.raises(MapUnavailable, match="Invalid credentials") as failure:
         answer(option)
     assert "wr0ng" not in failure.value.detail
 
 
-def test_version_2(server: OpenLDAP) -> None:
+def test_version_2_is_supported(server: OpenLDAP) -> None:
     assert answer(f"2:{server.option()}") == ANSWERS["joe"]
 
 
-def test_key_in_the_name(server: OpenLDAP) -> None:
-    """The key is a part of the entry's name: who is not there is no fault of the directory."""
+def test_base_may_contain_the_key(server: OpenLDAP) -> None:
+    """The key is part of the entry's name: a missing entry is an unknown user, not an error."""
     option = server.option()
     option = option.replace(f"/{server.base}", f"/uid=%s,{server.base}").replace("?one?", "?base?")
     option = option.replace("(uid=%s)", "")
@@ -87,20 +87,20 @@ def test_missing_base_is_unavailable(server: OpenLDAP) -> None:
         answer(server.option().replace("ou=mailbox", "ou=elsewhere"))
 
 
-def test_padded_key(server: OpenLDAP) -> None:
+def test_key_can_be_padded(server: OpenLDAP) -> None:
     server.load("                 joe:north\nann:south\n")
     option = server.option().replace("(uid=%s)", "(uid=%20s)")
     assert answer(option) == ANSWERS["joe"]
     server.load(LINES)
 
 
-def test_attributes_that_are_left_off(server: OpenLDAP) -> None:
+def test_trailing_attributes_may_be_omitted(server: OpenLDAP) -> None:
     option = server.option().replace("?username,mailhost,port?", "?username,MAILHOST?")
     assert answer(option, "ann") == Destination(Endpoint("south"))
     assert answer(option, "max") == ANSWERS["max"]
 
 
-def test_schema_for_the_other_configuration(tmp_path: Path) -> None:
+def test_both_forms_of_the_schema_are_the_same(tmp_path: Path) -> None:
     """perdition.ldif defines what perdition.schema does."""
     if reason := OpenLDAP.missing():
         pytest.skip(reason)
@@ -124,7 +124,7 @@ def test_schema_for_the_other_configuration(tmp_path: Path) -> None:
         assert f"NAME '{name}'" in written.replace("\n ", "")
 
 
-def test_option() -> None:
+def test_option_is_parsed() -> None:
     read = ldap.Directory.parse(
         "2:ldap://h1 h2:1389/ou=my%20servers,dc=x?u,h,p?sub?(&(uid=%s)(mail=%20s))"
         "?!bindname=cn=me%2cdc=x,x-bindpw=a%2cb,StartTLS"
@@ -139,7 +139,7 @@ def test_option() -> None:
     assert (read.bind_name, read.password, read.start_tls) == ("cn=me,dc=x", "a,b", True)
 
 
-def test_option_defaults() -> None:
+def test_option_has_defaults() -> None:
     read = opened("")
     assert isinstance(read, ldap.LDAPMap)
     assert read.directory == ldap.Directory.parse(
@@ -149,6 +149,6 @@ def test_option_defaults() -> None:
 
 
 @pytest.mark.parametrize("option", ["localhost", "http://localhost/"])
-def test_option_that_is_no_address(option: str) -> None:
+def test_option_must_be_a_url(option: str) -> None:
     with pytest.raises(StartupError, match="expected an LDAP URL"):
         opened(option)

@@ -26,7 +26,7 @@ UNAVAILABLE = 'status="failed: Could not determine server: popmap unavailable"'
 
 
 class LoginResult(NamedTuple):
-    """A login: when it began, by the monotonic clock, and what the client was told."""
+    """A login: its start by the monotonic clock, and the reply to the client."""
 
     began: float
     answer: str
@@ -120,7 +120,7 @@ def proxy_with(server: MapServer, folder: Path, *options: str) -> PerditionProce
 
 
 @pytest.mark.parametrize("kind", SERVERS, ids=lambda kind: kind.__name__)
-def test_restart_under_load(kind: type[MapServer], real_server: RealServer) -> None:
+def test_server_may_be_restarted_under_load(kind: type[MapServer], real_server: RealServer) -> None:
     """No login that begins when the server is back, or while it was there, fails."""
     if reason := kind.missing():
         pytest.skip(reason)
@@ -145,10 +145,10 @@ def test_restart_under_load(kind: type[MapServer], real_server: RealServer) -> N
         assert "[UNAVAILABLE]" in login.answer
 
 
-def test_hung_server_holds_up_only_who_needs_it(
+def test_hung_server_delays_only_users_who_need_it(
     hanging: MapServer, real_server: RealServer, folder: Path
 ) -> None:
-    """Sessions go on, and users who name their server log in, while forty lookups hang."""
+    """Sessions continue, and users who specify their server log in, while forty lookups hang."""
     options = ("--workers", "1", "--map_timeout", "4", "-c")
     with proxy_with(hanging, folder, *options) as proxy:
         session = LoggedInClient(proxy.address, "imap4", "joe", "secret")
@@ -176,7 +176,7 @@ def test_hung_server_holds_up_only_who_needs_it(
         session.log_out()
 
 
-def test_cache_bridges_an_outage(redis: Redis, folder: Path) -> None:
+def test_cached_answers_are_used_during_an_outage(redis: Redis, folder: Path) -> None:
     """Who was there a moment ago logs in while the server is away, others do not."""
     with proxy_with(redis, folder, "--workers", "1", "--map_cache", "1") as proxy:
         assert log_in(proxy, "joe").ok
@@ -187,7 +187,7 @@ def test_cache_bridges_an_outage(redis: Redis, folder: Path) -> None:
         until(lambda: log_in(proxy, "ann").ok, "ann's login")
 
 
-def test_password_of_the_map_is_nowhere_to_be_seen(redis: Redis, folder: Path) -> None:
+def test_password_of_the_map_is_not_visible(redis: Redis, folder: Path) -> None:
     """Neither in the log, with everything in it, nor in any process's title or arguments."""
     secret = PASSWORD.replace(":", "%3a")
     option = redis.option().replace(f"@{redis.password_file}", secret)
@@ -202,14 +202,14 @@ def test_password_of_the_map_is_nowhere_to_be_seen(redis: Redis, folder: Path) -
         assert not [line for line in seen if secret in line or PASSWORD in line]
 
 
-def test_password_file_that_only_root_may_read(redis: Redis, folder: Path) -> None:
-    """The master reads it; the workers, who are nobody, need not."""
+def test_password_file_may_be_readable_by_root_only(redis: Redis, folder: Path) -> None:
+    """The master reads it; the workers, which run as nobody, need not."""
     redis.password_file.chmod(0o600)
     with proxy_with(redis, folder) as proxy:
         assert log_in(proxy, "joe").ok
 
 
-def test_sighup_opens_the_map_by_the_options_that_are_there_now(
+def test_sighup_opens_the_map_with_the_new_options(
     redis: Redis, real_server: RealServer, folder: Path
 ) -> None:
     """Even where the password's file is one that only root may read."""
@@ -228,7 +228,9 @@ def test_sighup_opens_the_map_by_the_options_that_are_there_now(
         assert log_in(proxy, "joe").ok
 
 
-def test_library_that_crashes_and_hangs(real_server: RealServer, folder: Path) -> None:
+def test_library_that_crashes_or_hangs_affects_no_other_login(
+    real_server: RealServer, folder: Path
+) -> None:
     """It does so in processes of its own: perdition's lose no session, and outlive none of them."""
     library = compiled(folder, GET.replace("max@north:1143", real_server.server("imap4")))
     notes = folder / "notes"
@@ -248,7 +250,7 @@ def test_library_that_crashes_and_hangs(real_server: RealServer, folder: Path) -
         assert [worker.pid for worker in proxy.workers()] == [worker.pid for worker in workers]
 
 
-def test_service_that_checks_passwords(real_server: RealServer, folder: Path) -> None:
+def test_service_can_check_passwords(real_server: RealServer, folder: Path) -> None:
     """It has the last word, may have another password for the real server, and no log shows any."""
     address = real_server.server("imap4")
     with AuthService(folder) as service:
@@ -266,7 +268,7 @@ def test_service_that_checks_passwords(real_server: RealServer, folder: Path) ->
             assert not [line for line in proxy.log_lines() if "w0rd" in line or "secret" in line]
 
 
-def test_password_of_the_popmap_lets_nobody_act_as_another(
+def test_password_of_the_popmap_lets_no_user_act_as_another(
     real_server: RealServer, folder: Path
 ) -> None:
     """It goes with the name that was looked up, not with the one that comes with it in SASL."""
@@ -283,7 +285,7 @@ def test_password_of_the_popmap_lets_nobody_act_as_another(
             proxy.wait_for_log('authentication_id="joe".*status="ok"')
 
 
-def test_missing_password_file_stops_the_start(redis: Redis, folder: Path) -> None:
+def test_missing_password_file_prevents_the_start(redis: Redis, folder: Path) -> None:
     redis.password_file.unlink()
     with pytest.raises(AssertionError, match="No such file or directory; expected a readable file"):
         proxy_with(redis, folder).__enter__()

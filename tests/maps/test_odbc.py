@@ -7,14 +7,14 @@ import pytest
 from tests.maps.test_servers import (  # noqa: F401 - they are this file's tests, too
     LINES,
     popmap,
-    test_answers,
-    test_hung_server_costs_the_time_limit_and_no_more,
+    test_hung_server_fails_lookups_at_the_time_limit,
     test_injections_find_nobody,
-    test_lookups_at_once,
-    test_reopened_map_goes_on,
-    test_restart_of_the_server,
-    test_server_that_is_away,
-    test_ten_thousand_users,
+    test_lookups_may_run_at_once,
+    test_lookups_succeed_after_a_restart_of_the_server,
+    test_reopened_map_answers,
+    test_stopped_server_is_unavailable,
+    test_ten_thousand_users_are_found,
+    test_users_are_found,
 )
 from tests.support.folders import public_folder
 from tests.support.map_servers import DataSource, MariaDBByODBC, PostgreSQLByODBC

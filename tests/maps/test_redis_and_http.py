@@ -33,7 +33,7 @@ def service() -> Iterator[AuthService]:
         yield running
 
 
-def test_service_that_cannot_tell_now_is_unavailable(service: AuthService) -> None:
+def test_temporary_status_is_unavailable(service: AuthService) -> None:
     popmap = open_map(Options(map_library="http", map_library_opt=service.option()))
     with pytest.raises(MapUnavailable, match="Try later") as failed:
         popmap.lookup(Query("late", ENDS))
@@ -42,13 +42,13 @@ def test_service_that_cannot_tell_now_is_unavailable(service: AuthService) -> No
     popmap.close()
 
 
-def test_user_in_the_bytes_of_the_service(service: AuthService) -> None:
+def test_user_keeps_the_bytes_of_the_service(service: AuthService) -> None:
     popmap = open_map(Options(map_library="http", map_library_opt=service.option()))
     assert popmap.lookup(Query("max", ENDS)) == Destination(Endpoint("north"), "müller")
     popmap.close()
 
 
-def test_service_that_is_told_passwords(service: AuthService) -> None:
+def test_service_with_passwords_can_reject_a_login(service: AuthService) -> None:
     """It says which are right, and may have others for the real server."""
     option = f"{service.option()} Auth-Pass"
     popmap = open_map(Options(map_library="http", map_library_opt=option))
@@ -64,7 +64,7 @@ def test_service_that_is_told_passwords(service: AuthService) -> None:
     popmap.close()
 
 
-def test_password_of_a_service_that_is_told_none_is_not_used(service: AuthService) -> None:
+def test_password_from_a_service_without_passwords_is_ignored(service: AuthService) -> None:
     """Or it would let anybody in."""
     popmap = open_map(Options(map_library="http", map_library_opt=service.option()))
     assert not popmap.wants_password
@@ -73,7 +73,7 @@ def test_password_of_a_service_that_is_told_none_is_not_used(service: AuthServic
     popmap.close()
 
 
-def test_answers_for_one_password_are_not_kept(service: AuthService) -> None:
+def test_answers_with_passwords_are_not_cached(service: AuthService) -> None:
     option = f"{service.option()} Auth-Pass"
     with pytest.raises(
         StartupError, match="map_cache: cannot be combined with a popmap that verifies"
@@ -81,7 +81,7 @@ def test_answers_for_one_password_are_not_kept(service: AuthService) -> None:
         open_map(Options(map_library="http", map_library_opt=option, map_cache=60))
 
 
-def test_next_service_is_asked_where_the_first_cannot_tell(service: AuthService) -> None:
+def test_next_service_is_asked_if_the_first_fails_temporarily(service: AuthService) -> None:
     with public_folder() as folder, AuthService(folder) as other:
         other.load("late:north\n")
         option = f"{service.option()},{other.option()}"
@@ -90,8 +90,8 @@ def test_next_service_is_asked_where_the_first_cannot_tell(service: AuthService)
         popmap.close()
 
 
-def test_what_is_no_such_service_is_unavailable() -> None:
-    """An HTTP server that knows nothing of the convention does not say that nobody is there."""
+def test_service_without_auth_headers_is_unavailable() -> None:
+    """A reply without the headers of auth_http does not mean that the user is unknown."""
     with public_folder() as folder, AuthService(folder) as running:
         running.load("joe:north\n")
         (folder / "users").unlink()  # the service fails, its connection is closed
@@ -146,7 +146,7 @@ def test_request_is_what_nginx_sends(tmp_path: Path) -> None:
     assert len(set(names)) == len(names)
 
 
-def test_request_of_a_site_that_says_more(tmp_path: Path) -> None:
+def test_request_contains_the_configured_headers(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("k e:y\n")
     more = f" Auth-Pass X-Auth-Key:@{tmp_path}/key X-From:here"
     query = Query("joe", ENDS, secure=True, attempt=3, password=b"p %\n\xff")
@@ -160,18 +160,18 @@ def test_request_of_a_site_that_says_more(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("word", ["Auth-Pass:", "X-Auth-Key", "X Y:z", "X-Auth-Key:ü", ":x"])
-def test_http_option_with_a_word_that_is_none(word: str) -> None:
+def test_http_option_with_an_unknown_word_is_refused(word: str) -> None:
     with pytest.raises(StartupError, match="after the URL, expected Auth-Pass or a header"):
         open_map(Options(map_library="http", map_library_opt=f"http://host/ {word}"))
 
 
 @pytest.mark.parametrize("option", ["", "localhost", "ftp://host/", "http://", "http://host:x/"])
-def test_http_option_that_is_no_address(option: str) -> None:
+def test_http_option_must_be_a_url(option: str) -> None:
     with pytest.raises(StartupError, match="expected the URL of a service"):
         open_map(Options(map_library="http", map_library_opt=option))
 
 
-def test_redis_name_of_a_user() -> None:
+def test_redis_name_contains_the_key() -> None:
     if reason := Redis.missing():
         pytest.skip(reason)
     with public_folder() as folder, Redis(folder) as running:
@@ -182,7 +182,7 @@ def test_redis_name_of_a_user() -> None:
         popmap.close()
 
 
-def test_redis_option_that_is_no_address() -> None:
+def test_redis_option_must_be_a_url() -> None:
     pytest.importorskip("redis")
     with pytest.raises(
         StartupError, match=r"expected a URL, for example redis://localhost:6379/0"
@@ -192,8 +192,8 @@ def test_redis_option_that_is_no_address() -> None:
 
 
 @pytest.mark.usefixtures("strict_python")
-def test_redis_with_tls() -> None:
-    """A certificate from a known authority, and for the right name; else nobody is asked."""
+def test_redis_can_use_tls() -> None:
+    """The certificate must be from a trusted authority and for the right name."""
     if reason := RedisWithTLS.missing():
         pytest.skip(reason)
     with public_folder() as folder, RedisWithTLS(folder) as running:
@@ -208,7 +208,7 @@ def test_redis_with_tls() -> None:
 
 
 @pytest.mark.usefixtures("strict_python")
-def test_https(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_service_can_use_https(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same, with the system's authorities."""
     if reason := AuthServiceWithTLS.missing():
         pytest.skip(reason)

@@ -104,7 +104,7 @@ def opened(server: MapServer, option: str | None = None, seconds: int = 10) -> P
     )
 
 
-def test_answers(server: MapServer, popmap: PopMap) -> None:
+def test_users_are_found(server: MapServer, popmap: PopMap) -> None:
     expected = {**ANSWERS, **dict.fromkeys(server.loose, ANSWERS["joe"])}
     assert {key: popmap.lookup(Query(key, ENDS)) for key in expected} == expected
     assert popmap.blocks
@@ -117,7 +117,7 @@ def test_injections_find_nobody(server: MapServer, popmap: PopMap, key: str) -> 
     assert popmap.lookup(Query("joe", ENDS)) == ANSWERS["joe"]
 
 
-def test_lookups_at_once(popmap: PopMap) -> None:
+def test_lookups_may_run_at_once(popmap: PopMap) -> None:
     """Eight threads share the map, and each gets its own answers."""
     wrong: list[object] = []
 
@@ -135,14 +135,14 @@ def test_lookups_at_once(popmap: PopMap) -> None:
     assert not wrong
 
 
-def test_restart_of_the_server(server: MapServer, popmap: PopMap) -> None:
-    """A kept connection that has died is replaced within the lookup; nobody notices."""
+def test_lookups_succeed_after_a_restart_of_the_server(server: MapServer, popmap: PopMap) -> None:
+    """A kept connection that has died is replaced within the lookup, without a failure."""
     popmap.lookup(Query("joe", ENDS))
     server.restart()
     assert popmap.lookup(Query("joe", ENDS)) == ANSWERS["joe"]
 
 
-def test_server_that_is_away(server: MapServer, popmap: PopMap) -> None:
+def test_stopped_server_is_unavailable(server: MapServer, popmap: PopMap) -> None:
     popmap.lookup(Query("joe", ENDS))
     server.stop()
     for _ in range(2):
@@ -154,7 +154,7 @@ def test_server_that_is_away(server: MapServer, popmap: PopMap) -> None:
 
 
 @pytest.mark.parametrize("connected", [True, False])
-def test_hung_server_costs_the_time_limit_and_no_more(server: MapServer, connected: bool) -> None:
+def test_hung_server_fails_lookups_at_the_time_limit(server: MapServer, connected: bool) -> None:
     popmap = opened(server, seconds=4)
     if connected:
         popmap.lookup(Query("joe", ENDS))
@@ -167,20 +167,20 @@ def test_hung_server_costs_the_time_limit_and_no_more(server: MapServer, connect
     popmap.close()
 
 
-def test_next_server_has_its_turn(server: MapServer) -> None:
+def test_next_server_is_asked(server: MapServer) -> None:
     [nobody] = processes.free_ports(1)
     popmap = opened(server, server.option_of_two(nobody))
     assert popmap.lookup(Query("joe", ENDS)) == ANSWERS["joe"]
     popmap.close()
 
 
-def test_reopened_map_goes_on(popmap: PopMap) -> None:
+def test_reopened_map_answers(popmap: PopMap) -> None:
     popmap.lookup(Query("joe", ENDS))
     popmap.reopen()
     assert popmap.lookup(Query("joe", ENDS)) == ANSWERS["joe"]
 
 
-def test_ten_thousand_users(server: MapServer) -> None:
+def test_ten_thousand_users_are_found(server: MapServer) -> None:
     server.load("".join(f"user{number}:host{number}:143\n" for number in range(10_000)))
     popmap = opened(server)
     for number in range(0, 10_000, 97):

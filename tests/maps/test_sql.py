@@ -66,7 +66,7 @@ def popmap(kind: str, file: Path, monkeypatch: pytest.MonkeyPatch) -> PopMap:
     return KINDS[kind](file, monkeypatch)
 
 
-def test_answers(popmap: PopMap) -> None:
+def test_users_are_found(popmap: PopMap) -> None:
     assert {key: popmap.lookup(Query(key, ENDS)) for key in ANSWERS} == ANSWERS
     assert popmap.blocks
     popmap.close()
@@ -79,7 +79,7 @@ def test_injections_find_nobody(popmap: PopMap) -> None:
     popmap.close()
 
 
-def test_ten_thousand_users(popmap: PopMap, file: Path, kind: str) -> None:
+def test_ten_thousand_users_are_found(popmap: PopMap, file: Path, kind: str) -> None:
     fill(file, "".join(f"user{number}:host{number}\n" for number in range(10_000)), kind)
     for number in range(0, 10_000, 97):
         found = popmap.lookup(Query(f"user{number}", ENDS))
@@ -87,7 +87,7 @@ def test_ten_thousand_users(popmap: PopMap, file: Path, kind: str) -> None:
     popmap.close()
 
 
-def test_table_without_a_port(popmap: PopMap, file: Path) -> None:
+def test_table_may_have_no_port(popmap: PopMap, file: Path) -> None:
     """The port stands in the server's column, NULL and nothing are no server."""
     with closing(sqlite3.connect(file)) as connection:
         connection.executescript(
@@ -134,7 +134,7 @@ def test_missing_table_is_unavailable(popmap: PopMap, file: Path) -> None:
     popmap.close()
 
 
-def test_sqlite_file_in_another_ones_place_is_found(tmp_path: Path) -> None:
+def test_replaced_sqlite_file_is_used(tmp_path: Path) -> None:
     file, new = tmp_path / "popmap", tmp_path / "new"
     fill(file, "joe:north\n")
     popmap = open_map(Options(map_library="sqlite", map_library_opt=str(file)))
@@ -158,7 +158,7 @@ def test_sqlite_option_names_table_and_columns(tmp_path: Path) -> None:
     assert popmap.table == Table(table="mail", server_column="host", port_column="number")
 
 
-def test_sqlite_file_is_where_perdition_was_started(
+def test_sqlite_file_is_relative_to_the_start_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A daemon has left that directory when it opens the file."""
@@ -183,15 +183,15 @@ def test_sqlite_file_is_where_perdition_was_started(
         ),
     ],
 )
-def test_option(text: str, expected: Table) -> None:
+def test_option_is_parsed(text: str, expected: Table) -> None:
     assert Table.parse(text) == expected
 
 
-def test_option_hosts() -> None:
+def test_option_may_name_several_hosts() -> None:
     assert Table.parse("[::1], b,/run/socket").servers == ["::1", "b", "/run/socket"]
 
 
-def test_option_password_from_a_file(tmp_path: Path) -> None:
+def test_password_can_be_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text("s3:cr@t\nsecond line\n")
     assert Table.parse(f":::::@{file}").password == "s3:cr@t"
@@ -200,12 +200,12 @@ def test_option_password_from_a_file(tmp_path: Path) -> None:
         Table.parse(f":::::@{tmp_path}/none")
 
 
-def test_option_with_a_port_that_is_none() -> None:
+def test_invalid_port_is_refused() -> None:
     with pytest.raises(StartupError, match="expected a number up to 65535"):
         Table.parse("h:mysql:d")
 
 
-def test_option_with_too_many_parts_is_told_without_them() -> None:
+def test_too_many_parts_are_refused_without_showing_them() -> None:
     with pytest.raises(StartupError) as error:
         Table.parse("h:1:d:t:u:secret:s:c:o:tls:more")
     assert "11 parts" in str(error.value)

@@ -38,20 +38,20 @@ def expect_unavailable(server: SQLServer, option: str, complaint: str) -> None:
 
 
 @pytest.mark.usefixtures("strict_python")
-def test_tls(server: SQLServer) -> None:
+def test_server_can_be_reached_with_tls(server: SQLServer) -> None:
     expect_joe(server, server.option_with_tls(server.authority))
 
 
-def test_tls_with_an_unknown_authority(server: SQLServer) -> None:
+def test_unknown_authority_is_unavailable(server: SQLServer) -> None:
     expect_unavailable(server, server.option_with_tls("tls"), "certificate verify failed")
 
 
-def test_tls_with_a_certificate_for_another_name(server: SQLServer) -> None:
+def test_certificate_for_another_name_is_unavailable(server: SQLServer) -> None:
     option = server.option_with_tls(server.authority, host="localhost")
     expect_unavailable(server, option, "localhost")
 
 
-def test_tls_that_the_server_has_not(server: SQLServer) -> None:
+def test_server_without_required_tls_is_unavailable(server: SQLServer) -> None:
     """Whoever asks for TLS never goes on without it."""
     server.has_tls = False
     server.restart()
@@ -63,7 +63,7 @@ def test_tls_that_the_server_has_not(server: SQLServer) -> None:
         server.restart()
 
 
-def test_wrong_password_is_not_told(server: SQLServer) -> None:
+def test_wrong_password_is_not_logged(server: SQLServer) -> None:
     option = server.option().replace(f"@{server.password_file}", "wr0ng")
     popmap = opened(server, option)
     with pytest.raises(MapUnavailable) as failure:

@@ -93,7 +93,9 @@ def expect_another(proxy: PerditionProcess, kind: str, old: set[int], count: int
 
 
 @pytest.mark.slow
-def test_worker(proxy: PerditionProcess, logins: RepeatedLogins, clients: OpenClients) -> None:
+def test_killed_worker_is_replaced(
+    proxy: PerditionProcess, logins: RepeatedLogins, clients: OpenClients
+) -> None:
     """It is restarted; sessions of other workers and new logins go on; the log has its death."""
     held = [clients.log_in(proxy) for _ in range(10)]
     before = pids(proxy, "worker")
@@ -130,7 +132,9 @@ def test_workers_share_no_socket(perditions: Perditions, pam_permits: None) -> N
 
 
 @pytest.mark.slow
-def test_workers_again_and_again(proxy: PerditionProcess, logins: RepeatedLogins) -> None:
+def test_workers_killed_repeatedly_are_replaced(
+    proxy: PerditionProcess, logins: RepeatedLogins
+) -> None:
     """Each worker several times: few logins fail, and every worker is restarted."""
     for _ in range(3):
         for victim in sorted(pids(proxy, "worker")):
@@ -143,7 +147,9 @@ def test_workers_again_and_again(proxy: PerditionProcess, logins: RepeatedLogins
 
 
 @pytest.mark.slow
-def test_helper(proxy: PerditionProcess, logins: RepeatedLogins, clients: OpenClients) -> None:
+def test_killed_helper_is_replaced(
+    proxy: PerditionProcess, logins: RepeatedLogins, clients: OpenClients
+) -> None:
     """It is restarted and used; logged-in sessions go on."""
     held = clients.log_in(proxy)
     workers = pids(proxy, "worker")
@@ -158,7 +164,7 @@ def test_helper(proxy: PerditionProcess, logins: RepeatedLogins, clients: OpenCl
     assert pids(proxy, "worker") == workers, proxy.evidence()
 
 
-def test_helper_supervisor(
+def test_logins_continue_without_the_helper_supervisor(
     proxy: PerditionProcess, logins: RepeatedLogins, clients: OpenClients
 ) -> None:
     """The helper and the logins go on without it; the log tells the operator what to do."""
@@ -176,7 +182,9 @@ def test_helper_supervisor(
     assert (pids(proxy, "worker"), the_helper(proxy)) == (workers, helper)
 
 
-def test_helper_supervisor_then_stop(proxy: PerditionProcess, logins: RepeatedLogins) -> None:
+def test_helper_without_its_supervisor_ends_with_the_master(
+    proxy: PerditionProcess, logins: RepeatedLogins
+) -> None:
     """A helper without its supervisor ends with the master."""
     kill(*pids(proxy, "helper supervisor"))
     proxy.wait_for_log("helper supervisor died")
@@ -185,7 +193,9 @@ def test_helper_supervisor_then_stop(proxy: PerditionProcess, logins: RepeatedLo
     until(lambda: not proxy.processes(), lambda: f"nobody is left\n{proxy.evidence()}", SOON)
 
 
-def test_master(proxy: PerditionProcess, logins: RepeatedLogins, clients: OpenClients) -> None:
+def test_all_processes_exit_if_the_master_is_killed(
+    proxy: PerditionProcess, logins: RepeatedLogins, clients: OpenClients
+) -> None:
     """All other processes end, with Close lines; the next master can bind the address."""
     held = clients.log_in(proxy)
 
@@ -198,7 +208,9 @@ def test_master(proxy: PerditionProcess, logins: RepeatedLogins, clients: OpenCl
     assert refuses_connections(proxy.address)
 
 
-def test_master_of_a_daemon(perditions: Perditions, clients: OpenClients) -> None:
+def test_all_processes_of_a_daemon_exit_if_its_master_is_killed(
+    perditions: Perditions, clients: OpenClients
+) -> None:
     """Its stale pid file does not prevent the next start."""
     first = perditions.start_daemon("imap4", *FEW)
     kill(first.pid)
@@ -213,7 +225,9 @@ def test_master_of_a_daemon(perditions: Perditions, clients: OpenClients) -> Non
         clients.log_in(second).use()
 
 
-def test_master_and_worker_at_once(proxy: PerditionProcess, logins: RepeatedLogins) -> None:
+def test_nothing_is_left_if_master_and_worker_are_killed_at_once(
+    proxy: PerditionProcess, logins: RepeatedLogins
+) -> None:
     """As the kernel's OOM killer may do: no process is left."""
     victims = [proxy.pid, *pids(proxy, "worker"), *pids(proxy, "helper supervisor")]
     for victim in victims:
@@ -224,7 +238,9 @@ def test_master_and_worker_at_once(proxy: PerditionProcess, logins: RepeatedLogi
 
 
 @pytest.mark.slow
-def test_worker_that_dies_at_once(perditions: Perditions, clients: OpenClients) -> None:
+def test_worker_that_dies_at_once_is_restarted_with_delays(
+    perditions: Perditions, clients: OpenClients
+) -> None:
     """It is restarted with growing delays until it lives; the other worker serves meanwhile."""
     proxy = perditions.start("imap4", *FEW)
     survivor, _ = sorted(both_workers(proxy))
@@ -261,7 +277,7 @@ def endless_map() -> Iterator[tuple[str, ...]]:
 
 
 @pytest.mark.slow
-def test_worker_that_spins_without_a_master(
+def test_spinning_worker_without_a_master_is_killed(
     endless_map: tuple[str, ...], perditions: Perditions, clients: OpenClients
 ) -> None:
     """A master would restart it. Without one it exits, and the next master can bind the port."""
@@ -278,7 +294,7 @@ def test_worker_that_spins_without_a_master(
 
 
 @pytest.mark.slow
-def test_worker_that_is_stuck(perditions: Perditions, clients: OpenClients) -> None:
+def test_stuck_worker_is_replaced(perditions: Perditions, clients: OpenClients) -> None:
     """Only its own sessions are held up; it is killed and restarted."""
     proxy = perditions.start("imap4", *FEW)
     before = both_workers(proxy)
@@ -295,7 +311,7 @@ def test_worker_that_is_stuck(perditions: Perditions, clients: OpenClients) -> N
 
 
 @pytest.mark.parametrize(("resource", "count"), [("nofile", 3), ("nproc", 1)])
-def test_worker_that_cannot_start(
+def test_worker_that_cannot_be_forked_is_started_later(
     resource: str, count: int, perditions: Perditions, clients: OpenClients
 ) -> None:
     """If fork fails, the other workers go on, the log says so, and it is started once fork

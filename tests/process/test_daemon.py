@@ -35,7 +35,7 @@ WITH_HELPER = (*FEW, "-a")
 # Detaching.
 
 
-def test_detaches(perditions: Perditions) -> None:
+def test_daemon_detaches_from_the_terminal(perditions: Perditions) -> None:
     """The command exits with 0 and without output; the master keeps nothing of its caller."""
     daemon = perditions.start_daemon("imap4", *WITH_HELPER)
 
@@ -53,7 +53,7 @@ def test_detaches(perditions: Perditions) -> None:
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_starts_without_standard_streams(
+def test_daemon_starts_without_standard_streams(
     closed: str, perditions: Perditions, clients: OpenClients
 ) -> None:
     """Some supervisors start daemons so; no socket gets descriptor 0, 1 or 2."""
@@ -68,13 +68,13 @@ def test_starts_without_standard_streams(
 
 
 def test_master_cannot_get_a_terminal(perditions: Perditions) -> None:
-    """It is no session leader: a terminal that it opens does not become its controlling one."""
+    """It is not a session leader: a terminal that it opens does not become its controlling one."""
     daemon = perditions.start_daemon("imap4", *FEW)
 
     assert os.getsid(daemon.pid) != daemon.pid
 
 
-def test_titles(perditions: Perditions, clients: OpenClients) -> None:
+def test_titles_show_process_and_sessions(perditions: Perditions, clients: OpenClients) -> None:
     """`ps` shows each process's role and each worker's sessions."""
     daemon = perditions.start_daemon("imap4", *WITH_HELPER)
 
@@ -108,7 +108,7 @@ def test_pid_file_is_written_before_the_command_exits(perditions: Perditions) ->
         assert at_once == daemon.pid
 
 
-def test_pid_file(perditions: Perditions) -> None:
+def test_pid_file_exists_while_the_daemon_runs(perditions: Perditions) -> None:
     """The master's pid, in a file of the user that it runs as; removed at the end."""
     daemon = perditions.start_daemon("imap4", *FEW, "-u", "daemon", "-g", "daemon")
     owner = pwd.getpwnam("daemon")
@@ -124,7 +124,7 @@ def test_pid_file(perditions: Perditions) -> None:
     assert not daemon.pid_file.exists()
 
 
-def test_default_pid_file(perditions: Perditions) -> None:
+def test_default_pid_file_is_named_after_the_instance(perditions: Perditions) -> None:
     """Without the option: /var/run/NAME/NAME.pid, NAME being the program's."""
     expected = RUN / "perdition.imap4" / "perdition.imap4.pid"
     with saved(expected.parent):
@@ -137,7 +137,7 @@ def test_default_pid_file(perditions: Perditions) -> None:
         assert not expected.exists()
 
 
-def test_no_pid_file(perditions: Perditions, folder: Path) -> None:
+def test_daemon_runs_without_a_pid_file(perditions: Perditions, folder: Path) -> None:
     """An empty name means none."""
     before = set(folder.rglob("*.pid"))
     proxy = perditions.start("imap4", *FEW, "--pid_file", "")
@@ -205,7 +205,9 @@ def test_pid_file_must_be_absolute(perditions: Perditions) -> None:
 @pytest.mark.parametrize(
     ("user", "group"), [("nobody", "nogroup"), ("daemon", "bin"), ("12345", "23456")]
 )
-def test_user_and_group(user: str, group: str, perditions: Perditions, pam_permits: None) -> None:
+def test_daemon_runs_as_user_and_group(
+    user: str, group: str, perditions: Perditions, pam_permits: None
+) -> None:
     """By name or number: only the helper and its supervisor are root; no process has further
     groups.
     """
@@ -237,7 +239,9 @@ def numbers(user: str, group: str) -> tuple[str, str]:
     return str(pwd.getpwnam(user).pw_uid), shown.split(":")[2]
 
 
-def test_ordinary_user(perditions: Perditions, folder: Path, clients: OpenClients) -> None:
+def test_ordinary_user_can_run_a_daemon(
+    perditions: Perditions, folder: Path, clients: OpenClients
+) -> None:
     """A high port needs no root: all processes are that user's."""
     user = pwd.getpwnam("daemon")
     os.chown(folder, user.pw_uid, user.pw_gid)
@@ -302,7 +306,7 @@ def as_user(user: pwd.struct_passwd) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_ends_with_open_sessions(
+def test_daemon_stops_with_open_sessions(
     number: signal.Signals, perditions: Perditions, clients: OpenClients
 ) -> None:
     """Connections are closed, Close lines logged, the pid file removed; the status is 0."""
@@ -322,7 +326,9 @@ def test_ends_with_open_sessions(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
-def test_drains(number: signal.Signals, perditions: Perditions, clients: OpenClients) -> None:
+def test_daemon_drains_after_sigterm(
+    number: signal.Signals, perditions: Perditions, clients: OpenClients
+) -> None:
     """With drain_timeout, open sessions go on and no client is accepted; the last one ends
     perdition.
     """
@@ -366,7 +372,7 @@ def test_drain_timeout_is_a_limit(perditions: Perditions, clients: OpenClients) 
     assert not daemon.logged("killed"), daemon.evidence()
 
 
-def test_sigterm_to_all_processes(
+def test_daemon_stops_if_all_processes_get_sigterm(
     perditions: Perditions, clients: OpenClients, pam_permits: None
 ) -> None:
     """As systemd stops a service: sessions have their drain_timeout, and no death is logged."""
@@ -382,7 +388,7 @@ def test_sigterm_to_all_processes(
     assert not daemon.logged("died"), daemon.evidence()
 
 
-def test_sighup_to_all_processes(
+def test_daemon_survives_sighup_to_all_processes(
     perditions: Perditions, clients: OpenClients, pam_permits: None
 ) -> None:
     """As `killall -HUP` does: one reload, and logins go on."""
@@ -396,7 +402,7 @@ def test_sighup_to_all_processes(
     assert not daemon.logged("died"), daemon.evidence()
 
 
-def test_sighups_that_come_as_one(
+def test_last_of_several_sighups_at_once_is_applied(
     perditions: Perditions, clients: OpenClients, folder: Path
 ) -> None:
     """A worker that missed the first reload has the options of the last."""
@@ -417,7 +423,7 @@ def test_sighups_that_come_as_one(
     until(lambda: hears(proxy, clients, b"three"), proxy.evidence)
 
 
-def test_configuration_only_root_can_read(
+def test_configuration_that_only_root_can_read_is_reloaded(
     perditions: Perditions, clients: OpenClients, folder: Path
 ) -> None:
     """It may have a popmap's password; SIGHUP reads it again all the same."""
@@ -464,7 +470,9 @@ def hears(proxy: PerditionProcess, clients: OpenClients, word: bytes) -> bool:
         return word in connection.read_until(rb"(?m)^a OK.*\r\n")
 
 
-def test_sighup_right_at_the_start(perditions: Perditions, clients: OpenClients) -> None:
+def test_sighup_right_after_the_start_is_harmless(
+    perditions: Perditions, clients: OpenClients
+) -> None:
     """Before the handlers are installed, it kills no process either."""
     daemon = perditions.new_daemon("imap4", *FEW)
     parent = daemon.launch()
@@ -478,7 +486,7 @@ def test_sighup_right_at_the_start(perditions: Perditions, clients: OpenClients)
 
 
 @pytest.mark.slow
-def test_hang_ups_while_it_starts(perditions: Perditions, clients: OpenClients) -> None:
+def test_sighup_during_the_start_is_harmless(perditions: Perditions, clients: OpenClients) -> None:
     """The start succeeds, and no new worker dies."""
     for _ in range(3):
         daemon = perditions.new_daemon("imap4", *FEW)
@@ -516,7 +524,7 @@ def signal_all(daemon: PerditionDaemon, number: signal.Signals) -> None:
 # Log.
 
 
-def test_log_that_is_moved_away(perditions: Perditions, clients: OpenClients) -> None:
+def test_sighup_reopens_a_log_that_was_moved(perditions: Perditions, clients: OpenClients) -> None:
     """logrotate's create, with the old file's owner and mode: new lines go to the new file."""
     daemon = perditions.start_daemon("imap4", *FEW)
     clients.log_in(daemon).log_out()
@@ -562,9 +570,7 @@ def test_log_that_is_no_file_keeps_its_owner(perditions: Perditions, folder: Pat
     assert pipe.stat().st_uid == 0
 
 
-def test_log_that_is_moved_away_for_the_daemons_user(
-    perditions: Perditions, clients: OpenClients
-) -> None:
+def test_log_of_the_daemons_user_is_reopened(perditions: Perditions, clients: OpenClients) -> None:
     """The same, with a new file of the user that perdition runs as."""
     daemon = perditions.start_daemon("imap4", *FEW, "-u", "daemon")
     clients.log_in(daemon).log_out()
@@ -594,7 +600,7 @@ def expect_log_goes_on(daemon: PerditionDaemon, clients: OpenClients, old: Path)
     )
 
 
-def test_log_that_is_moved_away_is_closed(perditions: Perditions) -> None:
+def test_log_that_was_moved_is_closed(perditions: Perditions) -> None:
     """Else its disk space is not freed. In the foreground, too."""
     proxy = perditions.start("imap4", *FEW)
     old = proxy.log.rename(proxy.log.with_suffix(".1"))
@@ -609,7 +615,7 @@ def test_log_that_is_moved_away_is_closed(perditions: Perditions) -> None:
     )
 
 
-def test_log_that_is_emptied(perditions: Perditions, clients: OpenClients) -> None:
+def test_truncated_log_begins_at_offset_zero(perditions: Perditions, clients: OpenClients) -> None:
     """logrotate's copytruncate: new lines begin at offset 0."""
     daemon = perditions.start_daemon("imap4", *FEW)
     clients.log_in(daemon).log_out()
@@ -625,14 +631,14 @@ def test_log_that_is_emptied(perditions: Perditions, clients: OpenClients) -> No
 
 
 def test_log_file_is_private(perditions: Perditions) -> None:
-    """Others cannot see who reads mail when."""
+    """Other users cannot see who reads mail and when."""
     daemon = perditions.start_daemon("imap4", *FEW)
 
     assert daemon.log.stat().st_mode & 0o007 == 0
 
 
 @pytest.mark.parametrize("facility", ["mail", "local3"])
-def test_syslog(
+def test_lines_go_to_the_syslog_facility(
     facility: str, perditions: Perditions, syslog: Syslog, clients: OpenClients
 ) -> None:
     """Each line has facility, priority, the program's name and the process's pid."""
@@ -663,7 +669,7 @@ def test_syslog_is_the_default(
     assert record.facility == "mail"
 
 
-def test_syslog_from_before_the_detaching(
+def test_syslog_works_after_detaching(
     perditions: Perditions, syslog: Syslog, clients: OpenClients, folder: Path
 ) -> None:
     """Warnings about the configuration file are logged, and all later lines."""
@@ -681,7 +687,7 @@ def test_syslog_from_before_the_detaching(
     assert daemon.terminate() == 0, daemon.evidence()
 
 
-def test_syslog_that_is_restarted(
+def test_restarted_syslog_gets_lines_again(
     perditions: Perditions, syslog: Syslog, clients: OpenClients
 ) -> None:
     """Later lines go to the new syslogd, without a signal."""
@@ -720,7 +726,7 @@ def test_no_syslog_stops_no_session(perditions: Perditions, clients: OpenClients
 
 
 @pytest.mark.parametrize(("facility", "descriptor"), [("-", 1), ("+", 2)])
-def test_log_on_the_terminal(
+def test_log_on_the_terminal_stays_in_the_foreground(
     facility: str, descriptor: int, perditions: Perditions, folder: Path, clients: OpenClients
 ) -> None:
     """Only log lines are on standard output or error, and perdition stays in the foreground."""
@@ -766,7 +772,7 @@ def test_log_on_the_terminal(
         pytest.param(("-f", "/"), id="folder as configuration file"),
     ],
 )
-def test_mistake_in_the_options(
+def test_error_in_the_options_is_one_line(
     options: tuple[str, ...], perditions: Perditions, syslog: Syslog
 ) -> None:
     """One line on standard error and the same in a log; nothing starts."""
@@ -797,7 +803,7 @@ def expect_in_a_log(complaint: str, daemon: PerditionDaemon, syslog: Syslog) -> 
         ("u no-such-user-here", "no-such-user-here"),
     ],
 )
-def test_mistake_in_the_configuration_file(
+def test_error_in_the_configuration_file_is_one_line(
     line: str, word: str, perditions: Perditions, syslog: Syslog, folder: Path
 ) -> None:
     """One line that says where it is."""
@@ -820,7 +826,7 @@ def test_mistake_in_the_configuration_file(
         pytest.param(("--ssl_mode", "ssl_listen", "--ssl_cert_file", "/no/cert"), id="certificate"),
     ],
 )
-def test_names_that_do_not_exist(
+def test_unknown_names_in_options_are_refused(
     options: tuple[str, ...], perditions: Perditions, syslog: Syslog
 ) -> None:
     """One line on standard error and the same in a log; nothing starts."""
@@ -832,7 +838,7 @@ def test_names_that_do_not_exist(
     assert not daemon.pid_file.exists()
 
 
-def test_port_in_use(perditions: Perditions, clients: OpenClients) -> None:
+def test_port_in_use_is_reported(perditions: Perditions, clients: OpenClients) -> None:
     """The second one fails before it detaches; the first goes on."""
     first = perditions.start_daemon("imap4", *FEW)
     second = perditions.new_daemon("pop3", *FEW, "-l", str(first.port))
@@ -872,7 +878,7 @@ def test_configuration_file_is_found(perditions: Perditions, folder: Path) -> No
         assert ok_line_of(perditions, folder) == "You are so in"
 
 
-def test_configuration_file_that_goes_away(
+def test_missing_configuration_file_changes_nothing_at_sighup(
     perditions: Perditions, clients: OpenClients, folder: Path
 ) -> None:
     """The file that was found is read again, even in a folder of root's; without it nothing

@@ -104,7 +104,7 @@ def log_in_and_out(connection: RawConnection, protocol: str, tls: ClientTLS | No
 @every_super_server
 @wrapped_or_not
 @every_protocol
-def test_session(
+def test_session_is_served_from_greeting_to_end(
     kind: type[SuperServer], wrapped: bool, protocol: str, inetd: InetdPerdition
 ) -> None:
     """From greeting to logout; the log has the client's three lines, by the super-server's port."""
@@ -119,7 +119,7 @@ def test_session(
 
 
 @every_super_server
-def test_several_at_once(kind: type[SuperServer], inetd: InetdPerdition) -> None:
+def test_several_clients_are_served_at_once(kind: type[SuperServer], inetd: InetdPerdition) -> None:
     """Each client has a process of its own, which exits with it."""
     with inetd.start(kind, "imap4", False) as superserver:
         clients = [superserver.connect() for _ in range(5)]
@@ -165,7 +165,7 @@ def test_tcpd_denies_a_client(kind: type[SuperServer], inetd: InetdPerdition) ->
 
 
 @every_super_server
-def test_ipv6(kind: type[SuperServer], inetd: InetdPerdition) -> None:
+def test_client_can_use_ipv6(kind: type[SuperServer], inetd: InetdPerdition) -> None:
     """The log has the IPv6 addresses."""
     if reason := kind.missing():
         pytest.skip(reason)
@@ -178,7 +178,7 @@ def test_ipv6(kind: type[SuperServer], inetd: InetdPerdition) -> None:
         inetd.wait_for_log(rf"Connect: \[?::1\]?:\d+->\[?::1\]?:{superserver.port} inetd_pid=")
 
 
-def test_ipv4_by_a_socket_for_both_families(inetd: InetdPerdition) -> None:
+def test_mapped_ipv4_address_is_shown_as_ipv4(inetd: InetdPerdition) -> None:
     """Logs, popmaps and access rules have the IPv4 address, without ::ffff:."""
     with (
         socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listener,
@@ -195,7 +195,7 @@ def test_ipv4_by_a_socket_for_both_families(inetd: InetdPerdition) -> None:
 
 
 @every_protocol
-def test_inetd_mode_without_the_option(protocol: str, inetd: InetdPerdition) -> None:
+def test_inetd_mode_is_detected_without_the_option(protocol: str, inetd: InetdPerdition) -> None:
     """Standard input is a connection, and no other mode is configured."""
     with ProgramOnSocket(program(protocol), *inetd.arguments(protocol)) as served:
         log_in_and_out(served.client, protocol)
@@ -203,7 +203,7 @@ def test_inetd_mode_without_the_option(protocol: str, inetd: InetdPerdition) -> 
     assert inetd.wait_for_log("Connect: ").endswith(f" inetd_pid={os.getpid()}")
 
 
-def test_pair_of_sockets(inetd: InetdPerdition) -> None:
+def test_socket_without_addresses_is_served(inetd: InetdPerdition) -> None:
     """With the option any socket will do, as from ssh; it has no addresses."""
     ours, theirs = socket.socketpair()
     with theirs:
@@ -219,7 +219,7 @@ def test_pair_of_sockets(inetd: InetdPerdition) -> None:
     assert process.returncode == 0, inetd.log()
 
 
-def test_user_and_group(inetd: InetdPerdition) -> None:
+def test_process_runs_as_user_and_group(inetd: InetdPerdition) -> None:
     """The process of a session is not root, and has no further groups."""
     with ProgramOnSocket(
         "setpriv", "--groups", "4,24", program("imap4"), *inetd.arguments("imap4")
@@ -231,7 +231,7 @@ def test_user_and_group(inetd: InetdPerdition) -> None:
         assert not descendants(own.process.pid)
 
 
-def test_client_that_disconnects(inetd: InetdPerdition) -> None:
+def test_process_exits_when_the_client_disconnects(inetd: InetdPerdition) -> None:
     with ProgramOnSocket(program("imap4"), *inetd.arguments("imap4")) as served:
         served.client.read_until(PROTOCOLS["imap4"].greeting)
         served.client.close()
@@ -239,7 +239,7 @@ def test_client_that_disconnects(inetd: InetdPerdition) -> None:
     inetd.wait_for_log("Close: ")
 
 
-def test_client_that_disconnects_at_once(inetd: InetdPerdition) -> None:
+def test_client_that_disconnects_at_once_is_no_error(inetd: InetdPerdition) -> None:
     """As a port scanner does: the process exits without an error."""
     with ProgramOnSocket(program("imap4"), *inetd.arguments("imap4")) as served:
         served.client.close()
@@ -249,7 +249,7 @@ def test_client_that_disconnects_at_once(inetd: InetdPerdition) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_signal(number: signal.Signals, inetd: InetdPerdition) -> None:
+def test_signal_ends_the_session(number: signal.Signals, inetd: InetdPerdition) -> None:
     """It ends the session, with its Close line."""
     with ProgramOnSocket(program("imap4"), *inetd.arguments("imap4")) as served:
         client = served.client
@@ -263,7 +263,7 @@ def test_signal(number: signal.Signals, inetd: InetdPerdition) -> None:
 
 
 @pytest.mark.parametrize(("protocol", "use"), [("imap4s", "ssl"), ("imap4", "starttls")])
-def test_tls(protocol: str, use: str, inetd: InetdPerdition, folder: Path) -> None:
+def test_client_can_use_tls(protocol: str, use: str, inetd: InetdPerdition, folder: Path) -> None:
     """With a key that only root can read, from the first byte and by STARTTLS."""
     authority = Authority(folder)
     certificate, key = authority.issue()
@@ -314,7 +314,7 @@ def test_mistake_is_logged(inetd: InetdPerdition) -> None:
     assert "no-such-user-here" in inetd.wait_for_log("username ")
 
 
-def test_no_client(inetd: InetdPerdition) -> None:
+def test_standard_input_must_be_a_connection(inetd: InetdPerdition) -> None:
     """-i from a terminal or a script is refused in one line."""
     told = subprocess.run(
         [program("imap4"), *inetd.arguments("imap4"), "-i"],

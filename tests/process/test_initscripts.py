@@ -133,7 +133,7 @@ def other_process() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def test_starts_enabled_instances(host: InitScriptHost) -> None:
+def test_enabled_instances_are_started(host: InitScriptHost) -> None:
     started = host.run_script("start")
     assert started.returncode == 0
     assert started.stdout.splitlines() == [
@@ -154,7 +154,7 @@ def test_all_five_under_their_names(host: InitScriptHost) -> None:
 
 
 @pytest.mark.parametrize("word", ["yes", "on", "YES", "On"])
-def test_words_for_yes(host: InitScriptHost, word: str) -> None:
+def test_yes_and_on_enable_an_instance(host: InitScriptHost, word: str) -> None:
     host.write_settings(run=word, more=f"POP3={word}")
     host.run_script("start")
     assert host.listens("POP3")
@@ -170,7 +170,7 @@ def test_everything_else_means_no(host: InitScriptHost, word: str) -> None:
     assert not host.listens("IMAP4")
 
 
-def test_no_protocol_is_wanted(host: InitScriptHost) -> None:
+def test_start_without_enabled_instances_succeeds(host: InitScriptHost) -> None:
     host.write_settings()
     assert "perdition is disabled" in host.run_script("start").stdout
     status = host.run_script("status")
@@ -209,7 +209,7 @@ def test_instance_that_would_stay_in_the_foreground(host: InitScriptHost, verb: 
     assert not host.pid_file("POP3").exists()
 
 
-def test_start_of_what_runs(host: InitScriptHost) -> None:
+def test_start_of_a_running_instance_changes_nothing(host: InitScriptHost) -> None:
     host.run_script("start")
     pid = host.pid("POP3")
     again = host.run_script("start")
@@ -233,7 +233,7 @@ def test_stop_and_stop_of_what_is_dead(host: InitScriptHost) -> None:
     assert "perdition.pop3 is not running" in again.stdout
 
 
-def test_stop_of_what_is_no_longer_wanted(host: InitScriptHost) -> None:
+def test_stop_also_stops_disabled_instances(host: InitScriptHost) -> None:
     host.run_script("start")
     host.write_settings("IMAP4")
     assert "perdition.pop3 stopped" in host.run_script("restart").stdout
@@ -263,7 +263,7 @@ def test_restart_ends_no_session(host: InitScriptHost) -> None:
         client.read_to_end()
 
 
-def test_restart_into_a_mistake_changes_nothing(host: InitScriptHost) -> None:
+def test_restart_with_an_error_changes_nothing(host: InitScriptHost) -> None:
     host.run_script("start")
     before = host.pid("IMAP4")
     host.write_settings("IMAP4", more='IMAP4_FLAGS="--timeout soon"')
@@ -376,7 +376,7 @@ def test_stale_pid_file_is_replaced(host: InitScriptHost) -> None:
     assert host.run_script("status").returncode == 0
 
 
-def test_one_that_cannot_start(host: InitScriptHost) -> None:
+def test_other_instances_start_if_one_cannot(host: InitScriptHost) -> None:
     with socket.create_server(("127.0.0.1", host.ports["POP3"])):
         started = host.run_script("start")
     assert started.returncode == 1
@@ -385,7 +385,7 @@ def test_one_that_cannot_start(host: InitScriptHost) -> None:
     assert host.listens("IMAP4"), "the other one is started all the same"
 
 
-def test_one_that_does_not_end_is_killed(host: InitScriptHost) -> None:
+def test_instance_that_does_not_stop_is_killed(host: InitScriptHost) -> None:
     host.write_settings("POP3", more="STOP_SECONDS=1")
     host.run_script("start")
     os.kill(host.pid("POP3"), signal.SIGSTOP)
@@ -432,7 +432,7 @@ def test_supervisor_asks_what_is_enabled(host: InitScriptHost) -> None:
         assert service.wait(DEADLINE) == 0
 
 
-def test_unknown_verb(host: InitScriptHost) -> None:
+def test_unknown_command_is_refused(host: InitScriptHost) -> None:
     done = host.run_script("begin")
     assert done.returncode == 2
     assert "Usage: instances start|stop" in done.stdout

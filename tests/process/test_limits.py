@@ -65,7 +65,9 @@ def expect_room_for(
     return served
 
 
-def test_exact_in_a_rush(perditions: Perditions, clients: OpenClients) -> None:
+def test_limit_is_exact_when_many_connect_at_once(
+    perditions: Perditions, clients: OpenClients
+) -> None:
     """Of 100 at once, the limit's number is served, the others are closed without a line."""
     proxy = perditions.start("imap4", *WORKERS, "-L", str(LIMIT))
 
@@ -154,7 +156,9 @@ def has_ended(connection: RawConnection) -> bool:
     return fails(lambda: connection.ask(b"a NOOP", rb"a OK.*\r\n"))
 
 
-def test_limit_of_one(perditions: Perditions, clients: OpenClients) -> None:
+def test_limit_of_one_serves_clients_one_by_one(
+    perditions: Perditions, clients: OpenClients
+) -> None:
     """Over several workers: clients are served one after the other."""
     proxy = perditions.start("imap4", *WORKERS, "-L", "1")
     for _ in range(5):
@@ -162,14 +166,14 @@ def test_limit_of_one(perditions: Perditions, clients: OpenClients) -> None:
         log_out([connection])
 
 
-def test_no_limit(perditions: Perditions, clients: OpenClients) -> None:
+def test_zero_means_no_limit(perditions: Perditions, clients: OpenClients) -> None:
     """0 means no limit."""
     proxy = perditions.start("imap4", *WORKERS, "-L", "0")
 
     assert len(rush(proxy, clients)) == MANY, proxy.evidence()
 
 
-def test_more_than_a_pipe_holds(perditions: Perditions, clients: OpenClients) -> None:
+def test_limit_may_exceed_the_size_of_a_pipe(perditions: Perditions, clients: OpenClients) -> None:
     """A limit above 65536 is in effect or refused; the start does not hang."""
     proxy = perditions.start("imap4", *WORKERS, "-L", "100000")
 
@@ -193,7 +197,9 @@ def test_limit_beyond_the_systems_is_refused(perditions: Perditions) -> None:
 
 
 @pytest.mark.slow
-def test_out_of_descriptors(perditions: Perditions, clients: OpenClients) -> None:
+def test_worker_without_descriptors_pauses_accepting(
+    perditions: Perditions, clients: OpenClients
+) -> None:
     """The worker stops accepting for a while, logs one line, and goes on afterwards; clients that
     were accepted can log in: their descriptors are reserved.
     """

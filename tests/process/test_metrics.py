@@ -384,7 +384,9 @@ def unix_scraper(folder: Path) -> Scraper:
     return Scraper(place / "metrics")
 
 
-def test_unix_socket(folder: Path, server: RealServer, unix_scraper: Scraper) -> None:
+def test_metrics_are_served_on_a_unix_socket(
+    folder: Path, server: RealServer, unix_scraper: Scraper
+) -> None:
     path = unix_scraper.address
     assert isinstance(path, Path)
     with PerditionProcess("imap4", folder, *target(server), *unix_scraper.option) as proxy:
@@ -447,7 +449,7 @@ def refusal(proxy: PerditionProcess) -> str:
     return line
 
 
-def test_metrics_of_a_daemon(folder: Path, server: RealServer, scraper: Scraper) -> None:
+def test_daemon_serves_metrics(folder: Path, server: RealServer, scraper: Scraper) -> None:
     pid_file = folder / "run" / "pid"
     proxy = PerditionProcess("imap4", folder, *target(server), *scraper.option, pid_file=pid_file)
     proxy.command.remove("--no_daemon")

@@ -193,7 +193,7 @@ def authenticating(proxy: PerditionProcess) -> list[int]:
 
 
 @every_protocol
-def test_right_password(
+def test_right_password_logs_in(
     protocol: str, perditions: Perditions, clients: OpenClients, unix: None
 ) -> None:
     """The user is logged in, by workers that are not root, and the process that asked PAM has
@@ -215,7 +215,9 @@ def test_right_password(
 
 @every_protocol
 @pytest.mark.slow
-def test_refusals(protocol: str, perditions: Perditions, clients: OpenClients, unix: None) -> None:
+def test_refused_logins_have_their_reason_in_the_log(
+    protocol: str, perditions: Perditions, clients: OpenClients, unix: None
+) -> None:
     """Wrong password, no such user, or an expired account: the real server is not contacted."""
     with IdleServer() as server:
         proxy = perditions.start(protocol, *FEW, "-s", server.name)
@@ -232,7 +234,7 @@ def test_refusals(protocol: str, perditions: Perditions, clients: OpenClients, u
 
 
 @pytest.mark.slow
-def test_right_password_after_a_wrong_one(
+def test_right_password_succeeds_after_a_wrong_one(
     perditions: Perditions, clients: OpenClients, unix: None
 ) -> None:
     """On the same connection."""
@@ -244,7 +246,7 @@ def test_right_password_after_a_wrong_one(
     connection.ask(command, answer)
 
 
-def test_password_of_any_bytes(
+def test_password_may_contain_any_bytes(
     perditions: Perditions, clients: OpenClients, pam_service: Path, folder: Path
 ) -> None:
     """PAM gets them unchanged."""
@@ -284,7 +286,7 @@ def told(folder: Path, pam_service: Path) -> Path:
 
 
 @every_protocol
-def test_what_modules_know(
+def test_modules_get_user_and_client_address(
     protocol: str, perditions: Perditions, clients: OpenClients, told: Path
 ) -> None:
     """Service, user and the client's address; authentication first, then the account."""
@@ -311,7 +313,7 @@ def test_what_modules_know(
         (("-c", "-D", "%"), "joe%{server}", "joe"),
     ],
 )
-def test_name_in_the_state(
+def test_pam_gets_the_name_for_local_authentication(
     options: tuple[str, ...],
     typed: str,
     local: str,
@@ -357,7 +359,9 @@ def cycle_users(count: int) -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_several_at_once(perditions: Perditions, clients: OpenClients, gate: Path) -> None:
+def test_several_logins_are_verified_at_once(
+    perditions: Perditions, clients: OpenClients, gate: Path
+) -> None:
     """PAM is asked about twenty logins before the first is answered."""
     proxy = perditions.start("imap4", *FEW)
     tries = [try_to_log_in(clients, proxy, user) for user in cycle_users(20)]
@@ -389,7 +393,7 @@ def test_logins_beyond_the_limit_wait(
         connection.read_until(welcome("imap4"))
 
 
-def test_client_that_disconnects_while_pam_is_asked(
+def test_client_may_disconnect_while_pam_works(
     perditions: Perditions, clients: OpenClients, gate: Path
 ) -> None:
     """Its answer goes to no other client."""
@@ -406,7 +410,9 @@ def test_client_that_disconnects_while_pam_is_asked(
 
 
 @pytest.mark.slow
-def test_module_that_hangs(perditions: Perditions, clients: OpenClients, odd: None) -> None:
+def test_hanging_module_fails_only_its_own_login(
+    perditions: Perditions, clients: OpenClients, odd: None
+) -> None:
     """It delays only its own user, and only until the time limit; its process is killed."""
     proxy = perditions.start("imap4", *FEW, "--authenticate_timeout", "3")
     hanging = [try_to_log_in(clients, proxy, "hangs") for _ in range(5)]
@@ -421,7 +427,7 @@ def test_module_that_hangs(perditions: Perditions, clients: OpenClients, odd: No
     until(lambda: not authenticating(proxy), proxy.evidence)
 
 
-def test_module_that_hangs_for_many_logins(
+def test_many_hanging_logins_delay_no_other_user(
     perditions: Perditions, clients: OpenClients, odd: None
 ) -> None:
     """All other logins go on as before."""
@@ -433,7 +439,9 @@ def test_module_that_hangs_for_many_logins(
     clients.log_in(proxy).use()
 
 
-def test_end_while_a_module_hangs(perditions: Perditions, clients: OpenClients, odd: None) -> None:
+def test_perdition_stops_while_a_module_hangs(
+    perditions: Perditions, clients: OpenClients, odd: None
+) -> None:
     """perdition does not wait for it."""
     proxy = perditions.start("imap4", *FEW)
     try_to_log_in(clients, proxy, "hangs")
@@ -444,7 +452,7 @@ def test_end_while_a_module_hangs(perditions: Perditions, clients: OpenClients, 
 
 
 @pytest.mark.parametrize("user", ["aborts", "breaks", "leaves"])
-def test_module_that_crashes(
+def test_crashing_module_fails_only_its_own_login(
     user: str, perditions: Perditions, clients: OpenClients, odd: None
 ) -> None:
     """Only that login fails; the helper goes on."""
@@ -462,7 +470,9 @@ def test_module_that_crashes(
     clients.log_in(proxy).use()
 
 
-def test_no_service_file(perditions: Perditions, clients: OpenClients, pam_service: Path) -> None:
+def test_missing_service_file_fails_logins(
+    perditions: Perditions, clients: OpenClients, pam_service: Path
+) -> None:
     """PAM's service `other` decides; with neither, all logins fail."""
     with saved(OTHER) as other:
         pam_service.unlink(missing_ok=True)
@@ -479,7 +489,9 @@ def test_no_service_file(perditions: Perditions, clients: OpenClients, pam_servi
         clients.log_in(proxy).use()
 
 
-def test_missing_module(perditions: Perditions, clients: OpenClients, pam_service: Path) -> None:
+def test_missing_module_fails_logins(
+    perditions: Perditions, clients: OpenClients, pam_service: Path
+) -> None:
     """With an error in the service file all logins fail, and the log says why."""
     pam_service.write_text("auth required pam_no_such.so\naccount required pam_permit.so\n")
     proxy = perditions.start("imap4", *FEW)
@@ -492,7 +504,7 @@ def test_missing_module(perditions: Perditions, clients: OpenClients, pam_servic
 # Death of the helper.
 
 
-def test_helper_dies_during_a_login(
+def test_login_fails_if_the_helper_dies(
     perditions: Perditions, clients: OpenClients, gate: Path
 ) -> None:
     """That login fails temporarily; the new helper answers the next."""
@@ -513,7 +525,7 @@ def test_helper_dies_during_a_login(
     until(lambda: not authenticating(proxy), proxy.evidence)
 
 
-def test_no_helper_without_need(perditions: Perditions) -> None:
+def test_helper_runs_only_if_needed(perditions: Perditions) -> None:
     """Without local authentication and certificates, no process stays root."""
     proxy = perditions.start("imap4", "--workers", "2")
 
@@ -532,7 +544,9 @@ def inetd_perdition(perditions: Perditions, folder: Path, protocol: str) -> Prog
 
 
 @every_protocol
-def test_inetd_mode(protocol: str, perditions: Perditions, folder: Path, unix: None) -> None:
+def test_inetd_mode_verifies_passwords(
+    protocol: str, perditions: Perditions, folder: Path, unix: None
+) -> None:
     """As in any other mode; the process of the session is not root, and none is left."""
     with inetd_perdition(perditions, folder, protocol) as served:
         give_credentials(served.client, protocol, ACCOUNT)
@@ -543,7 +557,9 @@ def test_inetd_mode(protocol: str, perditions: Perditions, folder: Path, unix: N
 
 
 @pytest.mark.slow
-def test_inetd_mode_wrong_password(perditions: Perditions, folder: Path, unix: None) -> None:
+def test_inetd_mode_refuses_a_wrong_password(
+    perditions: Perditions, folder: Path, unix: None
+) -> None:
     with inetd_perdition(perditions, folder, "imap4") as served:
         give_credentials(served.client, "imap4", ACCOUNT, "wrong")
         served.client.read_until(rb"a NO.*\r\n")
@@ -553,7 +569,9 @@ def test_inetd_mode_wrong_password(perditions: Perditions, folder: Path, unix: N
 
 
 @pytest.mark.slow
-def test_inetd_mode_module_that_prints(perditions: Perditions, folder: Path, odd: None) -> None:
+def test_output_of_a_module_does_not_reach_inetds_client(
+    perditions: Perditions, folder: Path, odd: None
+) -> None:
     """A module's standard output and error do not reach the client."""
     with inetd_perdition(perditions, folder, "imap4") as served:
         give_credentials(served.client, "imap4", "chatters")
@@ -561,7 +579,7 @@ def test_inetd_mode_module_that_prints(perditions: Perditions, folder: Path, odd
     assert re.match(rb"a NO|\* ", line), f"the client gets {line!r}"
 
 
-def test_inetd_mode_killed_while_a_module_hangs(
+def test_nothing_is_left_of_a_killed_inetd_process(
     perditions: Perditions, folder: Path, odd: None
 ) -> None:
     """The connection is closed, and no process is left."""

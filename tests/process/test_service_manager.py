@@ -73,7 +73,7 @@ def with_sockets(proxy: PerditionProcess, *sockets: socket.socket) -> PerditionP
     return proxy
 
 
-def test_sockets_that_are_passed(perditions: Perditions, clients: OpenClients) -> None:
+def test_passed_sockets_are_used(perditions: Perditions, clients: OpenClients) -> None:
     """They replace those that the options configure."""
     with listening_socket() as one, listening_socket() as two:
         proxy = with_sockets(perditions.new("imap4", *FEW), one, two)
@@ -119,7 +119,7 @@ def test_passed_sockets_stay_at_a_takeover(
 
 
 @pytest.mark.parametrize("kind", ["datagram", "connected", "file"])
-def test_passed_descriptor_that_is_no_listening_socket(kind: str, perditions: Perditions) -> None:
+def test_other_passed_descriptors_are_refused(kind: str, perditions: Perditions) -> None:
     """perdition says what is wrong, and does not start."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram, listening_socket() as server:
         connected = socket.create_connection(server.getsockname())
@@ -140,7 +140,7 @@ def test_passed_descriptor_that_is_no_listening_socket(kind: str, perditions: Pe
 
 
 @pytest.mark.slow
-def test_notifies_start_reload_and_end(
+def test_start_reload_and_end_are_notified(
     perditions: Perditions,
     clients: OpenClients,
     notify_socket: NotifySocket,
@@ -161,7 +161,7 @@ def test_notifies_start_reload_and_end(
     notify_socket.wait_for("STOPPING=1")
 
 
-def test_notifies_a_new_master(
+def test_new_master_is_notified(
     perditions: Perditions, notify_socket: NotifySocket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a takeover another process is the service; the old one does not notify its end."""
@@ -181,7 +181,7 @@ def test_notifies_a_new_master(
     until(lambda: not second.processes(), second.evidence)
 
 
-def test_manager_that_does_not_listen(
+def test_unreachable_service_manager_is_ignored(
     perditions: Perditions, clients: OpenClients, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """perdition serves all the same."""

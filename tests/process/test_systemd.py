@@ -99,7 +99,7 @@ POP3 = "pop3://127.0.0.1/1"
 IMAP4 = "'imap://127.0.0.1/INBOX;UID=1'"
 
 
-def test_starts_what_is_wanted(host: SystemdHost) -> None:
+def test_enabled_instances_are_started(host: SystemdHost) -> None:
     host.does("systemctl start perdition")
     assert host.reads_mail(POP3)
     assert host.reads_mail(IMAP4)
@@ -160,7 +160,7 @@ def test_takeover(host: SystemdHost) -> None:
         assert process.status("Seccomp") == ["2"], f"{process} has no filter"
 
 
-def test_takeover_that_fails(host: SystemdHost) -> None:
+def test_failed_takeover_does_not_affect_the_service(host: SystemdHost) -> None:
     host.does("systemctl start perdition@imap4")
     before = host.property_of("perdition@imap4", "MainPID")
     host.settings("--timeout soon")
@@ -207,7 +207,7 @@ def test_init_script_starts_systemd_units(host: SystemdHost) -> None:
     assert host.tries("/etc/init.d/perdition status").returncode == 3
 
 
-def test_one_that_cannot_start(host: SystemdHost) -> None:
+def test_instance_that_cannot_start_fails_its_unit(host: SystemdHost) -> None:
     host.settings("--workers none")
     assert host.tries("systemctl start perdition@imap4").returncode
     assert host.property_of("perdition@imap4", "ActiveState") == "failed"
@@ -222,7 +222,7 @@ def test_dead_master_is_restarted(host: SystemdHost) -> None:
     assert host.reads_mail(IMAP4)
 
 
-def test_asks_pam(host: SystemdHost) -> None:
+def test_pam_works_in_the_sandbox(host: SystemdHost) -> None:
     """The helper can read the shadow file and write to the audit log within the sandbox."""
     host.settings("-a")
     host.does("systemctl start perdition@imap4")
@@ -230,7 +230,7 @@ def test_asks_pam(host: SystemdHost) -> None:
     assert not host.reads_mail(IMAP4, "wrong")
 
 
-def test_key_that_is_for_one_user_only(host: SystemdHost) -> None:
+def test_key_readable_by_one_user_works(host: SystemdHost) -> None:
     host.does(
         "cd /root && openssl req -x509 -nodes -newkey rsa:2048 -days 2 -subj /CN=127.0.0.1"
         " -keyout key.pem -out crt.pem && chown mail key.pem && chmod 600 key.pem"
@@ -246,7 +246,7 @@ def test_key_that_is_for_one_user_only(host: SystemdHost) -> None:
 
 
 @pytest.mark.parametrize("log", ["/srv/logs/mail.log", "/run/perdition.imap4/log"])
-def test_logs_to_a_file_of_any_folder(host: SystemdHost, log: str) -> None:
+def test_log_file_may_be_in_any_directory(host: SystemdHost, log: str) -> None:
     host.does("mkdir -p /srv/logs")
     host.settings(f"-F {log}")
     host.does("systemctl start perdition@imap4")
@@ -254,14 +254,14 @@ def test_logs_to_a_file_of_any_folder(host: SystemdHost, log: str) -> None:
     assert "Auth: " in host.does(f"cat {log}")
 
 
-def test_logs_to_syslog(host: SystemdHost) -> None:
+def test_syslog_gets_lines_from_the_sandbox(host: SystemdHost) -> None:
     host.settings("-F mail")
     host.does("systemctl start perdition@imap4")
     assert host.reads_mail(IMAP4)
     host.machine.wait_for("journalctl --no-pager | grep -q 'perdition.imap4.*Auth: '")
 
 
-def test_port_that_systemd_opens(host: SystemdHost) -> None:
+def test_socket_unit_opens_the_port(host: SystemdHost) -> None:
     host.does("systemctl start perdition@imap4.socket")
     assert host.property_of("perdition@imap4", "ActiveState") == "inactive"
     assert host.reads_mail(IMAP4)
@@ -293,7 +293,7 @@ def test_sandbox_holds_every_process(host: SystemdHost) -> None:
             assert int(process.status("CapPrm")[0], 16) == 0
 
 
-def test_exposure(host: SystemdHost) -> None:
+def test_sandbox_has_a_low_exposure(host: SystemdHost) -> None:
     host.does(f"systemd-analyze security --no-pager --threshold={EXPOSURE} perdition@imap4.service")
 
 

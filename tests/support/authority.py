@@ -92,7 +92,7 @@ class Authority:
 
 
 def self_signed(folder: Path, name: str = "self-signed", life: Life = VALID) -> Certificate:
-    """A certificate that nobody else vouches for."""
+    """A self-signed certificate."""
     key = ec_key()
     own = signed((name, key), (name, key), life, holder_extensions(HERE))
     return written(folder, name, own, key)

@@ -33,7 +33,7 @@ TEMPORARY = {
     "managesieve": rb"NO \(TRYLATER\).*\r\n",
 }
 CLOSING = {"pop3": rb"", "imap4": rb"\* BYE .*\r\n", "managesieve": rb'BYE ".*"\r\n'}
-"""What a client is told before its connection is closed; POP3 has nothing (RFC 1939)."""
+"""What a client gets before its connection is closed; POP3 has no such notice (RFC 1939)."""
 SECONDS = 1
 LONG = 60
 
@@ -210,5 +210,5 @@ def test_connection_is_closed_after_max_login_attempts(
         ("authenticate_timeout", 1800),
     ],
 )
-def test_default_limits(name: str, default: int) -> None:
+def test_limits_have_defaults(name: str, default: int) -> None:
     assert OPTIONS[name].default == default

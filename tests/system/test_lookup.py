@@ -26,7 +26,7 @@ def file(folder: Path) -> Path:
     return popmap(folder / "popmap.db", USERS)
 
 
-def test_found(file: Path) -> None:
+def test_server_of_a_known_user_is_shown(file: Path) -> None:
     assert lookup("joe,ann", "-m", file) == (
         0,
         [
@@ -41,7 +41,7 @@ def test_found(file: Path) -> None:
     )
 
 
-def test_user_name_options(file: Path) -> None:
+def test_user_name_options_apply(file: Path) -> None:
     """The output has each key that was tried, and the name for the real server."""
     options = ("--query_key", r"\u-x,\D\d", "-S", "remote_login", "-p", "10143")
     assert lookup("Bob@example.org", "-m", file, *options) == (
@@ -58,7 +58,7 @@ def test_user_name_options(file: Path) -> None:
     assert lookup("joe@h:12", "-m", file, "-c")[1] == ["joe@h:12:", '  logs in at h:12 as "joe"']
 
 
-def test_popmap_that_checks_passwords(folder: Path) -> None:
+def test_popmap_that_checks_passwords_is_reported(folder: Path) -> None:
     """It gets no password, and does not take that for a wrong one."""
     with AuthService(folder) as service:
         service.load("joe:word//north\n")
@@ -73,7 +73,7 @@ def test_popmap_that_checks_passwords(folder: Path) -> None:
         )
 
 
-def test_not_found(file: Path) -> None:
+def test_unknown_user_is_reported(file: Path) -> None:
     status, lines, _ = lookup("joe,nobody", "-m", file)
     assert status == 1
     assert lines[-3:] == [
@@ -86,7 +86,7 @@ def test_not_found(file: Path) -> None:
     assert lines[-1] == '  logs in at a:143 or b:1143 as "nobody"'
 
 
-def test_popmap_that_cannot_be_asked(folder: Path) -> None:
+def test_unavailable_popmap_is_reported(folder: Path) -> None:
     status, lines, _ = lookup("joe,ann", "-m", folder / "none", "-s", "a")
     assert status == 2
     assert lines[:3] == [
@@ -118,7 +118,7 @@ def test_hung_popmap_ends_with_its_timeout() -> None:
         (("--none",), "--none: no such option"),
     ],
 )
-def test_mistakes(options: tuple[str, ...], complaint: str) -> None:
+def test_errors_in_the_options_are_one_line(options: tuple[str, ...], complaint: str) -> None:
     status, lines, said = lookup("joe", *options)
     assert (status, lines) == (2, [])
     assert complaint in said

@@ -55,7 +55,7 @@ def test_mistake_in_an_edited_popmap_is_logged_and_disturbs_nobody(
 def test_empty_popmap_sends_nobody_to_the_default_server(
     rules: Path, perditions: Perditions, small_server: RealServer
 ) -> None:
-    """outgoing_server leads nowhere: nobody may be sent there while the popmap is rewritten."""
+    """outgoing_server is unreachable: no user may be sent there while the popmap is rewritten."""
     proxy = perditions.start(
         "imap4", "-M", "posix_regex", "-m", rules, "-s", "192.0.2.1", "--workers", "1"
     )

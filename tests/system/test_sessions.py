@@ -46,7 +46,7 @@ def expect_close(proxy: PerditionProcess, connection: RawConnection, user: str =
 
 
 @every_protocol
-def test_three_log_lines(
+def test_session_has_three_log_lines(
     protocol: str, servers: TwoServers, perditions: Perditions, folder: Path, clients: OpenClients
 ) -> None:
     """Connect, Auth and Close, character by character and in this order."""
@@ -85,7 +85,7 @@ def with_big_message(servers: TwoServers, big_message: bytes) -> TwoServers:
 
 
 @pytest.mark.slow
-def test_big_message_over_imap4(
+def test_big_message_arrives_over_imap4(
     with_big_message: TwoServers,
     big_message: bytes,
     perditions: Perditions,
@@ -112,7 +112,7 @@ def test_big_message_over_imap4(
 
 
 @pytest.mark.slow
-def test_big_message_over_pop3(
+def test_big_message_arrives_over_pop3(
     with_big_message: TwoServers,
     big_message: bytes,
     perditions: Perditions,
@@ -132,7 +132,7 @@ def test_big_message_over_pop3(
 
 
 @pytest.mark.slow
-def test_big_script_over_managesieve(
+def test_big_script_arrives_over_managesieve(
     servers: TwoServers,
     big_message: bytes,
     perditions: Perditions,
@@ -158,7 +158,7 @@ def test_big_script_over_managesieve(
 
 
 @pytest.mark.slow
-def test_many_sessions_in_one_worker(
+def test_one_worker_serves_many_sessions(
     small_server: RealServer, perditions: Perditions, many_files: None, clients: OpenClients
 ) -> None:
     """A thousand at once: each is counted, usable and logged."""
@@ -261,7 +261,7 @@ def test_sigterm_ends_open_sessions(
 
 
 @pytest.mark.slow
-def test_sigterm_amid_a_transfer(
+def test_sigterm_ends_a_session_during_a_transfer(
     with_big_message: TwoServers, perditions: Perditions, folder: Path, clients: OpenClients
 ) -> None:
     """The logged byte count is what arrives, no more and no less."""
@@ -335,7 +335,7 @@ def test_commands_after_the_login_reach_the_server(
     assert line.endswith(f" received={len(behind)} sent={len(from_server)}")
 
 
-def test_literals_at_login(small_server: RealServer, perditions: Perditions) -> None:
+def test_literals_are_accepted_at_login(small_server: RealServer, perditions: Perditions) -> None:
     """User name and password as literals, directly followed by a command."""
     proxy = in_front_of(small_server, "imap4", perditions)
     password = PASSWORDS["joe"].encode()

@@ -401,7 +401,7 @@ def agreed(
 
 
 @every_limit
-def test_versions_with_clients(
+def test_versions_with_clients_are_limited_by_options(
     limit: str,
     version: str,
     peer: dict[str, ssl.TLSVersion],
@@ -426,7 +426,7 @@ def test_versions_with_clients(
 
 
 @every_limit
-def test_versions_with_real_servers(
+def test_versions_with_real_servers_are_limited_by_options(
     limit: str,
     version: str,
     peer: dict[str, ssl.TLSVersion],
@@ -467,7 +467,7 @@ WEAK, STRONG = "ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES256-GCM-SHA384"
     ],
     ids=["only one allowed", "perdition prefers", "client prefers"],
 )
-def test_cipher_with_clients(
+def test_cipher_with_clients_is_configurable(
     options: tuple[str, ...],
     wanted: str,
     chosen: str,
@@ -485,7 +485,7 @@ def test_cipher_with_clients(
         assert (tls.cipher() or "no cipher")[0] == chosen
 
 
-def test_cipher_with_real_servers(
+def test_cipher_with_real_servers_is_configurable(
     perditions: Perditions, authority: Authority, certificate: Certificate
 ) -> None:
     """Only ssl_outgoing_ciphers are offered, whatever the real server prefers."""
@@ -503,7 +503,7 @@ def test_cipher_with_real_servers(
 
 
 @pytest.mark.parametrize("place", ["ssl_dh_params_file", "ssl_cert_file"])
-def test_diffie_hellman_parameters(
+def test_diffie_hellman_parameters_are_used(
     place: str, perditions: Perditions, authority: Authority, folder: Path
 ) -> None:
     """From a file of their own, or from the certificate's."""
@@ -544,7 +544,7 @@ def test_diffie_hellman_parameters(
         (("--ssl_no_cert_verify",), "stranger", True),
     ],
 )
-def test_client_certificate(
+def test_client_certificate_must_be_valid(
     options: tuple[str, ...],
     client: str | None,
     welcome: bool,
@@ -575,7 +575,7 @@ def test_client_certificate(
 @pytest.mark.parametrize(
     ("protocol", "name"), [("pop3", "pop3"), ("imap4", "imap"), ("managesieve", "managesieve")]
 )
-def test_alpn(
+def test_alpn_must_offer_the_protocol(
     protocol: str,
     name: str,
     peer: dict[str, ssl.TLSVersion],

@@ -376,7 +376,7 @@ def without_starttls(text: bytes) -> bytes:
     ],
 )
 @every_protocol
-def test_stripped_starttls_offer(
+def test_stripped_starttls_offer_gets_no_password(
     protocol: str, mode: str, status: str, shared: SharedPerditions, server: ScriptedServer
 ) -> None:
     """It is used without TLS where that is allowed, else it gets no password."""
@@ -440,7 +440,9 @@ def at_once() -> Iterator[None]:
 
 @pytest.mark.parametrize("words", [b"a LOGIN joe secret\r\n", b"GET / HTTP/1.1\r\n\r\n"])
 @either_way
-def test_plain_text_where_tls_must_begin(use: str, words: bytes, shared: SharedPerditions) -> None:
+def test_plain_text_instead_of_tls_closes_the_connection(
+    use: str, words: bytes, shared: SharedPerditions
+) -> None:
     """The connection is closed, the log says why, and has none of the data."""
     proxy = shared.start("imap4", {"ssl": "ssl_listen", "starttls": "tls_listen"}[use])
     with RawConnection.to(proxy.address) as client, at_once():
@@ -469,7 +471,9 @@ def client_hello() -> bytes:
 
 
 @every_protocol
-def test_tls_where_plain_text_is_expected(protocol: str, shared: SharedPerditions) -> None:
+def test_tls_instead_of_plain_text_closes_the_connection(
+    protocol: str, shared: SharedPerditions
+) -> None:
     """The connection is closed, and the log says why."""
     proxy = shared.start(protocol, "none")
     with RawConnection.to(proxy.address) as client, at_once():
@@ -482,7 +486,7 @@ def test_tls_where_plain_text_is_expected(protocol: str, shared: SharedPerdition
         )
 
 
-def test_real_server_that_speaks_plain_text_where_tls_must_begin(
+def test_real_server_without_expected_tls_gets_no_password(
     shared: SharedPerditions, server: ScriptedServer
 ) -> None:
     """It gets no password, and the log says why."""
@@ -497,7 +501,7 @@ def test_real_server_that_speaks_plain_text_where_tls_must_begin(
 
 
 @either_way
-def test_real_server_that_never_begins_tls(
+def test_real_server_that_never_begins_tls_times_out(
     use: str, shared: SharedPerditions, server: ScriptedServer
 ) -> None:
     """The login fails after authenticate_timeout."""
@@ -516,7 +520,7 @@ def test_real_server_that_never_begins_tls(
 
 
 @either_way
-def test_client_that_never_begins_tls(use: str, shared: SharedPerditions) -> None:
+def test_client_that_never_begins_tls_times_out(use: str, shared: SharedPerditions) -> None:
     """It is closed after authenticate_timeout."""
     mode = {"ssl": "ssl_listen", "starttls": "tls_listen"}[use]
     proxy = shared.start("imap4", mode, "--authenticate_timeout", "1")
@@ -530,7 +534,7 @@ def test_client_that_never_begins_tls(use: str, shared: SharedPerditions) -> Non
 
 @pytest.mark.parametrize("farewell", ["end of file", "reset"])
 @pytest.mark.parametrize("said", [0, 100, 10_000])
-def test_client_that_disconnects_in_the_handshake(
+def test_client_may_disconnect_during_the_handshake(
     said: int, farewell: str, shared: SharedPerditions, authority: Authority
 ) -> None:
     """Before its first byte, in its ClientHello, or after the server's answer to that."""

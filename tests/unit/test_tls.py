@@ -16,7 +16,7 @@ from perdition.failure import StartupError
 from perdition.net.certificate import is_issued_by
 from perdition.net.tls import warnings
 from perdition.net.tls_listening import ListeningTLS, identities, listening_files, read_passphrase
-from perdition.net.tls_outgoing import OutgoingTLS
+from perdition.net.tls_outgoing import OutgoingTLS, verify_error_text
 from perdition.net.transport import TLSError, error_text
 from perdition.options.table import OPTIONS, Options
 from perdition.options.values import TLS_VERSIONS
@@ -228,3 +228,7 @@ def test_server_name_indication_is_the_host_name(
 )
 def test_tls_error_has_a_readable_reason(error: OSError, text: str) -> None:
     assert error_text(error) == text
+
+
+def test_rare_verification_errors_have_the_text_of_openssl() -> None:
+    assert verify_error_text(23) == "certificate revoked"
