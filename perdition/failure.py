@@ -66,6 +66,7 @@ class LoginDisabled(Failure):
     status = "Login Disabled"
     pop3_code = "SYS/TEMP"
     imap4_code = "UNAVAILABLE"
+    managesieve_code = "TRYLATER"
 
 
 class TLSNotPresent(Failure):
@@ -117,7 +118,7 @@ class ConnectedToItself(Failure):
     """The real server's greeting is our own: perdition has connected to itself."""
 
     label = "loop"
-    status = Rejected.status
+    status = "Connection Loop"
     pop3_code = "SYS/PERM"
     imap4_code = "SERVERBUG"
 
@@ -194,6 +195,7 @@ class NegotiationFailed(Failure):
     status = "Connection Negotiation Failure"
     pop3_code = "SYS/TEMP"
     imap4_code = "UNAVAILABLE"
+    managesieve_code = "TRYLATER"
 
 
 class ServerGone(NegotiationFailed):
@@ -210,4 +212,5 @@ class MechanismUnavailable(Failure):
     status = "SASL mechanism unavailable"
     pop3_code = "SYS/PERM"
     imap4_code = "UNAVAILABLE"
+    managesieve_code = "TRYLATER"
     send_logout = False

@@ -16,7 +16,8 @@ from perdition.net.splice import Splice
 from perdition.net.stream import Abandoned, DeadlineExceeded, PeerClosed, Stream
 from perdition.net.transport import TLSHandshakeFailed
 from perdition.options.values import TLSUse
-from perdition.protocol.dialogue import Credentials, Dialogue, LoginOffer
+from perdition.protocol.dialogue import Accepted, Credentials, Dialogue, LoginOffer
+from perdition.protocol.refusals import repeats_password
 from perdition.session_log import LoginRecord, auth_line, close_line, connect_line
 from perdition.site import Site
 
@@ -111,13 +112,25 @@ class Session:
                     self.note_limit(limit, "too many failed logins, closing")
                     return False
             else:
-                ok_line = None if self.options.answers_as_server else self.options.ok_line
-                welcome = self.protocol.welcome(credentials, accepted, ok_line)
+                welcome = self.welcome(attempt, accepted)
                 self.runner.log_traffic("SELF", welcome)
                 established = EstablishedSession(self, server, attempt.record(server.security))
                 established.start(welcome, self.stream.unread(), server.unread())
                 return True
         return False
+
+    def welcome(self, attempt: LoginAttempt, accepted: Accepted) -> bytes:
+        """Return the reply to a successful login.
+
+        It has no text of the real server that repeats the password, which may be the popmap's.
+        """
+        ok_line = None if self.options.answers_as_server else self.options.ok_line
+        if ok_line is None or accepted.untagged or b"[ALERT]" in accepted.line.upper():
+            text = accepted.untagged + accepted.line
+            if repeats_password(text, attempt.credentials_for(attempt.route.name)):
+                ok_line = self.options.ok_line
+                accepted = Accepted(b"", capability=accepted.capability)
+        return self.protocol.welcome(attempt.credentials, accepted, ok_line)
 
     def client_dialogue(self) -> Dialogue[Credentials | None]:
         """Return the protocol's dialogue with the client."""

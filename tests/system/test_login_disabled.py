@@ -22,7 +22,7 @@ LOGIN_METHODS = rb'(?m)^USER|SASL"? "?\w'
     [
         ("pop3", ("--login_disabled",), b"-ERR [SYS/TEMP] Login Disabled"),
         ("pop3", ("--ssl_mode", "tls_listen_force"), b"-ERR TLS not present"),
-        ("managesieve", ("--login_disabled",), b'NO "Login Disabled"'),
+        ("managesieve", ("--login_disabled",), b'NO (TRYLATER) "Login Disabled"'),
         (
             "managesieve",
             ("--ssl_mode", "tls_listen_force"),

@@ -9,6 +9,7 @@ from tests.support.client_connection import PROTOCOLS, connect_and_read_greeting
 from tests.support.perdition import Perditions
 from tests.support.scripted_server import PASSWORD, SERVER_SCRIPTS, ScriptedServer, answer_commands
 
+WELCOME = b"* OK [ALERT] %b\r\nperdition OK [CAPABILITY IMAP4rev1] hello\r\n"
 RE_AUTHENTICATION = 'status="failed: Re-Authentication Failure"'
 
 
@@ -90,3 +91,24 @@ def test_reason_of_the_real_server_reaches_client_and_log(
     assert not proxy.logged(PASSWORD)
     if not refusal.status:
         assert proxy.logged("the real server replied: .*wrong")
+
+
+@pytest.mark.parametrize("options", [(), ("-o",)], ids=["ok_line", "server_resp_line"])
+def test_password_that_the_real_server_repeats_at_a_login_reaches_nobody(
+    options: tuple[str, ...], perditions: Perditions
+) -> None:
+    """It may be a password of the popmap, which the client must not learn."""
+    with ScriptedServer() as server:
+        debug = ("--debug", "--connection_logging")
+        proxy = perditions.start("imap4", "-M", "", "-s", server.name, *debug, *options)
+        with connect_and_read_greeting(proxy.address, "imap4") as client:
+            client.send(b"a LOGIN joe %b\r\n" % PASSWORD.encode())
+            with server.accept() as real:
+                real.send(SERVER_SCRIPTS["imap4"].greeting)
+                welcome = WELCOME % PASSWORD.encode()
+                answer_commands(real, [(rb"perdition LOGIN .*\r\n", welcome)])
+                reply = client.read_until(rb"a OK.*\r\n")
+
+    assert PASSWORD.encode() not in reply
+    assert b"You are so in" in reply
+    assert not proxy.logged(PASSWORD)

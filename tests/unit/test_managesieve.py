@@ -471,10 +471,10 @@ class TestAnswers:
         [
             (Rejected(server_line=b'NO "x"'), b'NO "Re-Authentication Failure"\r\n'),
             (NoServer(), b'NO "Re-Authentication Failure"\r\n'),
-            (LoginDisabled(), b'NO "Login Disabled"\r\n'),
+            (LoginDisabled(), b'NO (TRYLATER) "Login Disabled"\r\n'),
             (TLSNotPresent(), b'NO (ENCRYPT-NEEDED) "TLS not present"\r\n'),
             (ServerTLSNotPresent(), b"NO (TRYLATER) "),
-            (MechanismUnavailable(), b'NO "SASL mechanism unavailable"\r\n'),
+            (MechanismUnavailable(), b'NO (TRYLATER) "SASL mechanism unavailable"\r\n'),
             (ServerRefused("", b"NO (QUOTA) {3}\r\nx\r\n"), b"NO (QUOTA) {3}\r\nx\r\n\r\n"),
             (ServerRefused("", b'BYE (X "y") "z"'), b'NO (X "y") "z"\r\n'),
             (ServerRefused("", b'BYE "z"'), b'NO (TRYLATER) "z"\r\n'),

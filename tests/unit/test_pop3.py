@@ -337,7 +337,7 @@ class TestAnswers:
             (NoServer(), b"-ERR [AUTH] Re-Authentication Failure\r\n"),
             (LoginDisabled(), b"-ERR [SYS/TEMP] Login Disabled\r\n"),
             (ConnectFailed("h:110: gone"), b"-ERR [SYS/TEMP] Could not connect to server\r\n"),
-            (ConnectedToItself(), b"-ERR [SYS/PERM] Re-Authentication Failure\r\n"),
+            (ConnectedToItself(), b"-ERR [SYS/PERM] Connection Loop\r\n"),
             (TLSNotPresent(), b"-ERR TLS not present\r\n"),
             (MechanismUnavailable(), b"-ERR [SYS/PERM] SASL mechanism unavailable\r\n"),
             (ServerTLSNotPresent(), b"-ERR [SYS/PERM] The mail server is not available\r\n"),
