@@ -48,7 +48,7 @@ def main(name: str, arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:  # noqa: BLE001 - one line is more useful than a traceback
-        report(name, f"cannot start: {describe_error(error)}: {error}", log)
+        report(name, f"internal error: {describe_error(error)}", log)
         return os.EX_SOFTWARE
 
 

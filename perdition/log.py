@@ -84,15 +84,14 @@ class Output:
         self.may_block = not stat.S_ISREG(os.fstat(descriptor).st_mode)
 
     def write(self, priority: Priority, line: str) -> None:
-        data = f"{line}\n".encode(errors="surrogateescape")
+        data = line.encode(errors="surrogateescape")
         if self.may_block:
-            data = data[
-                : select.PIPE_BUF
-            ]  # a pipe accepts up to that many in one piece or not at all
+            # A pipe accepts up to PIPE_BUF bytes in one piece or not at all.
+            data = data[: select.PIPE_BUF - 1]
             if not self.is_writable():
                 return
         with suppress(OSError):
-            os.write(self.descriptor, data)
+            os.write(self.descriptor, data + b"\n")
 
     def is_writable(self) -> bool:
         """Return whether a write would not block."""

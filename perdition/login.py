@@ -37,6 +37,9 @@ class Route(NamedTuple):
     name: str
     password: bytes | None = None
 
+    def __repr__(self) -> str:
+        return f"Route(servers={self.servers!r}, name={self.name!r})"  # without the password
+
 
 class LoginAttempt:
     """An attempt to log in, and the content of its Auth line.

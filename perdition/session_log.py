@@ -18,6 +18,9 @@ class LoginRecord(NamedTuple):
     status: str
     password: str | None = None
 
+    def __repr__(self) -> str:
+        return f"LoginRecord(user={self.user!r}, status={self.status!r})"  # without the password
+
 
 def connect_line(ends: object, inetd_pid: int = 0) -> str:
     """Return the line for a new connection."""

@@ -15,7 +15,7 @@ from OpenSSL import SSL
 from perdition.failure import StartupError
 from perdition.net.transport import TLSError, WantRead, WantWrite, error_text
 from perdition.options.table import OPTIONS, Options
-from perdition.options.values import TLS_VERSIONS
+from perdition.options.values import TLS_VERSIONS, TLSUse
 
 T = TypeVar("T")
 
@@ -185,7 +185,8 @@ def warnings(options: Options) -> list[str]:
     """Return warnings about options that the system's OpenSSL does not honour."""
     library = SSL.OpenSSL_version(SSL.OPENSSL_VERSION).decode()
     texts = []
-    for side in ("listen", "outgoing"):
+    sides = (("listen", options.tls.listen), ("outgoing", options.tls.outgoing))
+    for side in (side for side, use in sides if use is not TLSUse.NONE):
         ciphers = f"ssl_{side}_ciphers"
         lowest = getattr(options, f"ssl_{side}_min_proto_version")
         too_low = TLS_VERSIONS.index(lowest) < TLS_VERSIONS.index("tlsv1.2")

@@ -526,7 +526,8 @@ class Options:
         Group.TLS,
         FLAG,
         False,
-        "Accept real servers' certificates of unknown authorities.",
+        "Accept real servers' chains that end in an unknown root. A chain without its "
+        "self-signed root is still rejected.",
         restart=True,
     )
     ssl_ca_chain_file: str | None = option(

@@ -1,6 +1,8 @@
 """The log: the format of its lines, escaping, priorities, rotation and facilities."""
 
+import os
 import re
+import select
 import unicodedata
 from collections.abc import Callable
 from os import fsencode
@@ -197,6 +199,20 @@ def test_facility_selects_the_sink(facility: str, recognised: Callable[[Sink], b
 def test_unusable_facility_is_reported(facility: str) -> None:
     with pytest.raises(StartupError, match=f"log_facility {facility}: "):
         open_sink(facility)
+
+
+def test_long_line_on_a_pipe_is_cut_off_but_ends() -> None:
+    """The next line begins on its own: a client can make a line as long as its user name."""
+    source, sink = os.pipe()
+    log = Log("test", Output(sink))
+    log.error("x" * 5000)
+    log.error("second")
+    first, second, rest = os.read(source, 65536).decode().split("\n")
+    assert len(first) == select.PIPE_BUF - 1
+    assert second.endswith("second")
+    assert not rest
+    os.close(source)
+    os.close(sink)
 
 
 def test_full_disk_raises_nothing() -> None:

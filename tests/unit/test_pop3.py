@@ -269,7 +269,7 @@ class TestRealServer:
         with pytest.raises(failure) as refused:
             dialogue.receive(accepted + line + b"\r\n")
         assert refused.value.server_line == line
-        assert dialogue.answers == [b"USER", b"PASS"] if accepted else [b"USER"]
+        assert dialogue.answers == ([b"USER", b"PASS"] if accepted else [b"USER"])
 
     def test_unexpected_reply_ends_the_login(self, pop3: ProtocolUnderTest) -> None:
         with pytest.raises(NegotiationFailed):

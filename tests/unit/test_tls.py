@@ -19,7 +19,7 @@ from perdition.net.tls_listening import ListeningTLS, identities, listening_file
 from perdition.net.tls_outgoing import OutgoingTLS, verify_error_text
 from perdition.net.transport import TLSError, error_text
 from perdition.options.table import OPTIONS, Options
-from perdition.options.values import TLS_VERSIONS
+from perdition.options.values import TLS_VERSIONS, SSLMode, TLSUse
 from tests.support.authority import Authority, common_name, ec_key, rsa_key
 from tests.support.dovecot import Certificate
 
@@ -177,13 +177,16 @@ def test_passphrase_is_the_first_line(text: bytes, passphrase: str, tmp_path: Pa
         assert read_passphrase(Options(ssl_passphrase_fd=source.fileno())) == passphrase
 
 
+BOTH_SIDES = SSLMode(TLSUse.TLS, TLSUse.TLS)
+
+
 @pytest.mark.parametrize("side", ["listen", "outgoing"])
 @pytest.mark.parametrize("version", TLS_VERSIONS)
 def test_version_below_the_security_level_gets_a_remark(side: str, version: str) -> None:
     both = ("ssl_listen_min_proto_version", "ssl_outgoing_min_proto_version")
     limits = dict.fromkeys(both, "tlsv1.2") | {f"ssl_{side}_min_proto_version": version}
 
-    found = warnings(Options(**limits))
+    found = warnings(Options(ssl_mode=BOTH_SIDES, **limits))
 
     low = version in ("sslv3", "tlsv1", "tlsv1.1")
     assert [f"ssl_{side}_min_proto_version is {version}" in line for line in found] == [True] * low
@@ -191,12 +194,20 @@ def test_version_below_the_security_level_gets_a_remark(side: str, version: str)
 
 def test_security_level_0_gets_no_remark() -> None:
     ciphers = "DEFAULT:@SECLEVEL=0"
-    assert not warnings(Options(ssl_listen_ciphers=ciphers, ssl_outgoing_ciphers=ciphers))
+    wanted = Options(ssl_mode=BOTH_SIDES, ssl_listen_ciphers=ciphers, ssl_outgoing_ciphers=ciphers)
+    assert not warnings(wanted)
+
+
+@pytest.mark.parametrize("side", ["listen", "outgoing"])
+def test_side_without_tls_gets_no_remark(side: str) -> None:
+    """Its options have their defaults, which the site did not choose."""
+    other = Options(ssl_mode=BOTH_SIDES._replace(**{side: TLSUse.NONE}))
+    assert not any(f"ssl_{side}" in line for line in warnings(other))
 
 
 @pytest.mark.parametrize("side", ["listen", "outgoing"])
 def test_compression_gets_a_remark(side: str) -> None:
-    wanted = Options(**{f"ssl_{side}_compression": True})
+    wanted = Options(ssl_mode=BOTH_SIDES, **{f"ssl_{side}_compression": True})
     assert any(f"ssl_{side}_compression is on" in line for line in warnings(wanted))
 
 
