@@ -19,6 +19,8 @@ from perdition.popmap.server import ServerMap
 COLON = re.compile(r":(?![^\[]*\])")
 """Separates the parts of an option: a colon outside of brackets, which are for IPv6 addresses."""
 
+HOST = re.compile(r"[^\[\]]*|\[[^\[\]]+\]")
+"""A name or address, which may be in brackets."""
 
 SIMPLE_NAME = re.compile(r"[A-Za-z_]\w*")
 
@@ -60,6 +62,11 @@ class Table(NamedTuple):
         if not (is_number(port) and 0 < int(port[:6]) <= MAX_PORT):
             raise StartupError(
                 f"map_library_opt: port (the second part): expected a number up to {MAX_PORT}"
+            )
+        if not all(HOST.fullmatch(host.strip()) for host in present.get("hosts", "").split(",")):
+            raise StartupError(
+                "map_library_opt: host (the first part): expected a name or an address; "
+                "an IPv6 address in brackets, for example [::1]"
             )
         if "password" in present:
             present["password"] = secret(present["password"])

@@ -293,6 +293,54 @@ def test_empty_text_file_is_believed_only_if_it_is_not_new(tmp_path: Path, clock
     assert popmap.lookup(Query("joe", ENDS)) is None
 
 
+@pytest.fixture
+def regex(tmp_path: Path) -> MapFile:
+    return MapFile("posix_regex", tmp_path / "popmap.re")
+
+
+@ways
+@pytest.mark.parametrize("half", ["^aa$ host1\n^jo", "^aa$ host1\n^joe$ 10.0.0.1"])
+def test_text_file_that_is_cut_within_a_line_is_not_used(
+    regex: MapFile, clock: Clock, how: str, half: str
+) -> None:
+    regex.write(b"^aa$ old\n^joe$ 10.0.0.12\n", "in place")
+    assert regex.host() == "10.0.0.12"
+    regex.write(half.encode(), how)
+    for _ in range(3):
+        assert (regex.host(), regex.host("aa")) == ("10.0.0.12", "old")
+        clock.moved += 2.0
+    [line] = regex.logged
+    assert "does not end with a line end" in line
+    regex.write(b"^joe$ new\n", how)
+    regex.host()
+    clock.moved += 1.0
+    assert regex.host() == "new"
+
+
+def test_worker_does_not_use_a_file_that_was_cut_after_the_master_checked_it(
+    regex: MapFile,
+) -> None:
+    regex.write(b"^joe$ 10.0.0.12\n", "in place")
+    regex.popmap.probe()
+    regex.write(b"^joe$ 10.0.0.1", "in place")
+    with pytest.raises(MapUnavailable, match="does not end with a line end"):
+        regex.host()
+
+
+def test_text_file_that_never_had_a_final_line_end_is_used_and_may_change(
+    regex: MapFile, clock: Clock
+) -> None:
+    regex.write(b"^joe$ one", "in place")
+    regex.popmap.probe()
+    assert regex.host() == "one"
+    for content in (b"^joe$ two", b"^joe$ three\n"):
+        regex.write(content, "renamed")
+        regex.host()
+        clock.moved += 1.0
+        assert regex.host() == content.split()[1].decode()
+    assert not regex.logged
+
+
 def fill(path: Path, *statements: str) -> None:
     path.unlink(missing_ok=True)
     with closing(sqlite3.connect(path)) as connection:

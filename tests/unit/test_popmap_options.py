@@ -21,6 +21,16 @@ MALFORMED = [
     ("ldap", "localhost", "expected an LDAP URL"),
     ("ldap", "ldap://h/dc=x????", "expected an LDAP URL"),
     ("ldap", "ldap://h/dc=x??all", "scope 'all'"),
+    ("ldap", "ldap://h:abc/dc=x", "server 1"),
+    ("ldap", "ldap://[::1/dc=x", "server 1"),
+    ("ldap", "ldap://h1 h:99999/dc=x", "server 2"),
+    ("ldap", f"ldap://h:{'9' * 5000}/dc=x", "server 1"),
+    ("ldap", "ldap://h/dc=x???(uid=%s", "filter"),
+    ("ldap", "ldap://h/dc=x???(uid=%25s))", "filter"),
+    ("ldap", "ldap://h/dc=x???(uid=%9999999999s)", "width"),
+    ("ldap", f"ldap://h/dc=x???(uid=%{'9' * 5000}s)", "width"),
+    ("ldap", "ldap://h/dc=x????!foo", "extension '!foo'"),
+    ("ldap", "ldap://h/dc=x????!FOO=secret", "extension '!FOO'"),
     ("http", "", "expected the URL"),
     ("http", "http://[::1/", "expected the URL"),
     ("http", "http://[:1]/", "expected the URL"),
@@ -35,6 +45,12 @@ MALFORMED = [
     ("mysql", "h:²", "port"),
     ("mysql", "h:65536", "port"),
     ("mysql", "a:b:c:d:e:f:g:h:i:j:k", "11 parts"),
+    ("mysql", "[::1:3306", "host"),
+    ("mysql", "::1]:3306", "host"),
+    ("mysql", "[]:3306", "host"),
+    ("mysql", "h,[::1", "host"),
+    ("mysql", "h:3306:db:t:u:p]word", "host"),
+    ("postgresql", "[::1:5432", "host"),
     ("postgresql", "h:0", "port"),
     ("sqlite", "a:b:c:d:e:f", "too many parts"),
     ("daemon", "s:x", "expected socket:timeout_seconds:max_retry"),
@@ -74,6 +90,32 @@ def test_message_does_not_contain_the_password(option: str) -> None:
         open_map("redis", option)
     assert "pass" not in str(error.value)
     assert "word" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "ldap://[::1]:389 h:65535 [::1]/dc=x???(uid=%0999s)",
+        "ldap:///dc=x????foo,!bindname=cn=x,!x-bindpw=y",
+        "ldap://h/dc=x???(%s=x)?!StartTLS",
+        "ldap://h/dc=x???uid=%s",
+    ],
+)
+def test_unusual_ldap_url_is_accepted(option: str) -> None:
+    open_map("ldap", option)
+
+
+@pytest.mark.parametrize(
+    ("option", "servers"),
+    [
+        ("[::1]:3306", ["::1"]),
+        ("[::1],h, [fe80::1%eth0]", ["::1", "h", "fe80::1%eth0"]),
+        ("/run/socket", ["/run/socket"]),
+        ("", ["localhost"]),
+    ],
+)
+def test_hosts_of_a_database(option: str, servers: list[str]) -> None:
+    assert vars(open_map("mysql", option))["servers"] == servers
 
 
 # redis-py does not close the socket if it cannot connect.

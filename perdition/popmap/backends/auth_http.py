@@ -18,6 +18,8 @@ from perdition.popmap import Destination, Query
 from perdition.popmap.secret import secret, url_with_secret
 from perdition.popmap.server import ServerMap
 from perdition.popmap.server_tls import client_context
+from perdition.protocol.dialogue import Credentials
+from perdition.protocol.refusals import repeats_password
 
 MAX_BODY = 65_536
 MAX_REPLY_LENGTH = 400
@@ -25,6 +27,9 @@ MAX_REPLY_LENGTH = 400
 
 PLAIN = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
 """What nginx does not percent-encode in a header's value."""
+
+REPEATS = "the answer repeats the password"
+"""Logged instead of a text that must reach neither the log nor the client."""
 
 PASS = "Auth-Pass"
 HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):(.+)")
@@ -152,11 +157,20 @@ class HTTPMap(ServerMap[ServiceConnection]):
             headers["Auth-SSL"] = "on"
         if service.authorization:
             headers["Authorization"] = service.authorization
-        http.request("GET", service.target, headers=headers)
-        response = http.getresponse()
-        if len(response.read(MAX_BODY + 1)) > MAX_BODY:
-            raise HTTPException(f"body of more than {MAX_BODY} bytes")
-        return self.destination(response)
+        try:
+            http.request("GET", service.target, headers=headers)
+            response = http.getresponse()
+            if len(response.read(MAX_BODY + 1)) > MAX_BODY:
+                raise HTTPException(f"body of more than {MAX_BODY} bytes")
+            return self.destination(response)
+        except HTTPException as error:
+            if repeats(str(error), query):
+                raise HTTPException(REPEATS) from None
+            raise
+        except Rejected as failure:
+            if repeats(failure.detail, query):
+                raise Rejected(f"popmap: {REPEATS}") from None
+            raise
 
     def destination(self, response: HTTPResponse) -> Destination | None:
         """Return an answer's destination; raises HTTPException for a temporary failure.
@@ -190,6 +204,12 @@ class HTTPMap(ServerMap[ServiceConnection]):
 
     def disconnect(self, connection: ServiceConnection) -> None:
         connection.connection.close()
+
+
+def repeats(text: str, query: Query) -> bool:
+    """Return whether a text contains the query's password, as it is or as in a header."""
+    forms = (query.password, quote(query.password, safe=PLAIN).encode())
+    return any(repeats_password(fsencode(text), Credentials(query.key, form)) for form in forms)
 
 
 def reply_text(status: str) -> str:

@@ -9,9 +9,10 @@ import ldapurl
 from ldap.cidict import cidict
 from ldap.ldapobject import LDAPObject
 
-from perdition.endpoint import Endpoint
+from perdition.endpoint import MAX_PORT, Endpoint
 from perdition.failure import StartupError
 from perdition.options.table import Options
+from perdition.options.values import is_number
 from perdition.popmap import Destination, Query, one_line
 from perdition.popmap.ldap_escape import escaped
 from perdition.popmap.secret import secret
@@ -31,6 +32,11 @@ SCOPES = {
 }
 """The names that libldap knows, in lower case."""
 START_TLS = {"starttls", "x-starttls", "1.3.6.1.4.1.1466.20037"}
+EXTENSIONS = {"bindname", "x-bindpw", "x-cacertfile", *START_TLS}
+MAX_WIDTH = 999
+"""Maximum characters to which a key is padded."""
+NO_SERVER = "ldapi://%2Fdev%2Fnull"
+"""A Unix socket to which no connection is possible."""
 
 KEY_MARK = re.compile("\ue000([0-9]*)\ue001")
 """Marks the position of the key in a parsed URL, in private use characters, which no URL contains.
@@ -74,13 +80,14 @@ class Directory(NamedTuple):
             raise StartupError(
                 f"map_library_opt: expected an LDAP URL, for example {DEFAULT_URL}"
             ) from None
+        check_extensions(read)
         return cls(
             version=int(version[0]),
-            servers=[f"{read.urlscheme}://{host}" for host in read.hostport.split() or [""]],
+            servers=servers(read),
             base=read.dn,
             attributes=read.attrs or ATTRIBUTES,
             scope=scope,
-            filter=read.filterstr or "(objectClass=*)",
+            filter=checked_filter(read.filterstr or "(objectClass=*)"),
             bind_name=extensions.get("bindname") or "",
             password=secret(extensions.get("x-bindpw") or ""),
             start_tls=not START_TLS.isdisjoint(extensions),
@@ -152,15 +159,69 @@ class LDAPMap(ServerMap[LDAPObject]):
         connection.unbind_ext_s()
 
 
+def check_extensions(url: ldapurl.LDAPUrl) -> None:
+    """Raise StartupError for an unknown extension that is critical (RFC 4516, section 2)."""
+    for name, extension in url.extensions.items():
+        if extension.critical and name.lower() not in EXTENSIONS:
+            raise StartupError(
+                f"map_library_opt: unknown extension '!{name}': expected bindname, x-bindpw, "
+                "StartTLS or x-cacertfile"
+            )
+
+
+def servers(url: ldapurl.LDAPUrl) -> list[str]:
+    """Return the URL of each server; raises StartupError, without the text: it may be a password.
+
+    libldap accepts a port that is too large.
+    """
+    found = [f"{url.urlscheme}://{host}" for host in url.hostport.split() or [""]]
+    for number, server in enumerate(found, 1):
+        port = Endpoint.parse(server.partition("://")[2]).port
+        try:
+            ldap.initialize(server)
+            valid = not is_number(port) or int(port[:6]) <= MAX_PORT
+        except ldap.LDAPError:
+            valid = False
+        if not valid:
+            raise StartupError(
+                f"map_library_opt: server {number} of the LDAP URL: expected host, host:port or "
+                f"[IPv6 address]:port, with a port up to {MAX_PORT}"
+            )
+    return found
+
+
+def checked_filter(text: str) -> str:
+    """Return a filter if libldap can parse it; raises StartupError.
+
+    libldap parses it before it tries to connect.
+    """
+    try:
+        ldap.initialize(NO_SERVER).search_ext("", ldap.SCOPE_BASE, with_key(text, "x"))
+    except ldap.FILTER_ERROR:
+        raise StartupError(
+            "map_library_opt: the filter of the LDAP URL is malformed; expected one such as "
+            "(uid=%s), with balanced parentheses"
+        ) from None
+    except ldap.LDAPError:
+        pass
+    return text
+
+
 def marked(url: str) -> str:
-    """Return a URL with marks in place of ``%s``.
+    """Return a URL with marks in place of ``%s``; raises StartupError.
 
     ``%20s`` is the padded key in the filter only: in a name, it is a space and an s.
     """
     parts = url.split("?")
     parts[0] = parts[0].replace("%s", "\ue000\ue001")
     if len(parts) > 3:
-        parts[3] = re.sub(r"%([0-9]*)s", "\ue000\\1\ue001", parts[3])
+        widths = re.findall(r"%0*([0-9]*)s", parts[3])
+        if any(len(width) > len(str(MAX_WIDTH)) for width in widths):
+            raise StartupError(
+                "map_library_opt: the width of %s in the filter of the LDAP URL is too large; "
+                f"expected up to {MAX_WIDTH}, for example %20s"
+            )
+        parts[3] = re.sub(r"%0*([0-9]*)s", "\ue000\\1\ue001", parts[3])
     return "?".join(parts)
 
 

@@ -37,7 +37,14 @@ class Rule(NamedTuple):
     mistake: str = ""
 
 
-class PosixRegexMap(FileMap[list[Rule]]):
+class RegexFile(NamedTuple):
+    """A file's rules, and whether its last line has a line end."""
+
+    rules: list[Rule]
+    has_final_line_end: bool
+
+
+class PosixRegexMap(FileMap[RegexFile]):
     """A line is ``<regular expression>[:] <substitution>``, quoted as in the configuration file.
 
     An error in a line affects only the keys that no earlier line matches.
@@ -45,17 +52,30 @@ class PosixRegexMap(FileMap[list[Rule]]):
 
     must_be_valid = True
 
-    def load(self) -> list[Rule]:
+    def __init__(self, path: str, delimiter: str) -> None:
+        super().__init__(path, delimiter)
+        self.expects_final_line_end = False
+        """Whether an earlier content had one: a file without it is then being written. Kept by
+        ``close``, so that a worker knows it from the master's ``probe``."""
+
+    def load(self) -> RegexFile:
         data = Path(self.path).read_bytes()
         if not data and Signature.of(self.path).age() < SETTLE_SECONDS:
             raise ValueError("empty, and changed a moment ago")
-        return list(rules(data.decode(errors="surrogateescape")))
+        has_final_line_end = data.endswith(b"\n")
+        if data and self.expects_final_line_end and not has_final_line_end:
+            raise ValueError("incomplete: it does not end with a line end")
+        return RegexFile(list(rules(data.decode(errors="surrogateescape"))), has_final_line_end)
 
-    def is_empty(self, content: list[Rule]) -> bool:
-        return not content
+    def replace(self, content: RegexFile, signature: Signature) -> None:
+        super().replace(content, signature)
+        self.expects_final_line_end |= content.has_final_line_end
 
-    def mistake(self, content: list[Rule]) -> str:
-        return next((rule.mistake for rule in content if rule.mistake), "")
+    def is_empty(self, content: RegexFile) -> bool:
+        return not content.rules
+
+    def mistake(self, content: RegexFile) -> str:
+        return next((rule.mistake for rule in content.rules if rule.mistake), "")
 
     def lookup(self, query: Query) -> Destination | None:
         try:
@@ -75,7 +95,7 @@ class PosixRegexMap(FileMap[list[Rule]]):
             ) from error
 
     def match(
-        self, content: list[Rule], key: str, seconds: float, concurrent: bool
+        self, content: RegexFile, key: str, seconds: float, concurrent: bool
     ) -> Destination | None:
         """Return the destination from the first rule that matches.
 
@@ -83,7 +103,7 @@ class PosixRegexMap(FileMap[list[Rule]]):
         interpreter lock.
         """
         deadline = time.monotonic() + seconds
-        for rule in content:
+        for rule in content.rules:
             if rule.mistake:
                 raise MapUnavailable(f"popmap {self.path}: {rule.mistake}")
             left = max(0.0, deadline - time.monotonic())
