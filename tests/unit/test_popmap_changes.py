@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from perdition.endpoint import ConnectionEnds, Endpoint
-from perdition.failure import MapUnavailable
+from perdition.failure import MapUnavailable, StartupError
 from perdition.makedb.entries import entries
 from perdition.makedb.files import Format, Gdbm, make
 from perdition.options.table import Options
@@ -325,6 +325,18 @@ def test_worker_does_not_use_a_file_that_was_cut_after_the_master_checked_it(
     regex.write(b"^joe$ 10.0.0.1", "in place")
     with pytest.raises(MapUnavailable, match="does not end with a line end"):
         regex.host()
+
+
+def test_sighup_does_not_accept_a_file_that_is_cut_within_a_line(regex: MapFile) -> None:
+    """Neither in the master, which opens a new map then, nor in later workers."""
+    regex.write(b"^joe$ 10.0.0.12\n", "in place")
+    regex.popmap.probe()
+    regex.write(b"^joe$ 10.0.0.1", "in place")
+    popmap = open_map(regex.options())
+    with pytest.raises(StartupError, match="does not end with a line end"):
+        popmap.probe()
+    with pytest.raises(MapUnavailable, match="does not end with a line end"):
+        popmap.lookup(Query("joe", ENDS))
 
 
 def test_text_file_that_never_had_a_final_line_end_is_used_and_may_change(

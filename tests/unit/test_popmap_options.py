@@ -118,6 +118,11 @@ def test_hosts_of_a_database(option: str, servers: list[str]) -> None:
     assert vars(open_map("mysql", option))["servers"] == servers
 
 
+def test_ldap_may_be_on_a_unix_socket() -> None:
+    popmap = open_map("ldap", "ldapi://%2Fnonexistent%2Fa:b/dc=x")
+    assert vars(popmap)["servers"] == ["ldapi://%2Fnonexistent%2Fa%3Ab"]
+
+
 # redis-py does not close the socket if it cannot connect.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_redis_may_be_on_a_unix_socket() -> None:

@@ -3,6 +3,7 @@
 import re
 from os import fsdecode
 from typing import NamedTuple
+from urllib.parse import quote
 
 import ldap
 import ldapurl
@@ -174,7 +175,10 @@ def servers(url: ldapurl.LDAPUrl) -> list[str]:
 
     libldap accepts a port that is too large.
     """
-    found = [f"{url.urlscheme}://{host}" for host in url.hostport.split() or [""]]
+    hosts = url.hostport.split() or [""]
+    if url.urlscheme == "ldapi":  # the host is the path of a Unix socket
+        hosts = [quote(path, safe="") for path in hosts]
+    found = [f"{url.urlscheme}://{host}" for host in hosts]
     for number, server in enumerate(found, 1):
         port = Endpoint.parse(server.partition("://")[2]).port
         try:

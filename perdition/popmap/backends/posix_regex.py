@@ -19,6 +19,11 @@ MATCH_SECONDS = 0.1
 INLINE_SECONDS = 0.005
 """Time after which the match moves to a thread."""
 
+HAD_FINAL_LINE_END: set[str] = set()
+"""Files of which a content ended with a line end. Without one, such a file is being written.
+
+Workers, and the maps opened after SIGHUP, know it from the master's ``probe`` at start."""
+
 
 def open_map(options: Options) -> "PosixRegexMap":
     """Open a map of regular expressions; ``map_library_opt`` is its file."""
@@ -52,24 +57,19 @@ class PosixRegexMap(FileMap[RegexFile]):
 
     must_be_valid = True
 
-    def __init__(self, path: str, delimiter: str) -> None:
-        super().__init__(path, delimiter)
-        self.expects_final_line_end = False
-        """Whether an earlier content had one: a file without it is then being written. Kept by
-        ``close``, so that a worker knows it from the master's ``probe``."""
-
     def load(self) -> RegexFile:
         data = Path(self.path).read_bytes()
         if not data and Signature.of(self.path).age() < SETTLE_SECONDS:
             raise ValueError("empty, and changed a moment ago")
         has_final_line_end = data.endswith(b"\n")
-        if data and self.expects_final_line_end and not has_final_line_end:
+        if data and self.path in HAD_FINAL_LINE_END and not has_final_line_end:
             raise ValueError("incomplete: it does not end with a line end")
         return RegexFile(list(rules(data.decode(errors="surrogateescape"))), has_final_line_end)
 
     def replace(self, content: RegexFile, signature: Signature) -> None:
         super().replace(content, signature)
-        self.expects_final_line_end |= content.has_final_line_end
+        if content.has_final_line_end:
+            HAD_FINAL_LINE_END.add(self.path)
 
     def is_empty(self, content: RegexFile) -> bool:
         return not content.rules
