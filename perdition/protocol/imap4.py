@@ -39,11 +39,11 @@ LITERAL_MINUS_LIMIT = 4096
 
 GRAMMAR = Grammar(LINE_LIMIT, quoted_limit=LINE_LIMIT, continuation=b"+ go on\r\n", atoms=True)
 TAG = re.compile(rb'(?!\+)[^\0-\x20\x7f-\xff(){%*"\\\]]+')
-CAPABILITY_CODE = re.compile(rb"\[CAPABILITY ([^\]\r\n]*)\]", re.IGNORECASE)
+CAPABILITY_CODE = re.compile(rb"(?:\* )?[A-Z]+ \[CAPABILITY ([^\]\r\n]*)\]", re.IGNORECASE)
 CAPABILITY_LINE = re.compile(rb"^\* CAPABILITY (.*)\r\n", re.IGNORECASE | re.MULTILINE)
 ALERT = re.compile(rb"OK \[ALERT\]", re.IGNORECASE)
 STATUS = re.compile(rb"\* (OK|NO|BAD|BYE|PREAUTH)\b", re.IGNORECASE)
-REFUSAL = re.compile(rb"(NO|BAD|BYE)\b(?: \[([^] ]+)[^]]*\])?", re.IGNORECASE)
+REFUSAL = re.compile(rb"(NO|BAD|BYE)\b(?: \[([^] ]{1,100})(?: [^]]*)?\])?", re.IGNORECASE)
 LAST_UNTAGGED = re.compile(rb"\* (BYE\b|NO \[AUTHENTICATIONFAILED\])", re.IGNORECASE)
 """An untagged response after which there may be no tagged one."""
 OUR_TAG = b"perdition"
@@ -188,7 +188,7 @@ class IMAP4(Protocol):
 
         A server could have LOGINDISABLED among them, and must then not get a password.
         """
-        if code := CAPABILITY_CODE.search(line):
+        if code := CAPABILITY_CODE.match(line):
             return set(code[1].upper().split())
         yield Write(OUR_TAG + b" CAPABILITY\r\n")
         line, untagged = yield from self.response()
@@ -203,7 +203,7 @@ class IMAP4(Protocol):
         Otherwise clients would keep using the list in our greeting.
         """
         line, untagged, _ = accepted
-        if listed := CAPABILITY_CODE.search(line) or CAPABILITY_LINE.search(untagged):
+        if listed := CAPABILITY_CODE.match(line) or CAPABILITY_LINE.search(untagged):
             return accepted._replace(capability=listed[1])
         yield Write(OUR_TAG + b" CAPABILITY\r\n")
         line, more = yield from self.response()
@@ -303,7 +303,7 @@ class IMAP4(Protocol):
 
     def welcome(self, credentials: Credentials, accepted: Accepted, ok_line: str | None) -> bytes:
         line, untagged, listed = accepted
-        told = CAPABILITY_CODE.search(line) or CAPABILITY_LINE.search(untagged)
+        told = CAPABILITY_CODE.match(line) or CAPABILITY_LINE.search(untagged)
         if ok_line is not None:
             if ALERT.match(line):
                 untagged += b"* " + line + b"\r\n"

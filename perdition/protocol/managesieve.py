@@ -45,7 +45,7 @@ OUTCOME = re.compile(rb"(OK|NO|BYE)\b", re.IGNORECASE)
 OUTCOME_LITERAL = re.compile(rb"\w+ (?:\((?:[^\"()]|\"[^\"]*\")*\)? ?)?\{\d+\+?\}$", re.IGNORECASE)
 """An outcome whose text, or a part of its response code, is a literal."""
 SASL = re.compile(rb'"SASL"(?: "([^"]*)")?', re.IGNORECASE)
-REFUSAL = re.compile(rb"(NO|BYE)\b(?: \(([^ )/]+)[^)]*\))?", re.IGNORECASE)
+REFUSAL = re.compile(rb"(NO|BYE)\b(?: \(([^ )/]{1,100})(?:[ /][^)]*)?\))?", re.IGNORECASE)
 
 
 def redact_command(line: bytes) -> bytes:

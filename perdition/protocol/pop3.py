@@ -35,7 +35,7 @@ CONTROL_CHARACTERS = bytes((*range(0x20), 0x7F))
 """Bytes that are not printable (RFC 1939, section 3), except those above 0x7f."""
 
 USER_REFUSED = re.compile(rb"-ERR \[AUTH\]", re.IGNORECASE)
-REFUSAL = re.compile(rb"-ERR\b(?: \[([^]/ ]+)[^]]*\])?", re.IGNORECASE)
+REFUSAL = re.compile(rb"-ERR\b(?: \[([^]/ ]{1,100})(?:[/ ][^]]*)?\])?", re.IGNORECASE)
 
 
 def redact_command(line: bytes) -> bytes:
