@@ -24,10 +24,12 @@ from perdition.protocol.dialogue import (
     redact_reply,
     refuse,
 )
-from perdition.protocol.refusals import refused
+from perdition.protocol.refusals import forwardable_line, refused
 
 LINE_LIMIT = 4096
 """Maximum bytes in a client's line; RFC 2449 requires 255, but long passwords need more."""
+REPLY_LIMIT = 510
+"""Maximum bytes in the first line of a reply, without its line end (RFC 2449, section 4)."""
 CAPABILITY_LIMIT = 256
 """Maximum lines in a real server's response to CAPA."""
 
@@ -145,7 +147,9 @@ class POP3(Protocol):
         if is_ok(line):
             return Accepted(line)
         if refusal := REFUSAL.match(line):
-            raise refused(line, refusal[0], refusal[1] or b"", credentials)
+            raise refused(
+                line, refusal[0], refusal[1] or b"", credentials, forwardable=forwardable_reply
+            )
         raise unexpected("USER or PASS")
 
     def requires_tls(self) -> Dialogue[bool]:
@@ -195,6 +199,11 @@ class POP3(Protocol):
             return failure.server_line + b"\r\n"
         code = f"[{failure.pop3_code}] " if failure.pop3_code else ""
         return fsencode(f"-ERR {code}{failure.reply}\r\n")
+
+
+def forwardable_reply(line: bytes, head: bytes) -> bytes:
+    """Return a reply as it may be sent to the client."""
+    return forwardable_line(line, head, REPLY_LIMIT)
 
 
 def is_ok(line: bytes) -> bool:

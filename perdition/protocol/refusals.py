@@ -1,6 +1,7 @@
 """Refusals of real servers, classified by response code (RFC 2449, 3206, 5530, 5804)."""
 
 import re
+from collections.abc import Callable
 from os import fsdecode
 
 from perdition.failure import Failure, MechanismUnavailable, Rejected, ServerRefused
@@ -17,6 +18,12 @@ PLAINTEXT_CODES = (b"PRIVACYREQUIRED", b"ENCRYPT-NEEDED")
 LOGGED_LENGTH = 200
 """Maximum bytes of a reply that are logged."""
 
+FORWARDED_LENGTH = 1000
+"""Maximum bytes of a line that is forwarded to the client."""
+
+CONTROL_CHARACTER = re.compile("[\0-\x1f\x7f-\x9f\udc80-\udc9f]")
+"""One of ASCII or of ISO 8859-1, in UTF-8 or as a byte that is not valid in UTF-8."""
+
 PREFIX_LENGTH = 8
 """Of a password with more bytes, a server might repeat only a part."""
 
@@ -28,19 +35,23 @@ def refused(
     credentials: Credentials,
     untagged: bytes = b"",
     placeholder: bytes = REDACTED,
+    forwardable: Callable[[bytes, bytes], bytes] | None = None,
 ) -> Failure:
     """Return the failure for a real server's negative reply to a login.
 
     ``head`` is the start of the line, up to and including the response code; ``code`` is the
     code's first part, or what stands for it (b"": none). A reply that repeats the password loses
     its text for a ``placeholder``, because a password of the popmap must not reach the client.
+    ``forwardable`` returns a line, given with its head, as it may be sent to the client.
     """
     if repeats_password(head, credentials):
-        line = head.partition(b" ")[0] + b" " + placeholder
+        head = head.partition(b" ")[0]
+        line = head + b" " + placeholder
     elif repeats_password(line, credentials):
         line = head + b" " + placeholder
     if repeats_password(untagged, credentials):
         untagged = b""
+    line = (forwardable or forwardable_line)(line, head)
     reply_for_log = fsdecode(line[:LOGGED_LENGTH])
     code = code.upper()
     if code in CREDENTIAL_CODES:
@@ -48,6 +59,25 @@ def refused(
     if code in PLAINTEXT_CODES:
         return MechanismUnavailable(f"the real server requires TLS: {reply_for_log}")
     return ServerRefused(reply_for_log, line, untagged)
+
+
+def forwardable_line(line: bytes, head: bytes, limit: int = FORWARDED_LENGTH) -> bytes:
+    """Return a reply without control characters and of limited length.
+
+    A response code that would be cut is removed.
+    """
+    if len(head) > limit:
+        line = head.partition(b" ")[0] + line[len(head) :]
+    return printable_text(line, limit)
+
+
+def printable_text(text: bytes, limit: int) -> bytes:
+    """Replace control characters by blanks, and cut a text between characters of UTF-8."""
+    end = limit
+    while end < len(text) and limit - end < 3 and text[end] & 0xC0 == 0x80:
+        end -= 1
+    shown = text[:end].decode(errors="surrogateescape")
+    return CONTROL_CHARACTER.sub(" ", shown).encode(errors="surrogateescape")
 
 
 def repeats_password(line: bytes, credentials: Credentials) -> bool:

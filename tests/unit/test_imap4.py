@@ -461,6 +461,31 @@ class TestRealServer:
             imap4.login(greeting() + b"perdition OK in\r\n* BYE secret\r\n")
 
     @pytest.mark.parametrize(
+        ("reply", "forwarded"),
+        [
+            (b"NO [UNAVAILABLE] a\x1b[2J\rb\0", b"NO [UNAVAILABLE] a [2J b "),
+            ("NO [UNAVAILABLE] später \x9b\x85".encode(), "NO [UNAVAILABLE] später   ".encode()),
+            (b"NO [UNAVAILABLE] \x9b\xe4", b"NO [UNAVAILABLE]  \xe4"),
+            (
+                b"NO [UNAVAILABLE] " + b"\xe2\x82\xac" * 999,
+                b"NO [UNAVAILABLE] " + b"\xe2\x82\xac" * 327,
+            ),
+            (b"NO [UNAVAILABLE] " + b"x" * 60_000, (b"NO [UNAVAILABLE] " + b"x" * 1000)[:1000]),
+            (
+                b"NO [UNAVAILABLE] " + b"\xc3\xa4" * 1000,
+                (b"NO [UNAVAILABLE] " + b"\xc3\xa4" * 1000)[:999],
+            ),
+            (b"NO [UNAVAILABLE " + b"x" * 1000 + b"] later", b"NO later"),
+        ],
+    )
+    def test_forwarded_refusal_is_a_short_line_without_control_characters(
+        self, imap4: ProtocolUnderTest, reply: bytes, forwarded: bytes
+    ) -> None:
+        with pytest.raises(ServerRefused) as refused:
+            imap4.login(greeting() + b"perdition %b\r\n" % reply)
+        assert refused.value.server_line == forwarded
+
+    @pytest.mark.parametrize(
         ("line", "failure"),
         [
             (b"NO wrong", Rejected),

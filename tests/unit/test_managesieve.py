@@ -361,7 +361,6 @@ class TestRealServer:
             (b"no", Rejected),
             (b'NO (AUTHENTICATIONFAILED) "wrong"', Rejected),
             (b'NO (TRYLATER) "later"', ServerRefused),
-            (b"NO (QUOTA/MAXSIZE) {8}\r\nno\r\nroom", ServerRefused),
             (b'BYE (TRYLATER) "later"', ServerRefused),
             (b'BYE (REFERRAL "sieve://other") "there"', ServerRefused),
             (b"BYE", ServerRefused),
@@ -373,6 +372,24 @@ class TestRealServer:
         with pytest.raises(failure) as refused:
             managesieve.login(capabilities() + answer + b"\r\n")
         assert refused.value.server_line == answer
+
+    @pytest.mark.parametrize(
+        ("answer", "forwarded"),
+        [
+            (b"NO (QUOTA/MAXSIZE) {8}\r\nno\r\nroom", b'NO (QUOTA/MAXSIZE) "no  room"'),
+            (b'NO (TRYLATER) "a\x1b[2J\rb\\"c"', b'NO (TRYLATER) "a [2J b\\"c"'),
+            (b'NO (TRYLATER "\x1b") "later"', b'NO "later"'),
+            (b"NO (TRYLATER) \0later", b'NO (TRYLATER) " later"'),
+            (b'NO (TRYLATER) "%b"' % (b"x" * 60000), b'NO (TRYLATER) "%b"' % (b"x" * 1000)),
+            ('NO (TRYLATER) "später"'.encode(), 'NO (TRYLATER) "später"'.encode()),
+        ],
+    )
+    def test_forwarded_refusal_is_a_short_line_without_control_characters(
+        self, managesieve: ProtocolUnderTest, answer: bytes, forwarded: bytes
+    ) -> None:
+        with pytest.raises(ServerRefused) as refused:
+            managesieve.login(capabilities() + answer + b"\r\n")
+        assert refused.value.server_line == forwarded
 
     def test_reply_without_its_text_is_still_valid(self, managesieve: ProtocolUnderTest) -> None:
         with pytest.raises(ServerRefused) as refused:

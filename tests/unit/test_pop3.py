@@ -250,6 +250,31 @@ class TestRealServer:
         with pytest.raises(Rejected):
             pop3.login(b"+OK hi\r\n+OK\r\n-err [auth] wrong\r\n")
 
+    @pytest.mark.parametrize(
+        ("reply", "forwarded"),
+        [
+            (b"-ERR [SYS/TEMP] a\x1b[2J\rb\0", b"-ERR [SYS/TEMP] a [2J b "),
+            ("-ERR [SYS/TEMP] später \x9b\x85".encode(), "-ERR [SYS/TEMP] später   ".encode()),
+            (b"-ERR [SYS/TEMP] \x9b\xe4", b"-ERR [SYS/TEMP]  \xe4"),
+            (
+                b"-ERR [SYS/TEMP] " + b"\xe2\x82\xac" * 999,
+                b"-ERR [SYS/TEMP] " + b"\xe2\x82\xac" * 164,
+            ),
+            (b"-ERR [SYS/TEMP] " + b"x" * 60_000, (b"-ERR [SYS/TEMP] " + b"x" * 1000)[:510]),
+            (
+                b"-ERR [SYS/TEMP] " + b"\xc3\xa4" * 1000,
+                (b"-ERR [SYS/TEMP] " + b"\xc3\xa4" * 1000)[:510],
+            ),
+            (b"-ERR [SYS/TEMP " + b"x" * 1000 + b"] later", b"-ERR later"),
+        ],
+    )
+    def test_forwarded_refusal_is_a_short_line_without_control_characters(
+        self, pop3: ProtocolUnderTest, reply: bytes, forwarded: bytes
+    ) -> None:
+        with pytest.raises(ServerRefused) as refused:
+            pop3.login(b"+OK\r\n+OK\r\n" + reply + b"\r\n")
+        assert refused.value.server_line == forwarded
+
     @pytest.mark.parametrize("accepted", [b"", b"+OK\r\n"], ids=["user", "password"])
     @pytest.mark.parametrize(
         ("line", "failure"),
