@@ -25,7 +25,7 @@ from perdition.protocol.dialogue import (
     redact_reply,
     refuse,
 )
-from perdition.protocol.refusals import refused
+from perdition.protocol.refusals import FORWARDED_LENGTH, printable_text, refused
 from perdition.protocol.strings import COMMAND_LIMIT, LITERAL, QUOTABLE, Grammar, Malformed, quote
 
 LINE_LIMIT = 8192
@@ -43,6 +43,7 @@ CAPABILITY_CODE = re.compile(rb"(?:\* )?[A-Z]+ \[CAPABILITY ([^\]\r\n]*)\]", re.
 CAPABILITY_LINE = re.compile(rb"^\* CAPABILITY (.*)\r\n", re.IGNORECASE | re.MULTILINE)
 ALERT = re.compile(rb"OK \[ALERT\]", re.IGNORECASE)
 STATUS = re.compile(rb"\* (OK|NO|BAD|BYE|PREAUTH)\b", re.IGNORECASE)
+FORWARDED_STATUS = re.compile(rb"\* (OK|NO|BAD)\b", re.IGNORECASE)
 REFUSAL = re.compile(rb"(NO|BAD|BYE)\b(?: \[([^] ]{1,100})(?: [^]]*)?\])?", re.IGNORECASE)
 LAST_UNTAGGED = re.compile(rb"\* (BYE\b|NO \[AUTHENTICATIONFAILED\])", re.IGNORECASE)
 """An untagged response after which there may be no tagged one."""
@@ -278,7 +279,9 @@ class IMAP4(Protocol):
             code = b""
         if word != b"NO":
             code = code or word
-        return refused(line, refusal[0], code, credentials, untagged)
+        failure = refused(line, refusal[0], code, credentials, untagged)
+        failure.untagged = forwardable_untagged(failure.untagged)
+        return failure
 
     def with_untagged(self, untagged: bytes, line: bytes) -> Dialogue[bytes]:
         """Return the untagged responses with one more, its literals included.
@@ -320,6 +323,19 @@ class IMAP4(Protocol):
             code = f"[{failure.imap4_code}] " if failure.imap4_code else ""
             line = fsencode(f"NO {code}{failure.reply}")
         return failure.untagged + credentials.tag + b" " + line + b"\r\n"
+
+
+def forwardable_untagged(untagged: bytes) -> bytes:
+    """Return what the client may get of the responses before a refusal: their texts for people.
+
+    The client stays connected to us, so the real server's capabilities and state do not apply.
+    """
+    lines = [
+        printable_text(line, FORWARDED_LENGTH) + b"\r\n"
+        for line in untagged.split(b"\r\n")
+        if FORWARDED_STATUS.match(line) and not CAPABILITY_CODE.match(line)
+    ]
+    return b"".join(lines)
 
 
 def as_no(line: bytes, convert_bad: bool) -> bytes:

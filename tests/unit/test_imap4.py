@@ -329,9 +329,9 @@ class TestRealServer:
     ) -> None:
         dialogue = imap4.login(greeting(), credentials=Credentials("joe", b"pass\xff"))
         with pytest.raises(failure) as refused:
-            dialogue.receive(b"* 1 EXISTS\r\nperdition %b\r\n" % refusal)
+            dialogue.receive(b"* OK hi\r\nperdition %b\r\n" % refusal)
         assert refused.value.server_line == refusal
-        assert refused.value.untagged == b"* 1 EXISTS\r\n"
+        assert refused.value.untagged == b"* OK hi\r\n"
         assert b"pass" not in dialogue.sent
 
     @pytest.mark.parametrize(("user", "password"), [("j\0oe", b"secret"), ("joe", b"se\0cret")])
@@ -520,6 +520,26 @@ class TestRealServer:
             imap4.login(greeting() + b"* OK hi\r\n* %b\r\n" % line)
         assert refused.value.server_line == line
         assert refused.value.untagged == b"* OK hi\r\n"
+
+    @pytest.mark.parametrize(
+        ("untagged", "forwarded"),
+        [
+            (b"* CAPABILITY IMAP4 LOGINDISABLED", b""),
+            (b"* OK [CAPABILITY IMAP4 LOGINDISABLED] hi", b""),
+            (b"* PREAUTH welcome", b""),
+            (b"* 1 EXISTS", b""),
+            (b"* FLAGS {3}\r\na\r\n", b""),
+            (b"* OK \x1b[2J", b"* OK  [2J\r\n"),
+            (b"* no [ALERT] maintenance", b"* no [ALERT] maintenance\r\n"),
+            (b"* BAD " + b"x" * 2000, b"* BAD " + b"x" * 994 + b"\r\n"),
+        ],
+    )
+    def test_only_status_responses_of_a_refused_login_are_forwarded(
+        self, imap4: ProtocolUnderTest, untagged: bytes, forwarded: bytes
+    ) -> None:
+        with pytest.raises(ServerRefused) as refused:
+            imap4.login(greeting() + untagged + b"\r\nperdition NO [UNAVAILABLE] later\r\n")
+        assert refused.value.untagged == forwarded
 
     def test_server_that_requires_tls_is_not_the_users_fault(
         self, imap4: ProtocolUnderTest
