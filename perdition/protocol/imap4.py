@@ -25,7 +25,7 @@ from perdition.protocol.dialogue import (
     redact_reply,
     refuse,
 )
-from perdition.protocol.refusals import FORWARDED_LENGTH, printable_text, refused
+from perdition.protocol.refusals import FORWARDED_LENGTH, printable_text, refused, refused_greeting
 from perdition.protocol.strings import COMMAND_LIMIT, LITERAL, QUOTABLE, Grammar, Malformed, quote
 
 LINE_LIMIT = 8192
@@ -169,6 +169,9 @@ class IMAP4(Protocol):
         greeting = yield ReadLine(SERVER_LINE_LIMIT)
         if greeting.endswith(b" " + own_greeting):
             raise ConnectedToItself("its greeting is our own")
+        if greeting.startswith(b"* ") and (refusal := REFUSAL.match(greeting[2:])):
+            code = reason_code(refusal)
+            raise refused_greeting(greeting[2:], refusal[0], code, b"NO [UNAVAILABLE]")
         if not STATUS.match(greeting) or not is_ok(greeting[2:]):
             raise unexpected("greeting", greeting)
         announced = yield from self.announced(greeting)
@@ -274,9 +277,7 @@ class IMAP4(Protocol):
         """Return the failure for a response to LOGIN other than OK."""
         if not (refusal := REFUSAL.match(line)):
             return unexpected("LOGIN")
-        word, code = refusal[1].upper(), refusal[2] or b""
-        if code.upper() == b"CAPABILITY":  # no reason
-            code = b""
+        word, code = refusal[1].upper(), reason_code(refusal)
         if word != b"NO":
             code = code or word
         failure = refused(line, refusal[0], code, credentials, untagged)
@@ -323,6 +324,12 @@ class IMAP4(Protocol):
             code = f"[{failure.imap4_code}] " if failure.imap4_code else ""
             line = fsencode(f"NO {code}{failure.reply}")
         return failure.untagged + credentials.tag + b" " + line + b"\r\n"
+
+
+def reason_code(refusal: re.Match[bytes]) -> bytes:
+    """Return the response code of a match of REFUSAL, b"" if it has none that is a reason."""
+    code = refusal[2] or b""
+    return b"" if code.upper() == b"CAPABILITY" else code
 
 
 def forwardable_untagged(untagged: bytes) -> bytes:

@@ -27,7 +27,7 @@ from perdition.protocol.dialogue import (
     redact_reply,
     refuse,
 )
-from perdition.protocol.refusals import FORWARDED_LENGTH, printable_text, refused
+from perdition.protocol.refusals import FORWARDED_LENGTH, printable_text, refused, refused_greeting
 from perdition.protocol.strings import LITERAL, QUOTABLE, QUOTED, Grammar, Malformed, quote, unquote
 
 LINE_LIMIT = 4096
@@ -152,9 +152,13 @@ class ManageSieve(Protocol):
     def server_dialogue(
         self, credentials: Credentials, own_greeting: bytes, start_tls: StartTLSPolicy
     ) -> Dialogue[Accepted]:
-        announced, line = yield from self.announced("greeting")
+        lines, line = yield from self.response("greeting")
+        if refusal := REFUSAL.match(line):
+            code = refusal[2] or b""
+            raise refused_greeting(line, refusal[0], code, b"NO (TRYLATER)", forwardable_reply)
         if line.endswith(own_greeting):
             raise ConnectedToItself("its greeting is our own")
+        announced = dict(capability(line) for line in lines)
         if start_tls is not StartTLSPolicy.NEVER:
             announced = yield from self.negotiate_tls(start_tls, announced)
         if b"PLAIN" not in announced.get(b"SASL", b"").upper().split():

@@ -24,7 +24,7 @@ from perdition.protocol.dialogue import (
     redact_reply,
     refuse,
 )
-from perdition.protocol.refusals import forwardable_line, refused
+from perdition.protocol.refusals import forwardable_line, refused, refused_greeting
 
 LINE_LIMIT = 4096
 """Maximum bytes in a client's line; RFC 2449 requires 255, but long passwords need more."""
@@ -130,6 +130,10 @@ class POP3(Protocol):
         greeting = yield ReadLine(SERVER_LINE_LIMIT)
         if greeting == own_greeting:
             raise ConnectedToItself("its greeting is our own")
+        if refusal := REFUSAL.match(greeting):
+            raise refused_greeting(
+                greeting, refusal[0], refusal[1] or b"", b"-ERR [SYS/TEMP]", forwardable_reply
+            )
         if not is_ok(greeting):
             raise unexpected("greeting", greeting)
         if start_tls is not StartTLSPolicy.NEVER:

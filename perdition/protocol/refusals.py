@@ -61,6 +61,27 @@ def refused(
     return ServerRefused(reply_for_log, line, untagged)
 
 
+def refused_greeting(
+    line: bytes,
+    head: bytes,
+    code: bytes,
+    temporary: bytes,
+    forwardable: Callable[[bytes, bytes], bytes] | None = None,
+) -> Failure:
+    """Return the failure for a real server that refuses the connection in its greeting.
+
+    It has not seen the credentials: another server may be tried, and a reply that could be taken
+    for wrong credentials is sent with ``temporary`` as its head.
+    """
+    if code.upper() in CREDENTIAL_CODES:
+        line, head = temporary + line[len(head) :], temporary
+    line = (forwardable or forwardable_line)(line, head)
+    failure = ServerRefused(fsdecode(line[:LOGGED_LENGTH]), line)
+    failure.detail = f"the real server refused the connection: {fsdecode(line[:LOGGED_LENGTH])}"
+    failure.try_next_server = True  # type: ignore[misc]  # only of this one
+    return failure
+
+
 def forwardable_line(line: bytes, head: bytes, limit: int = FORWARDED_LENGTH) -> bytes:
     """Return a reply without control characters and of limited length.
 

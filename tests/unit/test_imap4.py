@@ -389,7 +389,6 @@ class TestRealServer:
     @pytest.mark.parametrize(
         "line",
         [
-            b"* BYE full",
             b"* OKAY",
             b"* PREAUTH [CAPABILITY IMAP4rev1] hi",
             b"+OK POP3",
@@ -405,6 +404,25 @@ class TestRealServer:
         with pytest.raises(NegotiationFailed):
             dialogue.receive(line + b"\r\n")
         assert dialogue.sent == b""
+
+    @pytest.mark.parametrize(
+        ("greeting", "forwarded"),
+        [
+            (b"* BYE [UNAVAILABLE] too many", b"a NO [UNAVAILABLE] too many\r\n"),
+            (b"* BYE full", b"a NO [UNAVAILABLE] full\r\n"),
+            (b"* NO [CAPABILITY IMAP4] full", b"a NO [UNAVAILABLE] full\r\n"),
+            (b"* BYE [AUTHENTICATIONFAILED] \x1b", b"a NO [UNAVAILABLE]  \r\n"),
+            (b"* BAD [LIMIT] many", b"a NO [LIMIT] many\r\n"),
+        ],
+    )
+    def test_refusal_in_the_greeting_is_forwarded_unless_another_server_accepts(
+        self, imap4: ProtocolUnderTest, greeting: bytes, forwarded: bytes
+    ) -> None:
+        with pytest.raises(ServerRefused) as refused:
+            imap4.login(greeting + b"\r\n")
+        assert PROTOCOL.refusal(JOE, refused.value, verbatim=False) == forwarded
+        assert refused.value.try_next_server
+        assert not ServerRefused.try_next_server
 
     def test_endless_greeting_ends_the_login(self, imap4: ProtocolUnderTest) -> None:
         with pytest.raises(LineTooLong):

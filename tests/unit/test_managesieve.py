@@ -306,7 +306,7 @@ class TestRealServer:
     ) -> None:
         assert managesieve.login(PROTOCOL.greeting(host, PLAIN)).answers == [b"AUTHENTICATE"]
 
-    @pytest.mark.parametrize("received", [b'BYE "full"', b'NO "no"', b"garbage\r\nOK", b"\0\r\nOK"])
+    @pytest.mark.parametrize("received", [b"garbage\r\nOK", b"\0\r\nOK"])
     def test_unexpected_greeting_ends_the_login(
         self, managesieve: ProtocolUnderTest, received: bytes
     ) -> None:
@@ -329,6 +329,24 @@ class TestRealServer:
     ) -> None:
         with pytest.raises(NegotiationFailed):
             managesieve.login(endless)
+
+    @pytest.mark.parametrize(
+        ("greeting", "forwarded"),
+        [
+            (b'BYE (TRYLATER) "busy"', b'NO (TRYLATER) "busy"\r\n'),
+            (b'BYE "full"', b'NO (TRYLATER) "full"\r\n'),
+            (b"NO {4}\r\nfull", b'NO (TRYLATER) "full"\r\n'),
+            (b'"SIEVE" ""\r\nBYE', b"NO (TRYLATER)\r\n"),
+        ],
+    )
+    def test_refusal_in_the_greeting_is_forwarded_unless_another_server_accepts(
+        self, managesieve: ProtocolUnderTest, greeting: bytes, forwarded: bytes
+    ) -> None:
+        with pytest.raises(ServerRefused) as refused:
+            managesieve.login(greeting + b"\r\n")
+        assert PROTOCOL.refusal(JOE, refused.value, verbatim=False) == forwarded
+        assert refused.value.try_next_server
+        assert not ServerRefused.try_next_server
 
     def test_endless_line_ends_the_login(self, managesieve: ProtocolUnderTest) -> None:
         with pytest.raises(LineTooLong):

@@ -214,7 +214,7 @@ class TestRealServer:
     def test_greeting_of_another_perdition_is_no_loop(self, pop3: ProtocolUnderTest) -> None:
         assert pop3.login(PROTOCOL.greeting("other.example", PLAIN)).sent == b"USER joe\r\n"
 
-    @pytest.mark.parametrize("greeting", [b"-ERR full", b"* OK IMAP4", b"", b"220 smtp", b"\xff"])
+    @pytest.mark.parametrize("greeting", [b"* OK IMAP4", b"", b"220 smtp", b"\xff"])
     def test_unexpected_greeting_ends_the_login(
         self, pop3: ProtocolUnderTest, greeting: bytes
     ) -> None:
@@ -222,6 +222,24 @@ class TestRealServer:
         with pytest.raises(NegotiationFailed):
             dialogue.receive(greeting + b"\r\n")
         assert dialogue.sent == b""
+
+    @pytest.mark.parametrize(
+        ("greeting", "forwarded"),
+        [
+            (b"-ERR [SYS/PERM] closed", b"-ERR [SYS/PERM] closed\r\n"),
+            (b"-ERR [LOGIN-DELAY] busy", b"-ERR [LOGIN-DELAY] busy\r\n"),
+            (b"-ERR busy", b"-ERR [SYS/TEMP] busy\r\n"),
+            (b"-ERR [AUTH] busy", b"-ERR [SYS/TEMP] busy\r\n"),
+        ],
+    )
+    def test_refusal_in_the_greeting_is_forwarded_unless_another_server_accepts(
+        self, pop3: ProtocolUnderTest, greeting: bytes, forwarded: bytes
+    ) -> None:
+        with pytest.raises(ServerRefused) as refused:
+            pop3.login(greeting + b"\r\n")
+        assert PROTOCOL.refusal(JOE, refused.value, verbatim=False) == forwarded
+        assert refused.value.try_next_server
+        assert not ServerRefused.try_next_server
 
     def test_endless_greeting_ends_the_login(self, pop3: ProtocolUnderTest) -> None:
         with pytest.raises(LineTooLong):
