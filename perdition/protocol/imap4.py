@@ -45,8 +45,10 @@ ALERT = re.compile(rb"OK \[ALERT\]", re.IGNORECASE)
 STATUS = re.compile(rb"\* (OK|NO|BAD|BYE|PREAUTH)\b", re.IGNORECASE)
 FORWARDED_STATUS = re.compile(rb"\* (OK|NO|BAD)\b", re.IGNORECASE)
 REFUSAL = re.compile(rb"(NO|BAD|BYE)\b(?: \[([^] ]{1,100})(?: [^]]*)?\])?", re.IGNORECASE)
-LAST_UNTAGGED = re.compile(rb"\* (BYE\b|NO \[AUTHENTICATIONFAILED\])", re.IGNORECASE)
+BYE = re.compile(rb"\* BYE\b", re.IGNORECASE)
 """An untagged response after which there may be no tagged one."""
+BYE_OR_REFUSAL = re.compile(rb"\* (BYE\b|NO \[AUTHENTICATIONFAILED\])", re.IGNORECASE)
+"""Those after LOGIN."""
 OUR_TAG = b"perdition"
 UNTAGGED = b"*"
 
@@ -181,7 +183,7 @@ class IMAP4(Protocol):
             raise MechanismUnavailable("the real server announces LOGINDISABLED")
         self.require_sendable(fsencode(credentials.user), credentials.password)
         untagged = yield from self.send_login(credentials, announced)
-        line, more = yield from self.response()
+        line, more = yield from self.response(BYE_OR_REFUSAL)
         untagged += more
         if not is_ok(line):
             raise self.login_refused(line, credentials, untagged)
@@ -251,7 +253,7 @@ class IMAP4(Protocol):
             else:
                 command += b" {%d}\r\n" % len(text)
                 yield Write(command, log_as=OUR_TAG + b" LOGIN " + REDACTED + b"\r\n")
-                line, more = yield from self.response()
+                line, more = yield from self.response(BYE_OR_REFUSAL)
                 untagged += more
                 if not line.startswith(b"+"):
                     raise self.login_refused(line, credentials, untagged)
@@ -259,17 +261,17 @@ class IMAP4(Protocol):
         yield Write(command + b"\r\n", log_as=OUR_TAG + b" LOGIN " + REDACTED + b"\r\n")
         return untagged
 
-    def response(self) -> Dialogue[tuple[bytes, bytes]]:
+    def response(self, last: re.Pattern[bytes] = BYE) -> Dialogue[tuple[bytes, bytes]]:
         """Return the response to our command without its tag, and the untagged ones before it.
 
-        A continuation request and LAST_UNTAGGED also count as the response to our command.
+        A continuation request and a match of ``last`` also count as the response to our command.
         """
         untagged = b""
         while True:
             line = yield ReadLine(SERVER_LINE_LIMIT, redact_reply)
             if line.startswith(b"+"):
                 return line, untagged
-            if line.startswith(OUR_TAG + b" ") or LAST_UNTAGGED.match(line):
+            if line.startswith(OUR_TAG + b" ") or last.match(line):
                 return line.partition(b" ")[2], untagged
             untagged = yield from self.with_untagged(untagged, line)
 

@@ -539,6 +539,15 @@ class TestRealServer:
         assert refused.value.server_line == line
         assert refused.value.untagged == b"* OK hi\r\n"
 
+    def test_untagged_refusal_after_the_ok_does_not_end_the_next_response(
+        self, imap4: ProtocolUnderTest
+    ) -> None:
+        dialogue = imap4.login(greeting() + b"perdition OK in\r\n")
+        dialogue.receive(b"* NO [AUTHENTICATIONFAILED] old\r\n")
+        dialogue.receive(b"* CAPABILITY IMAP4 IDLE\r\nperdition OK\r\n* early")
+        assert dialogue.outcome.capability == b"IMAP4 IDLE"
+        assert dialogue.unread == b"* early"
+
     @pytest.mark.parametrize(
         ("untagged", "forwarded"),
         [
