@@ -1,6 +1,7 @@
 """Refusals of real servers, classified by response code (RFC 2449, 3206, 5530, 5804)."""
 
 import re
+from base64 import b64encode
 from collections.abc import Callable
 from os import fsdecode
 
@@ -102,9 +103,10 @@ def printable_text(text: bytes, limit: int) -> bytes:
 
 
 def repeats_password(line: bytes, credentials: Credentials) -> bool:
-    """Return whether a line contains the password, or its beginning, in a form that we sent."""
+    """Return whether a line contains the password, or its beginning, in a form in which a server has it."""
     password = credentials.password
-    forms = (password, quote(password)[1:-1], sasl.encode_plain(credentials))
+    encoded = b64encode(password).rstrip(b"=")
+    forms = (password, quote(password)[1:-1], encoded, sasl.encode_plain(credentials))
     return any(contains(line.lower(), form.lower()) for form in forms if form)
 
 
