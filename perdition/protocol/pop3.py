@@ -142,7 +142,8 @@ class POP3(Protocol):
         self.require_sendable(user, credentials.password)
         yield Write(b"USER " + user + b"\r\n")
         line = yield ReadLine(SERVER_LINE_LIMIT)
-        if USER_REFUSED.match(line) and (yield from self.requires_tls()):
+        may_require_tls = start_tls is StartTLSPolicy.NEVER and USER_REFUSED.match(line)
+        if may_require_tls and (yield from self.requires_tls()):
             raise MechanismUnavailable("the real server requires TLS: it has no USER without STLS")
         if is_ok(line):
             password = b"PASS " + credentials.password + b"\r\n"

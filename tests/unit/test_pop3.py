@@ -262,6 +262,17 @@ class TestRealServer:
             dialogue.receive(capabilities)
         assert dialogue.sent == b"USER joe\r\nCAPA\r\n"
 
+    @pytest.mark.parametrize(
+        "received", [CAPA_WITH_STLS + b"+OK go\r\n", NO_CAPA], ids=["tls", "no tls"]
+    )
+    def test_refused_user_is_not_followed_by_a_question_if_stls_was_possible(
+        self, pop3: ProtocolUnderTest, received: bytes
+    ) -> None:
+        dialogue = pop3.login(b"+OK hi\r\n", StartTLSPolicy.IF_OFFERED).receive(received)
+        with pytest.raises(Rejected):
+            dialogue.receive(b"-ERR [AUTH] unknown user\r\n")
+        assert dialogue.answers[-1] == b"USER"
+
     def test_wrong_password_is_wrong_without_further_questions(
         self, pop3: ProtocolUnderTest
     ) -> None:
