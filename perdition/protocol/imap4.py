@@ -25,7 +25,7 @@ from perdition.protocol.dialogue import (
     redact_reply,
     refuse,
 )
-from perdition.protocol.refusals import refused
+from perdition.protocol.refusals import FORWARDED_LENGTH, printable_text, refused, refused_greeting
 from perdition.protocol.strings import COMMAND_LIMIT, LITERAL, QUOTABLE, Grammar, Malformed, quote
 
 LINE_LIMIT = 8192
@@ -39,13 +39,16 @@ LITERAL_MINUS_LIMIT = 4096
 
 GRAMMAR = Grammar(LINE_LIMIT, quoted_limit=LINE_LIMIT, continuation=b"+ go on\r\n", atoms=True)
 TAG = re.compile(rb'(?!\+)[^\0-\x20\x7f-\xff(){%*"\\\]]+')
-CAPABILITY_CODE = re.compile(rb"\[CAPABILITY ([^\]\r\n]*)\]", re.IGNORECASE)
+CAPABILITY_CODE = re.compile(rb"(?:\* )?[A-Z]+ \[CAPABILITY ([^\]\r\n]*)\]", re.IGNORECASE)
 CAPABILITY_LINE = re.compile(rb"^\* CAPABILITY (.*)\r\n", re.IGNORECASE | re.MULTILINE)
 ALERT = re.compile(rb"OK \[ALERT\]", re.IGNORECASE)
 STATUS = re.compile(rb"\* (OK|NO|BAD|BYE|PREAUTH)\b", re.IGNORECASE)
-REFUSAL = re.compile(rb"(NO|BAD|BYE)\b(?: \[([^] ]+)[^]]*\])?", re.IGNORECASE)
-LAST_UNTAGGED = re.compile(rb"\* (BYE\b|NO \[AUTHENTICATIONFAILED\])", re.IGNORECASE)
+FORWARDED_STATUS = re.compile(rb"\* (OK|NO|BAD)\b", re.IGNORECASE)
+REFUSAL = re.compile(rb"(NO|BAD|BYE)\b(?: \[([^] ]{1,100})(?: [^]]*)?\])?", re.IGNORECASE)
+BYE = re.compile(rb"\* BYE\b", re.IGNORECASE)
 """An untagged response after which there may be no tagged one."""
+BYE_OR_REFUSAL = re.compile(rb"\* (BYE\b|NO \[AUTHENTICATIONFAILED\])", re.IGNORECASE)
+"""Those after LOGIN."""
 OUR_TAG = b"perdition"
 UNTAGGED = b"*"
 
@@ -168,6 +171,9 @@ class IMAP4(Protocol):
         greeting = yield ReadLine(SERVER_LINE_LIMIT)
         if greeting.endswith(b" " + own_greeting):
             raise ConnectedToItself("its greeting is our own")
+        if greeting.startswith(b"* ") and (refusal := REFUSAL.match(greeting[2:])):
+            code = reason_code(refusal)
+            raise refused_greeting(greeting[2:], refusal[0], code, b"NO [UNAVAILABLE]")
         if not STATUS.match(greeting) or not is_ok(greeting[2:]):
             raise unexpected("greeting", greeting)
         announced = yield from self.announced(greeting)
@@ -177,7 +183,7 @@ class IMAP4(Protocol):
             raise MechanismUnavailable("the real server announces LOGINDISABLED")
         self.require_sendable(fsencode(credentials.user), credentials.password)
         untagged = yield from self.send_login(credentials, announced)
-        line, more = yield from self.response()
+        line, more = yield from self.response(BYE_OR_REFUSAL)
         untagged += more
         if not is_ok(line):
             raise self.login_refused(line, credentials, untagged)
@@ -188,7 +194,7 @@ class IMAP4(Protocol):
 
         A server could have LOGINDISABLED among them, and must then not get a password.
         """
-        if code := CAPABILITY_CODE.search(line):
+        if code := CAPABILITY_CODE.match(line):
             return set(code[1].upper().split())
         yield Write(OUR_TAG + b" CAPABILITY\r\n")
         line, untagged = yield from self.response()
@@ -203,7 +209,7 @@ class IMAP4(Protocol):
         Otherwise clients would keep using the list in our greeting.
         """
         line, untagged, _ = accepted
-        if listed := CAPABILITY_CODE.search(line) or CAPABILITY_LINE.search(untagged):
+        if listed := CAPABILITY_CODE.match(line) or CAPABILITY_LINE.search(untagged):
             return accepted._replace(capability=listed[1])
         yield Write(OUR_TAG + b" CAPABILITY\r\n")
         line, more = yield from self.response()
@@ -247,7 +253,7 @@ class IMAP4(Protocol):
             else:
                 command += b" {%d}\r\n" % len(text)
                 yield Write(command, log_as=OUR_TAG + b" LOGIN " + REDACTED + b"\r\n")
-                line, more = yield from self.response()
+                line, more = yield from self.response(BYE_OR_REFUSAL)
                 untagged += more
                 if not line.startswith(b"+"):
                     raise self.login_refused(line, credentials, untagged)
@@ -255,17 +261,17 @@ class IMAP4(Protocol):
         yield Write(command + b"\r\n", log_as=OUR_TAG + b" LOGIN " + REDACTED + b"\r\n")
         return untagged
 
-    def response(self) -> Dialogue[tuple[bytes, bytes]]:
+    def response(self, last: re.Pattern[bytes] = BYE) -> Dialogue[tuple[bytes, bytes]]:
         """Return the response to our command without its tag, and the untagged ones before it.
 
-        A continuation request and LAST_UNTAGGED also count as the response to our command.
+        A continuation request and a match of ``last`` also count as the response to our command.
         """
         untagged = b""
         while True:
             line = yield ReadLine(SERVER_LINE_LIMIT, redact_reply)
             if line.startswith(b"+"):
                 return line, untagged
-            if line.startswith(OUR_TAG + b" ") or LAST_UNTAGGED.match(line):
+            if line.startswith(OUR_TAG + b" ") or last.match(line):
                 return line.partition(b" ")[2], untagged
             untagged = yield from self.with_untagged(untagged, line)
 
@@ -273,12 +279,12 @@ class IMAP4(Protocol):
         """Return the failure for a response to LOGIN other than OK."""
         if not (refusal := REFUSAL.match(line)):
             return unexpected("LOGIN")
-        word, code = refusal[1].upper(), refusal[2] or b""
-        if code.upper() == b"CAPABILITY":  # no reason
-            code = b""
+        word, code = refusal[1].upper(), reason_code(refusal)
         if word != b"NO":
             code = code or word
-        return refused(line, refusal[0], code, credentials, untagged)
+        failure = refused(line, refusal[0], code, credentials, untagged)
+        failure.untagged = forwardable_untagged(failure.untagged)
+        return failure
 
     def with_untagged(self, untagged: bytes, line: bytes) -> Dialogue[bytes]:
         """Return the untagged responses with one more, its literals included.
@@ -303,7 +309,7 @@ class IMAP4(Protocol):
 
     def welcome(self, credentials: Credentials, accepted: Accepted, ok_line: str | None) -> bytes:
         line, untagged, listed = accepted
-        told = CAPABILITY_CODE.search(line) or CAPABILITY_LINE.search(untagged)
+        told = CAPABILITY_CODE.match(line) or CAPABILITY_LINE.search(untagged)
         if ok_line is not None:
             if ALERT.match(line):
                 untagged += b"* " + line + b"\r\n"
@@ -320,6 +326,25 @@ class IMAP4(Protocol):
             code = f"[{failure.imap4_code}] " if failure.imap4_code else ""
             line = fsencode(f"NO {code}{failure.reply}")
         return failure.untagged + credentials.tag + b" " + line + b"\r\n"
+
+
+def reason_code(refusal: re.Match[bytes]) -> bytes:
+    """Return the response code of a match of REFUSAL, b"" if it has none that is a reason."""
+    code = refusal[2] or b""
+    return b"" if code.upper() == b"CAPABILITY" else code
+
+
+def forwardable_untagged(untagged: bytes) -> bytes:
+    """Return what the client may get of the responses before a refusal: their texts for people.
+
+    The client stays connected to us, so the real server's capabilities and state do not apply.
+    """
+    lines = [
+        printable_text(line, FORWARDED_LENGTH) + b"\r\n"
+        for line in untagged.split(b"\r\n")
+        if FORWARDED_STATUS.match(line) and not CAPABILITY_CODE.match(line)
+    ]
+    return b"".join(lines)
 
 
 def as_no(line: bytes, convert_bad: bool) -> bytes:

@@ -27,7 +27,7 @@ from perdition.protocol.dialogue import (
     redact_reply,
     refuse,
 )
-from perdition.protocol.refusals import refused
+from perdition.protocol.refusals import FORWARDED_LENGTH, printable_text, refused, refused_greeting
 from perdition.protocol.strings import LITERAL, QUOTABLE, QUOTED, Grammar, Malformed, quote, unquote
 
 LINE_LIMIT = 4096
@@ -44,8 +44,9 @@ GRAMMAR = Grammar(LINE_LIMIT, QUOTED_LIMIT, continuation=b"", atoms=False)
 OUTCOME = re.compile(rb"(OK|NO|BYE)\b", re.IGNORECASE)
 OUTCOME_LITERAL = re.compile(rb"\w+ (?:\((?:[^\"()]|\"[^\"]*\")*\)? ?)?\{\d+\+?\}$", re.IGNORECASE)
 """An outcome whose text, or a part of its response code, is a literal."""
+LITERAL_HEAD = re.compile(rb"\{(\d+)\+?\}\r\n")
 SASL = re.compile(rb'"SASL"(?: "([^"]*)")?', re.IGNORECASE)
-REFUSAL = re.compile(rb"(NO|BYE)\b(?: \(([^ )/]+)[^)]*\))?", re.IGNORECASE)
+REFUSAL = re.compile(rb"(NO|BYE)\b(?: \(([^ )/]{1,100})(?:[ /][^)]*)?\))?", re.IGNORECASE)
 
 
 def redact_command(line: bytes) -> bytes:
@@ -151,9 +152,13 @@ class ManageSieve(Protocol):
     def server_dialogue(
         self, credentials: Credentials, own_greeting: bytes, start_tls: StartTLSPolicy
     ) -> Dialogue[Accepted]:
-        announced, line = yield from self.announced("greeting")
+        lines, line = yield from self.response("greeting")
+        if refusal := REFUSAL.match(line):
+            code = refusal[2] or b""
+            raise refused_greeting(line, refusal[0], code, b"NO (TRYLATER)", forwardable_reply)
         if line.endswith(own_greeting):
             raise ConnectedToItself("its greeting is our own")
+        announced = dict(capability(line) for line in lines)
         if start_tls is not StartTLSPolicy.NEVER:
             announced = yield from self.negotiate_tls(start_tls, announced)
         if b"PLAIN" not in announced.get(b"SASL", b"").upper().split():
@@ -175,7 +180,14 @@ class ManageSieve(Protocol):
             _, line = yield from self.response("AUTHENTICATE")
         if refusal := REFUSAL.match(line):
             code = refusal[2] or (b"" if refusal[1].upper() == b"NO" else b"BYE")
-            raise refused(line, refusal[0], code, credentials, placeholder=quote(REDACTED))
+            raise refused(
+                line,
+                refusal[0],
+                code,
+                credentials,
+                placeholder=quote(REDACTED),
+                forwardable=forwardable_reply,
+            )
         return Accepted(line)
 
     def negotiate_tls(
@@ -246,6 +258,20 @@ class ManageSieve(Protocol):
         return b"NO " + code + string(fsencode(failure.reply)) + b"\r\n"
 
 
+def forwardable_reply(line: bytes, head: bytes) -> bytes:
+    """Return a reply with a response code and a text that may be sent to the client."""
+    text = line[len(head) :].lstrip(b" ")
+    if not head.isascii() or printable_text(head, FORWARDED_LENGTH) != head:
+        head = head.partition(b" ")[0]
+    if literal := LITERAL_HEAD.match(text):
+        text = text[literal.end() :]
+    elif quoted := QUOTED.fullmatch(printable_text(text, len(text))):
+        text = unquote(quoted[1])
+    elif not text:
+        return head
+    return head + b" " + quote(printable_text(text, FORWARDED_LENGTH))
+
+
 def as_no(line: bytes) -> bytes:
     """Return a real server's BYE as a NO: our own connection to the client stays open."""
     word, _, rest = line.partition(b" ")
@@ -261,7 +287,7 @@ def capability(line: bytes) -> tuple[bytes, bytes]:
         if quoted := QUOTED.match(line):
             words.append(unquote(quoted[1]))
             line = line[quoted.end() :]
-        elif literal := re.match(rb"\{(\d+)\+?\}\r\n", line):
+        elif literal := LITERAL_HEAD.match(line):
             end = literal.end() + int(literal[1])
             words.append(line[literal.end() : end])
             line = line[end:]

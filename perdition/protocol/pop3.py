@@ -24,10 +24,12 @@ from perdition.protocol.dialogue import (
     redact_reply,
     refuse,
 )
-from perdition.protocol.refusals import refused
+from perdition.protocol.refusals import forwardable_line, refused, refused_greeting
 
 LINE_LIMIT = 4096
 """Maximum bytes in a client's line; RFC 2449 requires 255, but long passwords need more."""
+REPLY_LIMIT = 510
+"""Maximum bytes in the first line of a reply, without its line end (RFC 2449, section 4)."""
 CAPABILITY_LIMIT = 256
 """Maximum lines in a real server's response to CAPA."""
 
@@ -35,7 +37,7 @@ CONTROL_CHARACTERS = bytes((*range(0x20), 0x7F))
 """Bytes that are not printable (RFC 1939, section 3), except those above 0x7f."""
 
 USER_REFUSED = re.compile(rb"-ERR \[AUTH\]", re.IGNORECASE)
-REFUSAL = re.compile(rb"-ERR\b(?: \[([^]/ ]+)[^]]*\])?", re.IGNORECASE)
+REFUSAL = re.compile(rb"-ERR\b(?: \[([^]/ ]{1,100})(?:[/ ][^]]*)?\])?", re.IGNORECASE)
 
 
 def redact_command(line: bytes) -> bytes:
@@ -128,6 +130,10 @@ class POP3(Protocol):
         greeting = yield ReadLine(SERVER_LINE_LIMIT)
         if greeting == own_greeting:
             raise ConnectedToItself("its greeting is our own")
+        if refusal := REFUSAL.match(greeting):
+            raise refused_greeting(
+                greeting, refusal[0], refusal[1] or b"", b"-ERR [SYS/TEMP]", forwardable_reply
+            )
         if not is_ok(greeting):
             raise unexpected("greeting", greeting)
         if start_tls is not StartTLSPolicy.NEVER:
@@ -136,7 +142,8 @@ class POP3(Protocol):
         self.require_sendable(user, credentials.password)
         yield Write(b"USER " + user + b"\r\n")
         line = yield ReadLine(SERVER_LINE_LIMIT)
-        if USER_REFUSED.match(line) and (yield from self.requires_tls()):
+        may_require_tls = start_tls is StartTLSPolicy.NEVER and USER_REFUSED.match(line)
+        if may_require_tls and (yield from self.requires_tls()):
             raise MechanismUnavailable("the real server requires TLS: it has no USER without STLS")
         if is_ok(line):
             password = b"PASS " + credentials.password + b"\r\n"
@@ -145,7 +152,9 @@ class POP3(Protocol):
         if is_ok(line):
             return Accepted(line)
         if refusal := REFUSAL.match(line):
-            raise refused(line, refusal[0], refusal[1] or b"", credentials)
+            raise refused(
+                line, refusal[0], refusal[1] or b"", credentials, forwardable=forwardable_reply
+            )
         raise unexpected("USER or PASS")
 
     def requires_tls(self) -> Dialogue[bool]:
@@ -195,6 +204,11 @@ class POP3(Protocol):
             return failure.server_line + b"\r\n"
         code = f"[{failure.pop3_code}] " if failure.pop3_code else ""
         return fsencode(f"-ERR {code}{failure.reply}\r\n")
+
+
+def forwardable_reply(line: bytes, head: bytes) -> bytes:
+    """Return a reply as it may be sent to the client."""
+    return forwardable_line(line, head, REPLY_LIMIT)
 
 
 def is_ok(line: bytes) -> bool:

@@ -329,9 +329,9 @@ class TestRealServer:
     ) -> None:
         dialogue = imap4.login(greeting(), credentials=Credentials("joe", b"pass\xff"))
         with pytest.raises(failure) as refused:
-            dialogue.receive(b"* 1 EXISTS\r\nperdition %b\r\n" % refusal)
+            dialogue.receive(b"* OK hi\r\nperdition %b\r\n" % refusal)
         assert refused.value.server_line == refusal
-        assert refused.value.untagged == b"* 1 EXISTS\r\n"
+        assert refused.value.untagged == b"* OK hi\r\n"
         assert b"pass" not in dialogue.sent
 
     @pytest.mark.parametrize(("user", "password"), [("j\0oe", b"secret"), ("joe", b"se\0cret")])
@@ -389,7 +389,6 @@ class TestRealServer:
     @pytest.mark.parametrize(
         "line",
         [
-            b"* BYE full",
             b"* OKAY",
             b"* PREAUTH [CAPABILITY IMAP4rev1] hi",
             b"+OK POP3",
@@ -405,6 +404,25 @@ class TestRealServer:
         with pytest.raises(NegotiationFailed):
             dialogue.receive(line + b"\r\n")
         assert dialogue.sent == b""
+
+    @pytest.mark.parametrize(
+        ("greeting", "forwarded"),
+        [
+            (b"* BYE [UNAVAILABLE] too many", b"a NO [UNAVAILABLE] too many\r\n"),
+            (b"* BYE full", b"a NO [UNAVAILABLE] full\r\n"),
+            (b"* NO [CAPABILITY IMAP4] full", b"a NO [UNAVAILABLE] full\r\n"),
+            (b"* BYE [AUTHENTICATIONFAILED] \x1b", b"a NO [UNAVAILABLE]  \r\n"),
+            (b"* BAD [LIMIT] many", b"a NO [LIMIT] many\r\n"),
+        ],
+    )
+    def test_refusal_in_the_greeting_is_forwarded_unless_another_server_accepts(
+        self, imap4: ProtocolUnderTest, greeting: bytes, forwarded: bytes
+    ) -> None:
+        with pytest.raises(ServerRefused) as refused:
+            imap4.login(greeting + b"\r\n")
+        assert PROTOCOL.refusal(JOE, refused.value, verbatim=False) == forwarded
+        assert refused.value.try_next_server
+        assert not ServerRefused.try_next_server
 
     def test_endless_greeting_ends_the_login(self, imap4: ProtocolUnderTest) -> None:
         with pytest.raises(LineTooLong):
@@ -461,6 +479,31 @@ class TestRealServer:
             imap4.login(greeting() + b"perdition OK in\r\n* BYE secret\r\n")
 
     @pytest.mark.parametrize(
+        ("reply", "forwarded"),
+        [
+            (b"NO [UNAVAILABLE] a\x1b[2J\rb\0", b"NO [UNAVAILABLE] a [2J b "),
+            ("NO [UNAVAILABLE] später \x9b\x85".encode(), "NO [UNAVAILABLE] später   ".encode()),
+            (b"NO [UNAVAILABLE] \x9b\xe4", b"NO [UNAVAILABLE]  \xe4"),
+            (
+                b"NO [UNAVAILABLE] " + b"\xe2\x82\xac" * 999,
+                b"NO [UNAVAILABLE] " + b"\xe2\x82\xac" * 327,
+            ),
+            (b"NO [UNAVAILABLE] " + b"x" * 60_000, (b"NO [UNAVAILABLE] " + b"x" * 1000)[:1000]),
+            (
+                b"NO [UNAVAILABLE] " + b"\xc3\xa4" * 1000,
+                (b"NO [UNAVAILABLE] " + b"\xc3\xa4" * 1000)[:999],
+            ),
+            (b"NO [UNAVAILABLE " + b"x" * 1000 + b"] later", b"NO later"),
+        ],
+    )
+    def test_forwarded_refusal_is_a_short_line_without_control_characters(
+        self, imap4: ProtocolUnderTest, reply: bytes, forwarded: bytes
+    ) -> None:
+        with pytest.raises(ServerRefused) as refused:
+            imap4.login(greeting() + b"perdition %b\r\n" % reply)
+        assert refused.value.server_line == forwarded
+
+    @pytest.mark.parametrize(
         ("line", "failure"),
         [
             (b"NO wrong", Rejected),
@@ -495,6 +538,35 @@ class TestRealServer:
             imap4.login(greeting() + b"* OK hi\r\n* %b\r\n" % line)
         assert refused.value.server_line == line
         assert refused.value.untagged == b"* OK hi\r\n"
+
+    def test_untagged_refusal_after_the_ok_does_not_end_the_next_response(
+        self, imap4: ProtocolUnderTest
+    ) -> None:
+        dialogue = imap4.login(greeting() + b"perdition OK in\r\n")
+        dialogue.receive(b"* NO [AUTHENTICATIONFAILED] old\r\n")
+        dialogue.receive(b"* CAPABILITY IMAP4 IDLE\r\nperdition OK\r\n* early")
+        assert dialogue.outcome.capability == b"IMAP4 IDLE"
+        assert dialogue.unread == b"* early"
+
+    @pytest.mark.parametrize(
+        ("untagged", "forwarded"),
+        [
+            (b"* CAPABILITY IMAP4 LOGINDISABLED", b""),
+            (b"* OK [CAPABILITY IMAP4 LOGINDISABLED] hi", b""),
+            (b"* PREAUTH welcome", b""),
+            (b"* 1 EXISTS", b""),
+            (b"* FLAGS {3}\r\na\r\n", b""),
+            (b"* OK \x1b[2J", b"* OK  [2J\r\n"),
+            (b"* no [ALERT] maintenance", b"* no [ALERT] maintenance\r\n"),
+            (b"* BAD " + b"x" * 2000, b"* BAD " + b"x" * 994 + b"\r\n"),
+        ],
+    )
+    def test_only_status_responses_of_a_refused_login_are_forwarded(
+        self, imap4: ProtocolUnderTest, untagged: bytes, forwarded: bytes
+    ) -> None:
+        with pytest.raises(ServerRefused) as refused:
+            imap4.login(greeting() + untagged + b"\r\nperdition NO [UNAVAILABLE] later\r\n")
+        assert refused.value.untagged == forwarded
 
     def test_server_that_requires_tls_is_not_the_users_fault(
         self, imap4: ProtocolUnderTest

@@ -306,7 +306,7 @@ class TestRealServer:
     ) -> None:
         assert managesieve.login(PROTOCOL.greeting(host, PLAIN)).answers == [b"AUTHENTICATE"]
 
-    @pytest.mark.parametrize("received", [b'BYE "full"', b'NO "no"', b"garbage\r\nOK", b"\0\r\nOK"])
+    @pytest.mark.parametrize("received", [b"garbage\r\nOK", b"\0\r\nOK"])
     def test_unexpected_greeting_ends_the_login(
         self, managesieve: ProtocolUnderTest, received: bytes
     ) -> None:
@@ -329,6 +329,24 @@ class TestRealServer:
     ) -> None:
         with pytest.raises(NegotiationFailed):
             managesieve.login(endless)
+
+    @pytest.mark.parametrize(
+        ("greeting", "forwarded"),
+        [
+            (b'BYE (TRYLATER) "busy"', b'NO (TRYLATER) "busy"\r\n'),
+            (b'BYE "full"', b'NO (TRYLATER) "full"\r\n'),
+            (b"NO {4}\r\nfull", b'NO (TRYLATER) "full"\r\n'),
+            (b'"SIEVE" ""\r\nBYE', b"NO (TRYLATER)\r\n"),
+        ],
+    )
+    def test_refusal_in_the_greeting_is_forwarded_unless_another_server_accepts(
+        self, managesieve: ProtocolUnderTest, greeting: bytes, forwarded: bytes
+    ) -> None:
+        with pytest.raises(ServerRefused) as refused:
+            managesieve.login(greeting + b"\r\n")
+        assert PROTOCOL.refusal(JOE, refused.value, verbatim=False) == forwarded
+        assert refused.value.try_next_server
+        assert not ServerRefused.try_next_server
 
     def test_endless_line_ends_the_login(self, managesieve: ProtocolUnderTest) -> None:
         with pytest.raises(LineTooLong):
@@ -361,7 +379,6 @@ class TestRealServer:
             (b"no", Rejected),
             (b'NO (AUTHENTICATIONFAILED) "wrong"', Rejected),
             (b'NO (TRYLATER) "later"', ServerRefused),
-            (b"NO (QUOTA/MAXSIZE) {8}\r\nno\r\nroom", ServerRefused),
             (b'BYE (TRYLATER) "later"', ServerRefused),
             (b'BYE (REFERRAL "sieve://other") "there"', ServerRefused),
             (b"BYE", ServerRefused),
@@ -373,6 +390,24 @@ class TestRealServer:
         with pytest.raises(failure) as refused:
             managesieve.login(capabilities() + answer + b"\r\n")
         assert refused.value.server_line == answer
+
+    @pytest.mark.parametrize(
+        ("answer", "forwarded"),
+        [
+            (b"NO (QUOTA/MAXSIZE) {8}\r\nno\r\nroom", b'NO (QUOTA/MAXSIZE) "no  room"'),
+            (b'NO (TRYLATER) "a\x1b[2J\rb\\"c"', b'NO (TRYLATER) "a [2J b\\"c"'),
+            (b'NO (TRYLATER "\x1b") "later"', b'NO "later"'),
+            (b"NO (TRYLATER) \0later", b'NO (TRYLATER) " later"'),
+            (b'NO (TRYLATER) "%b"' % (b"x" * 60000), b'NO (TRYLATER) "%b"' % (b"x" * 1000)),
+            ('NO (TRYLATER) "später"'.encode(), 'NO (TRYLATER) "später"'.encode()),
+        ],
+    )
+    def test_forwarded_refusal_is_a_short_line_without_control_characters(
+        self, managesieve: ProtocolUnderTest, answer: bytes, forwarded: bytes
+    ) -> None:
+        with pytest.raises(ServerRefused) as refused:
+            managesieve.login(capabilities() + answer + b"\r\n")
+        assert refused.value.server_line == forwarded
 
     def test_reply_without_its_text_is_still_valid(self, managesieve: ProtocolUnderTest) -> None:
         with pytest.raises(ServerRefused) as refused:

@@ -214,7 +214,7 @@ class TestRealServer:
     def test_greeting_of_another_perdition_is_no_loop(self, pop3: ProtocolUnderTest) -> None:
         assert pop3.login(PROTOCOL.greeting("other.example", PLAIN)).sent == b"USER joe\r\n"
 
-    @pytest.mark.parametrize("greeting", [b"-ERR full", b"* OK IMAP4", b"", b"220 smtp", b"\xff"])
+    @pytest.mark.parametrize("greeting", [b"* OK IMAP4", b"", b"220 smtp", b"\xff"])
     def test_unexpected_greeting_ends_the_login(
         self, pop3: ProtocolUnderTest, greeting: bytes
     ) -> None:
@@ -222,6 +222,24 @@ class TestRealServer:
         with pytest.raises(NegotiationFailed):
             dialogue.receive(greeting + b"\r\n")
         assert dialogue.sent == b""
+
+    @pytest.mark.parametrize(
+        ("greeting", "forwarded"),
+        [
+            (b"-ERR [SYS/PERM] closed", b"-ERR [SYS/PERM] closed\r\n"),
+            (b"-ERR [LOGIN-DELAY] busy", b"-ERR [LOGIN-DELAY] busy\r\n"),
+            (b"-ERR busy", b"-ERR [SYS/TEMP] busy\r\n"),
+            (b"-ERR [AUTH] busy", b"-ERR [SYS/TEMP] busy\r\n"),
+        ],
+    )
+    def test_refusal_in_the_greeting_is_forwarded_unless_another_server_accepts(
+        self, pop3: ProtocolUnderTest, greeting: bytes, forwarded: bytes
+    ) -> None:
+        with pytest.raises(ServerRefused) as refused:
+            pop3.login(greeting + b"\r\n")
+        assert PROTOCOL.refusal(JOE, refused.value, verbatim=False) == forwarded
+        assert refused.value.try_next_server
+        assert not ServerRefused.try_next_server
 
     def test_endless_greeting_ends_the_login(self, pop3: ProtocolUnderTest) -> None:
         with pytest.raises(LineTooLong):
@@ -244,11 +262,47 @@ class TestRealServer:
             dialogue.receive(capabilities)
         assert dialogue.sent == b"USER joe\r\nCAPA\r\n"
 
+    @pytest.mark.parametrize(
+        "received", [CAPA_WITH_STLS + b"+OK go\r\n", NO_CAPA], ids=["tls", "no tls"]
+    )
+    def test_refused_user_is_not_followed_by_a_question_if_stls_was_possible(
+        self, pop3: ProtocolUnderTest, received: bytes
+    ) -> None:
+        dialogue = pop3.login(b"+OK hi\r\n", StartTLSPolicy.IF_OFFERED).receive(received)
+        with pytest.raises(Rejected):
+            dialogue.receive(b"-ERR [AUTH] unknown user\r\n")
+        assert dialogue.answers[-1] == b"USER"
+
     def test_wrong_password_is_wrong_without_further_questions(
         self, pop3: ProtocolUnderTest
     ) -> None:
         with pytest.raises(Rejected):
             pop3.login(b"+OK hi\r\n+OK\r\n-err [auth] wrong\r\n")
+
+    @pytest.mark.parametrize(
+        ("reply", "forwarded"),
+        [
+            (b"-ERR [SYS/TEMP] a\x1b[2J\rb\0", b"-ERR [SYS/TEMP] a [2J b "),
+            ("-ERR [SYS/TEMP] später \x9b\x85".encode(), "-ERR [SYS/TEMP] später   ".encode()),
+            (b"-ERR [SYS/TEMP] \x9b\xe4", b"-ERR [SYS/TEMP]  \xe4"),
+            (
+                b"-ERR [SYS/TEMP] " + b"\xe2\x82\xac" * 999,
+                b"-ERR [SYS/TEMP] " + b"\xe2\x82\xac" * 164,
+            ),
+            (b"-ERR [SYS/TEMP] " + b"x" * 60_000, (b"-ERR [SYS/TEMP] " + b"x" * 1000)[:510]),
+            (
+                b"-ERR [SYS/TEMP] " + b"\xc3\xa4" * 1000,
+                (b"-ERR [SYS/TEMP] " + b"\xc3\xa4" * 1000)[:510],
+            ),
+            (b"-ERR [SYS/TEMP " + b"x" * 1000 + b"] later", b"-ERR later"),
+        ],
+    )
+    def test_forwarded_refusal_is_a_short_line_without_control_characters(
+        self, pop3: ProtocolUnderTest, reply: bytes, forwarded: bytes
+    ) -> None:
+        with pytest.raises(ServerRefused) as refused:
+            pop3.login(b"+OK\r\n+OK\r\n" + reply + b"\r\n")
+        assert refused.value.server_line == forwarded
 
     @pytest.mark.parametrize("accepted", [b"", b"+OK\r\n"], ids=["user", "password"])
     @pytest.mark.parametrize(

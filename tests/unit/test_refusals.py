@@ -1,5 +1,6 @@
 """A real server's refusal: whose fault it is, and no password of it in log or reply."""
 
+from base64 import b64encode
 from os import fsdecode
 
 import pytest
@@ -35,6 +36,7 @@ def test_status_is_bounded() -> None:
         pytest.param(b'hunter2-\\"Knight\\"', id="quoted"),
         pytest.param(b"HUNTER2-KN", id="upper case, in part"),
         pytest.param(sasl.encode_plain(CREDENTIALS), id="base64"),
+        pytest.param(b64encode(CREDENTIALS.password), id="password in base64"),
     ],
 )
 @pytest.mark.parametrize("code", [b"IN-USE", b"", b"PRIVACYREQUIRED"])
@@ -57,3 +59,6 @@ def test_short_password_is_only_found_as_a_word() -> None:
     short = Credentials("joe", b"cause")
     assert failure(b"because", short).server_line.endswith(b"because")
     assert failure(b"the password cause", short).server_line.endswith(b"***")
+    short = Credentials("joe", b"pass")
+    assert failure(b"for cGFzcw==", short).server_line.endswith(b"***")
+    assert failure(b"for cGFzcwo", short).server_line.endswith(b"cGFzcwo")
