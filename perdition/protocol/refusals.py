@@ -103,7 +103,7 @@ def printable_text(text: bytes, limit: int) -> bytes:
 
 
 def repeats_password(line: bytes, credentials: Credentials) -> bool:
-    """Return whether a line contains the password, or its beginning, in a form in which a server has it."""
+    """Return whether a line contains the password, or its beginning, as it is or encoded."""
     password = credentials.password
     encoded = b64encode(password).rstrip(b"=")
     forms = (password, quote(password)[1:-1], encoded, sasl.encode_plain(credentials))
