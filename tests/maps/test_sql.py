@@ -104,12 +104,11 @@ def test_table_may_have_no_port(popmap: PopMap, file: Path) -> None:
     popmap.close()
 
 
+@pytest.mark.parametrize("kind", ["sqlite"], indirect=True)  # ODBC queries in another process
 def test_error_that_passes_does_not_drop_the_port(
-    popmap: PopMap, file: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    popmap: PopMap, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a timeout or a deadlock in the first query, when the others succeed."""
-    if kind != "sqlite":
-        pytest.skip("queries in another process")
     assert isinstance(popmap, SQLiteMap)
     first_row = popmap.first_row
     failures = iter([sqlite3.OperationalError("database is locked")])
