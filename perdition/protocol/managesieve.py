@@ -265,6 +265,8 @@ def forwardable_reply(line: bytes, head: bytes) -> bytes:
         head = head.partition(b" ")[0]
     if literal := LITERAL_HEAD.match(text):
         text = text[literal.end() :]
+        if printable_text(text, FORWARDED_LENGTH) == text:
+            return head + b" " + literal[0] + text
     elif quoted := QUOTED.fullmatch(printable_text(text, len(text))):
         text = unquote(quoted[1])
     elif not text:

@@ -26,8 +26,8 @@ REFUSALS = [
     Refusal(
         "pop3",
         b"-ERR [IN-USE] mailbox\x01locked",
-        b"-ERR [IN-USE] mailbox\x01locked",
-        r"server refused: -ERR [IN-USE] mailbox\x01locked",
+        b"-ERR [IN-USE] mailbox locked",
+        "server refused: -ERR [IN-USE] mailbox locked",
     ),
     Refusal("pop3", b"-ERR wrong", b"-ERR [AUTH] Re-Authentication Failure", ""),
     Refusal(

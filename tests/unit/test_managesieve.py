@@ -335,7 +335,7 @@ class TestRealServer:
         [
             (b'BYE (TRYLATER) "busy"', b'NO (TRYLATER) "busy"\r\n'),
             (b'BYE "full"', b'NO (TRYLATER) "full"\r\n'),
-            (b"NO {4}\r\nfull", b'NO (TRYLATER) "full"\r\n'),
+            (b"NO {4}\r\nfull", b"NO (TRYLATER) {4}\r\nfull\r\n"),
             (b'"SIEVE" ""\r\nBYE', b"NO (TRYLATER)\r\n"),
         ],
     )
@@ -394,6 +394,7 @@ class TestRealServer:
     @pytest.mark.parametrize(
         ("answer", "forwarded"),
         [
+            (b"NO (QUOTA/MAXSIZE) {4}\r\nroom", b"NO (QUOTA/MAXSIZE) {4}\r\nroom"),
             (b"NO (QUOTA/MAXSIZE) {8}\r\nno\r\nroom", b'NO (QUOTA/MAXSIZE) "no  room"'),
             (b'NO (TRYLATER) "a\x1b[2J\rb\\"c"', b'NO (TRYLATER) "a [2J b\\"c"'),
             (b'NO (TRYLATER "\x1b") "later"', b'NO "later"'),
