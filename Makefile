@@ -26,7 +26,8 @@ test: $(VENV)/built-for-test  ## Run all tests; ARGS="-k imap" is passed to pyte
 
 test-fast: $(VENV)/built-for-test  ## Run unit tests, document tests and quick system tests
 	@tests/support/packages test
-	@$(VENV)/bin/pytest -m "not slow" tests/unit tests/docs tests/system $(ARGS)
+	@$(VENV)/bin/pytest -m "not slow" tests/unit tests/docs \
+		tests/system/test_lookup.py tests/system/test_capabilities.py $(ARGS)
 
 testpackages: $(VENV)/built-for-test  ## Build, install, test and remove both packages (as root)
 	@tests/support/packages deb

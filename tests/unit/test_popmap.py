@@ -231,6 +231,7 @@ class TestGdbm:
         with pytest.raises(MapUnavailable):
             lookup(open_map(GDBM, str(path), "@"), "user2")
 
+    @pytest.mark.slow
     def test_damaged_file_never_crashes_the_process(self, path: Path, tmp_path: Path) -> None:
         write_gdbm(path, "\n".join(f"user{number}:mx{number}" for number in range(300)))
         files = [str(path), str(tmp_path / "damaged")]
