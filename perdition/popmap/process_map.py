@@ -1,7 +1,6 @@
 """Popmaps in child processes: calls that crash or hang affect no session."""
 
 import os
-import signal
 import socket
 import struct
 import subprocess
@@ -14,6 +13,7 @@ from typing import NamedTuple
 
 import perdition
 from perdition.endpoint import Endpoint
+from perdition.exit_status import describe_status
 from perdition.failure import MapUnavailable
 from perdition.options.table import Options
 from perdition.popmap import Destination, Query
@@ -116,7 +116,7 @@ class ProcessMap(ServerMap[Child]):
         child.channel.send(REQUEST_PREFIX + request)
         answer = child.channel.recv(MAX_MESSAGE)
         if not answer:
-            raise OSError(f"the lookup process {exit_reason(wait_or_kill(child.process))}")
+            raise OSError(f"the lookup process {describe_status(wait_or_kill(child.process))}")
         return STATUS.unpack_from(answer)[0], answer[STATUS.size :]
 
     def disconnect(self, connection: Child) -> None:
@@ -131,10 +131,3 @@ def wait_or_kill(process: "subprocess.Popen[bytes]") -> int:
         return process.wait(PROCESS_EXIT_SECONDS)
     process.kill()
     return process.wait()
-
-
-def exit_reason(code: int) -> str:
-    """Return how a lookup process exited, for messages."""
-    if code < 0:
-        return f"was killed by {signal.Signals(-code).name}"
-    return f"exited with status {code}"

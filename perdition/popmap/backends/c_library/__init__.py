@@ -3,11 +3,12 @@
 import subprocess
 from collections.abc import Hashable
 
+from perdition.exit_status import describe_status
 from perdition.failure import StartupError
 from perdition.files import absolute_path
 from perdition.options.table import Options
 from perdition.popmap import Query
-from perdition.popmap.process_map import PYTHON, ProcessMap, exit_reason
+from perdition.popmap.process_map import PYTHON, ProcessMap
 
 
 def open_map(path: str, options: Options) -> "CLibraryMap":
@@ -42,7 +43,7 @@ class CLibraryMap(ProcessMap):
             ) from None
         if code := checked.returncode:
             lines = checked.stderr.decode(errors="replace").strip().splitlines()
-            problem = lines[-1] if lines and code > 0 else exit_reason(code)
+            problem = lines[-1] if lines and code > 0 else describe_status(code)
             raise StartupError(
                 f"map_library {path}: {problem}; expected a library as in perditiondb(5)"
             )
